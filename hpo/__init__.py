@@ -1,0 +1,3 @@
+"""Hyperparameter search for object detectors that runs unattended on machines that fail."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,221 @@
+"""Who may run which trial: exact budgets, leases, fenced writes and takeover.
+
+Every verb is one function of the schema `hpo` in one transaction, safe to repeat after a lost
+acknowledgement: a claim is found again by its token, a report replaces itself, a told trial stays
+told. Losing a race is a value (`Standing.LOST`), not an error. Thread-safe: each call takes a
+connection of its own from the engine's pool. Knows no trainer and no MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hpo.database.engine import patient
+from hpo.database.queries import query
+from hpo.history import History
+from hpo.search import should_prune, suggest
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Connection, Engine
+
+    from hpo.artifacts import Stored
+    from hpo.study import Study
+    from hpo.trainer import Epoch
+
+
+T = TypeVar("T")
+
+
+class Standing(Enum):
+    """What a fenced write found."""
+
+    GO = "go"
+    STOP = "stop"  # the study was stopped: end at this epoch
+    LOST = "lost"  # the lease is another's, or the trial or study was ended or deleted
+
+
+class NoTrial(Enum):
+    """Why a claim got no trial."""
+
+    WAIT = "wait"  # all are claimed, some still run: a takeover may come
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    DELETED = "deleted"
+
+
+class End(Enum):
+    """How a trial ends."""
+
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this worker may run while its token is the lease's.
+
+    Attributes:
+        trial_id: Optuna's id, unique in the database.
+        number: the trial's number within its study.
+        token: the fence of every write.
+        takeovers: how often the trial changed hands.
+        judged: epochs up to this one were reported in an earlier life and survived the pruner.
+        params: every active parameter, fixed ones included.
+    """
+
+    trial_id: int
+    number: int
+    token: uuid.UUID
+    takeovers: int
+    judged: int
+    params: dict[str, Any]
+
+
+class Claims:
+    """The claims of one worker on one study."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        study: Study,
+        worker_id: int,
+        *,
+        lease_s: float,
+        patience_s: float,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._engine, self._study, self._worker_id = engine, study, worker_id
+        self.lease_s = lease_s
+        self._patience_s, self._stop = patience_s, stop
+        self._history = History(study.study_id, study.name, study.spec.objective.direction)
+
+    def claim(self) -> Claim | NoTrial:
+        """Take over a silent worker's trial, else a waiting one, else make one in the budget.
+
+        The trial is handed out only when all its parameters are stored.
+        """
+        token = uuid.uuid4()
+        row = self._call(
+            "claim", worker=self._worker_id, token=str(token), study=self._study.study_id,
+            lease_s=self.lease_s,
+        )  # fmt: skip
+        if row.outcome != "trial":
+            return NoTrial(row.outcome)
+        return self._with_params(row, token)
+
+    def _with_params(self, row: Any, token: uuid.UUID) -> Claim | NoTrial:
+        def read_and_store(connection: Connection) -> Claim | None:
+            snapshot = self._history.snapshot(connection)
+            try:
+                judged = snapshot.get_trial(row.trial_id).last_step or 0
+            except KeyError:  # deleted by another hand since the claim
+                return None
+            suggestion = suggest(self._study.spec, snapshot, row.trial_id)
+            stored = connection.scalar(
+                query("store_params"),
+                {
+                    "trial": row.trial_id, "token": str(token),
+                    "params": json.dumps(suggestion.stored), "attrs": json.dumps(suggestion.attrs),
+                },
+            )  # fmt: skip
+            claim = Claim(
+                row.trial_id, row.number, token, row.takeovers, judged, suggestion.params
+            )
+            return claim if stored else None
+
+        claim = self._patiently(read_and_store)
+        # The lease was lost while sampling: there is something to claim, so ask again.
+        return self.claim() if claim is None else claim
+
+    def renew(self, claim: Claim) -> Standing:
+        """Lengthen the lease."""
+        row = self._call("renew", **self._fence(claim), lease_s=self.lease_s)
+        return Standing(row.standing)
+
+    def report(self, claim: Claim, epoch: Epoch) -> Standing:
+        """Store an epoch's metrics; the same epoch again replaces them. Renews the lease."""
+        value = epoch.metrics.get(self._study.spec.objective.metric, math.nan)
+        metrics = {name: _or_none(figure) for name, figure in epoch.metrics.items()}
+        row = self._call(
+            "report", **self._fence(claim), epoch=epoch.number,
+            value=None if math.isnan(value) else value, metrics=json.dumps(metrics),
+            lease_s=self.lease_s,
+        )  # fmt: skip
+        return Standing(row.standing)
+
+    def prunes(self, claim: Claim, epoch: int) -> bool:
+        """Whether the pruner ends the trial after this reported epoch.
+
+        An epoch that a trial survived before a takeover is not judged again.
+        """
+        if epoch <= claim.judged or self._study.spec.pruner.name == "none":
+            return False
+
+        def judge(connection: Connection) -> bool:
+            snapshot = self._history.snapshot(connection)
+            if claim.trial_id not in {t._trial_id for t in snapshot.get_all_trials(0)}:  # noqa: SLF001 - the id our tables use
+                return False
+            pruned, rungs = should_prune(self._study.spec, snapshot, claim.trial_id)
+            if rungs:
+                attrs = {"attrs": json.dumps(rungs)}
+                connection.execute(query("store_rungs"), self._fence(claim) | attrs)
+            return pruned
+
+        return self._patiently(judge)
+
+    def tell(
+        self,
+        claim: Claim,
+        end: End,
+        *,
+        reason: str = "",
+        attrs: Mapping[str, Any] | None = None,
+        files: Mapping[str, Stored] | None = None,
+    ) -> bool:
+        """End the trial; its value is that of its best recorded epoch.
+
+        Args:
+            claim: the lease.
+            end: how it ended.
+            reason: of a FAIL.
+            attrs: user attributes shown in optuna-dashboard, JSON-able.
+            files: name -> what the artifact store holds for it.
+
+        Returns:
+            False when the lease was lost: nothing was written.
+        """
+        texts = {key: json.dumps(value, default=str) for key, value in (attrs or {}).items()}
+        pairs = {name: [item.sha256, item.size] for name, item in (files or {}).items()}
+        row = self._call(
+            "tell", **self._fence(claim), state=end.value, reason=reason or None,
+            attrs=json.dumps(texts), files=json.dumps(pairs),
+        )  # fmt: skip
+        return bool(row.standing == "told")
+
+    def release(self, claim: Claim) -> bool:
+        """Give the trial back unfinished, for another worker to take over at once."""
+        return bool(self._call("release", **self._fence(claim)).released)
+
+    @staticmethod
+    def _fence(claim: Claim) -> dict[str, Any]:
+        return {"trial": claim.trial_id, "token": str(claim.token)}
+
+    def _call(self, name: str, **values: Any) -> Any:
+        return self._patiently(lambda connection: connection.execute(query(name), values).one())
+
+    def _patiently(self, call: Callable[[Connection], T]) -> T:
+        return patient(self._engine, call, patience_s=self._patience_s, stop=self._stop)
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has neither NaN nor infinities."""
+    return float(value) if math.isfinite(value) else None

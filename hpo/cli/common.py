@@ -1,0 +1,44 @@
+"""What several commands share: the `--json` and `--study` options and how to print; no command."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
+)
+study_option = click.option(
+    "--study",
+    "study_name",
+    metavar="NAME",
+    help="The study meant (default: HPO_STUDY, else the only open one).",
+)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout; NaN and infinities become null, as JSON has neither."""
+    click.echo(json.dumps(_finite(document), indent=2, default=str, allow_nan=False))
+
+
+def show(as_json: bool, document: Any, text: Callable[[], None]) -> None:
+    """Print `document` as JSON, or call `text`, which prints for a person."""
+    if as_json:
+        print_json(document)
+    else:
+        text()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):  # noqa: PLR0124 - NaN is the value unequal to itself
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,220 @@
+"""The commands `hpo data …`: make, check, show and fingerprint datasets."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.common import json_option, print_json, show
+from hpo.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hpo.datasets.summary import Summary
+
+PATIENCE_S = 2.0  # nothing is said of what takes less
+WARNINGS_TOLD = 10
+data_argument = click.argument("name", metavar="DATA")
+output_option = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to make."
+)
+
+
+@click.group()
+def data() -> None:
+    """Make, fingerprint and check datasets.
+
+    DATA is the built-in set `shapes`, an Ultralytics data YAML, or a folder with a data.yaml.
+    """
+
+
+@data.command()
+@click.option(
+    "--imgsz",
+    type=click.IntRange(32, 4096),
+    default=128,
+    show_default=True,
+    help="An image's side in px.",
+)
+@click.option(
+    "--train", type=click.IntRange(1), default=200, show_default=True, help="Images to train on."
+)
+@click.option(
+    "--val", type=click.IntRange(1), default=50, show_default=True, help="Images to validate on."
+)
+@click.option(
+    "--test", type=click.IntRange(0), default=50, show_default=True, help="Images kept back."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Another one draws other images.",
+)
+@output_option
+@json_option
+def shapes(
+    imgsz: int, train: int, val: int, test: int, seed: int, output: Path | None, as_json: bool
+) -> None:
+    """Draw circles, squares and triangles (default folder: datasets/shapes).
+
+    The built-in set `shapes` has these defaults and needs no making.
+    """
+    from hpo.datasets.folder import stands
+    from hpo.datasets.shapes import make_shapes, parameters
+
+    folder = output or Path("datasets/shapes")
+    asked = {"imgsz": imgsz, "train": train, "val": val, "test": test, "seed": seed}
+    there = stands(folder, parameters(**asked))
+    with _progress("images drawn") as progress:
+        path = make_shapes(folder, **asked, progress=progress)
+    _made(path, there, as_json)
+
+
+@data.command("tiny-person")
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A COCO128 on this machine; without it, COCO128 is downloaded.",
+)
+@output_option
+@json_option
+def tiny_person(source: Path | None, output: Path | None, as_json: bool) -> None:
+    """Make 60 images of people from COCO128 (default folder: datasets/tiny-person).
+
+    Class person only, 320 px, 40 to train, 10 to validate, 10 to test, always the same ones.
+    """
+    from hpo.datasets import coco128
+    from hpo.datasets.folder import stands
+    from hpo.datasets.tiny_person import MARK, make_tiny_person
+
+    folder = output or Path("datasets/tiny-person")
+    there = stands(folder, MARK)
+    path = folder / "data.yaml"
+    if source:
+        path = make_tiny_person(source, folder)
+    elif not there:
+        url = coco128.address()
+        click.echo(f"downloading {url}", err=True)
+        with _progress("bytes") as progress, coco128.downloaded(url, progress=progress) as found:
+            path = make_tiny_person(found, folder)
+    _made(path, there, as_json)
+
+
+@data.command("fingerprint")
+@data_argument
+@json_option
+def fingerprint_command(name: str, as_json: bool) -> None:
+    """Print the hash of a dataset's content.
+
+    A copy elsewhere has the same one; another image, label, class name or split gives another.
+    """
+    from hpo.datasets.fingerprint import fingerprint
+
+    path, home = _resolved(name)
+    with _progress("files read") as progress:
+        found = fingerprint(path, home=home, progress=progress)
+    show(as_json, {"data": path, "fingerprint": found}, lambda: click.echo(found))
+
+
+@data.command("check")
+@data_argument
+@json_option
+def check_command(name: str, as_json: bool) -> None:
+    """Look for every fault of a dataset: exit 0 with none, 2 with a list of them.
+
+    Missing or unreadable images, malformed labels, classes and coordinates out of range.
+    """
+    from hpo.datasets.check import check, leaks, refusal
+    from hpo.datasets.layout import load
+
+    path, _ = _resolved(name)
+    splits = tuple(load(path).splits)
+    with _progress("images looked at") as progress:
+        faults = check(path, splits=splits, progress=progress)
+    warnings = [] if faults else leaks(path)
+    if as_json:
+        print_json({"data": path, "faults": faults, "warnings": warnings})
+    if faults:
+        raise refusal(path, faults)
+    if not as_json:
+        for warning in warnings[:WARNINGS_TOLD]:
+            click.echo(f"warning: {warning}")
+        if len(warnings) > WARNINGS_TOLD:
+            click.echo(f"warning: and {len(warnings) - WARNINGS_TOLD} more images like that")
+        click.echo(f"{path}: no faults in {', '.join(splits)}")
+
+
+@data.command("show")
+@data_argument
+@json_option
+def show_command(name: str, as_json: bool) -> None:
+    """Count a dataset's images and boxes, by split and class."""
+    from hpo.datasets.summary import summary
+
+    path, _ = _resolved(name)
+    found = summary(path)
+    show(as_json, asdict(found), lambda: _table(found))
+
+
+def _resolved(name: str) -> tuple[Path, Path]:
+    """The data YAML meant and the project's `.hpo`."""
+    from hpo.datasets.builtin import resolve
+
+    home = Settings.read().home
+    return resolve(name, home=home, base=Path.cwd()), home
+
+
+def _made(path: Path, there: bool, as_json: bool) -> None:
+    from hpo.datasets.check import require
+    from hpo.datasets.layout import load
+
+    path = path.resolve()
+    require(path)  # one that was there already may have been altered
+    images = {name: len(split.images) for name, split in load(path).splits.items()}
+    if as_json:
+        print_json({"data": path, "made": not there, "images": images})
+        return
+    here = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    counts = ", ".join(f"{count} {name}" for name, count in images.items())
+    state = "was made with these parameters before" if there else "made"
+    click.echo(f"{here}: {state}; images: {counts}")
+    click.echo(f"Next: hpo create-study --data {shlex.quote(str(here))}")
+
+
+def _table(found: Summary) -> None:
+    width = max(len(name) for name in ("unlabelled", *found.names))
+    click.echo(str(found.yaml))
+    click.echo("  ".join([" " * width, *(f"{split:>7}" for split in found.splits)]))
+    rows: list[tuple[str, list[int]]] = [
+        ("images", [split.images for split in found.splits.values()]),
+        ("unlabelled", [split.unlabelled for split in found.splits.values()]),
+        ("boxes", [split.boxes for split in found.splits.values()]),
+    ]
+    for name in found.names:
+        rows.append((name, [split.by_class[name] for split in found.splits.values()]))
+    for label, figures in rows:
+        click.echo("  ".join([f"{label:<{width}}", *(f"{figure:>7}" for figure in figures)]))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that tells stderr every two seconds how far a work is."""
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PATIENCE_S:
+            told = time.monotonic()
+            click.echo(f"{what}: {done}" + (f" of {total}" if total else ""), err=True)
+
+    yield tell

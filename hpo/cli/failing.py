@@ -1,0 +1,53 @@
+"""Errors -> one message on stderr and an exit code; knows no command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+
+import click
+
+from hpo.errors import HpoError, StorageFullError
+
+INTERRUPTED = 130
+
+
+def run_guarded(cli: click.Group) -> int:
+    """Run the command line and return its exit code; prints no traceback unless HPO_DEBUG=1."""
+    try:
+        result = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("hpo: interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except HpoError as error:
+        return _show(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _show(no_space(error))
+    return result if isinstance(result, int) else 0
+
+
+def no_space(error: OSError) -> StorageFullError:
+    """The error for a full device, naming the file that was being written where known."""
+    where = f" while writing {error.filename}" if error.filename else ""
+    return StorageFullError(
+        f"no space left on the device{where}",
+        hint="Free some space (`df -h .` shows it), or set HPO_HOME and HPO_ARTIFACTS elsewhere.",
+    )
+
+
+def _show(error: HpoError) -> int:
+    if os.environ.get("HPO_DEBUG") == "1":
+        traceback.print_exception(error)
+    click.echo(f"hpo: {error}", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
+    return error.exit_code

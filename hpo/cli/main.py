@@ -1,0 +1,57 @@
+"""The command `hpo`: a lazy group, so that `--help` pays for no command's imports."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from hpo import __version__
+from hpo.cli.failing import run_guarded
+
+# command -> (module, attribute, one line for `hpo --help`). The help stands here so that listing
+# the commands imports none of them; a test compares it with the command's own.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "space": ("hpo.cli.space", "space", "List, show and check search spaces."),
+    "data": ("hpo.cli.data", "data", "Make, fingerprint and check datasets."),
+    "up": ("hpo.cli.services", "up", "Start PostgreSQL, MLflow and optuna-dashboard here."),
+    "down": ("hpo.cli.services", "down", "Stop what `hpo up` and others left running here."),
+}
+
+
+class LazyGroup(click.Group):
+    """Commands by name in COMMANDS; each module is imported when its command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}.{attribute} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hpo")
+def cli() -> None:
+    """Hyperparameter search for object detectors on machines that fail.
+
+    Start with `hpo create-study`, then `hpo launch --workers 2`.
+    """
+
+
+def main() -> None:
+    """Entry point of the console script; turns errors into messages and exit codes."""
+    sys.exit(run_guarded(cli))

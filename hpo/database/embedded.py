@@ -1,0 +1,114 @@
+"""The private PostgreSQL in a project's `.hpo` folder; knows no table and no study."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpo.database import server_life, server_start
+from hpo.database.server_files import ServerFiles
+from hpo.errors import UsageError
+from hpo.file_lock import file_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOCK_WAIT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where the private server stands.
+
+    Attributes:
+        exists: whether its data folder has been made.
+        pid: of its main process; None when it does not run.
+        port: on 127.0.0.1; None before the first start.
+    """
+
+    exists: bool
+    pid: int | None
+    port: int | None
+
+
+def ensure_running(home: Path, *, create: bool = False) -> str:
+    """Start the server of `home` when it does not run; returns its URL, password included.
+
+    Any number of processes may call it at once. The server outlives them.
+
+    Args:
+        home: the project's `.hpo` folder.
+        create: whether to make the folder and the database where there are none.
+
+    Raises:
+        UsageError: there is no database in `home` and `create` is false.
+        DatabaseError: it cannot be started, or another machine runs it.
+        StorageFullError: no space is left for it.
+    """
+    files = _files(home)
+    if server_life.answers(files):
+        return files.url()
+    if not files.data.exists() and not create:
+        raise UsageError(
+            f"no project here: {home} holds no database",
+            hint="Run `hpo create-study` here, or set HPO_HOME or HPO_STORAGE.",
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    with _guarded(files):
+        if not files.data.exists():
+            server_start.initialise(files)
+        if server_life.running_pid(files) is None:
+            server_start.start(files)
+        else:
+            server_start.wait_until_it_answers(files)
+        server_start.create_database(files)
+    return files.url()
+
+
+def revive(home: Path) -> str | None:
+    """Start the server again when it was killed; None when it was stopped on purpose.
+
+    PostgreSQL removes its pid file when it is stopped and leaves it behind when it is killed.
+    """
+    return ensure_running(home) if _files(home).pid_file.exists() else None
+
+
+def stop(home: Path) -> bool:
+    """Stop the server of `home`, ending its clients' connections; False when it did not run.
+
+    Raises:
+        DatabaseError: it does not stop, or another machine runs it.
+    """
+    files = _files(home)
+    if not files.data.exists():
+        return False
+    with _guarded(files):
+        if server_life.running_pid(files) is not None:
+            server_start.stop(files)
+            return True
+        with server_life.sole_life(files):
+            return False
+
+
+def status(home: Path) -> Status:
+    """Where the server of `home` stands; starts nothing."""
+    files = _files(home)
+    return Status(files.data.exists(), server_life.running_pid(files), files.port())
+
+
+def port(home: Path) -> int | None:
+    """The port of the server of `home`; None before the first start."""
+    return _files(home).port()
+
+
+def _files(home: Path) -> ServerFiles:
+    return ServerFiles(home / "postgres")
+
+
+@contextmanager
+def _guarded(files: ServerFiles) -> Iterator[None]:
+    files.folder.mkdir(exist_ok=True)
+    with file_lock(files.folder / "lock", wait_s=LOCK_WAIT_S):
+        yield

@@ -1,0 +1,218 @@
+"""Making, starting and stopping the private PostgreSQL; its caller holds the lock.
+
+Its programs run in a session of their own, so that a Ctrl-C in the starter's terminal reaches
+neither them nor the server.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import psycopg2
+
+from hpo.database.binaries import find_binaries
+from hpo.database.server_files import DATABASE, HOST, ROLE, write_private
+from hpo.database.server_life import open_connection, sole_life
+from hpo.database.server_user import ServerUser, server_user
+from hpo.errors import DatabaseError, StorageFullError
+
+if TYPE_CHECKING:
+    from hpo.database.server_files import ServerFiles
+
+START_WAIT_S = 120  # recovery after a crash may take long
+STOP_WAIT_S = 60
+POLL_S = 0.1
+LOG_KEEP_BYTES = 1_000_000
+PORT_TRIES = 5
+
+# A server for one small machine; fsync and the like keep their safe defaults. The memory type
+# keeps clear of a container's 64 MB /dev/shm and of systemd, which removes a user's shared memory
+# at log-out and would break a server left running.
+OPTIONS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "dynamic_shared_memory_type": "mmap",
+    "max_parallel_workers_per_gather": "0",
+    "max_wal_size": "256MB",
+    "timezone": "UTC",
+    "log_checkpoints": "off",
+    "log_min_error_statement": "panic",
+}
+
+
+def initialise(files: ServerFiles) -> None:
+    """Make the cluster beside its place and move it there whole.
+
+    Raises:
+        DatabaseError: initdb refuses.
+        StorageFullError: no space is left for it.
+    """
+    user = _user(files)
+    for leftover in files.folder.glob("new-*"):
+        shutil.rmtree(leftover)
+    files.folder.chmod(0o700)
+    if user.prefix:
+        os.chown(files.folder, user.uid, user.gid)
+    write_private(files.password_file, secrets.token_urlsafe(32) + "\n", user)
+    new = files.folder / f"new-{secrets.token_hex(4)}"
+    new.mkdir(mode=0o700)
+    user.own(new)
+    where = ("-D", str(new), "-U", ROLE, f"--pwfile={files.password_file}")
+    how = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions")
+    try:
+        outcome = _run(files, ("initdb", *where, *how))
+        if outcome.returncode != 0:
+            raise _failure(files, "PostgreSQL cannot make its data folder", outcome.stdout)
+        new.rename(files.data)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def start(files: ServerFiles) -> None:
+    """Start the server on its last port, or on another one when that is taken.
+
+    Raises:
+        DatabaseError: it does not start, or another machine runs it.
+        StorageFullError: no space is left for it.
+    """
+    user = _user(files)
+    said = ""
+    for _ in range(PORT_TRIES):
+        with sole_life(files) as descriptor:
+            user.own(files.data)
+            # Nothing of this server lives, so its pid file is a dead one's. PostgreSQL itself
+            # would refuse to start when that number is now another process's.
+            files.pid_file.unlink(missing_ok=True)
+            if not files.log.exists() or files.log.stat().st_size > LOG_KEEP_BYTES:
+                write_private(files.log, "", user)
+            begin = files.log.stat().st_size
+            write_private(files.port_file, f"{_usable_port(files.port())}\n", user)
+            outcome = _run(files, _start_words(files), keep=(descriptor,))
+        if outcome.returncode == 0:
+            return
+        said = outcome.stdout + files.log.read_text(errors="replace")[begin:]
+        if "Address already in use" not in said:
+            break
+        files.port_file.unlink()
+    raise _failure(files, "PostgreSQL does not start", said)
+
+
+def stop(files: ServerFiles) -> None:
+    """Stop the server, ending its clients' connections.
+
+    Raises:
+        DatabaseError: it does not stop.
+    """
+    words = ("-D", str(files.data), "-m", "fast", "-t", str(STOP_WAIT_S))
+    outcome = _run(files, ("pg_ctl", "stop", *words))
+    if outcome.returncode != 0:
+        raise _failure(files, "PostgreSQL does not stop", outcome.stdout)
+
+
+def wait_until_it_answers(files: ServerFiles) -> None:
+    """Wait for a server that is starting already, and note its port.
+
+    Raises:
+        DatabaseError: it does not answer for START_WAIT_S seconds.
+    """
+    deadline = time.monotonic() + START_WAIT_S
+    said = ""
+    while time.monotonic() < deadline:
+        port = files.written_port()
+        if port is not None:
+            if port != files.port():
+                write_private(files.port_file, f"{port}\n", _user(files))
+            try:
+                open_connection(files, "postgres").close()
+            except psycopg2.OperationalError as error:
+                said = str(error)
+            else:
+                return
+        time.sleep(POLL_S)
+    raise _failure(files, "PostgreSQL runs but does not answer", said)
+
+
+def create_database(files: ServerFiles) -> None:
+    """Make the database `hpo` where there is none."""
+    with closing(open_connection(files, "postgres")) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
+            if cursor.fetchone() is None:
+                cursor.execute(f"CREATE DATABASE {DATABASE}")
+
+
+def _user(files: ServerFiles) -> ServerUser:
+    return server_user(files.data, find_binaries().folder)
+
+
+def _run(
+    files: ServerFiles, words: tuple[str, ...], keep: tuple[int, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run one of PostgreSQL's programs as the server's user; `keep`: descriptors it inherits."""
+    version = files.data / "PG_VERSION"
+    binaries = find_binaries(int(version.read_text()) if version.exists() else None)
+    # PG* variables of the user would redirect the programs; ours may hold passwords, and the
+    # server, which lives long, has no use for them.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PG", "HPO_", "MLFLOW_"))
+    }
+    # A file and not a pipe: the server keeps open what it was started with, and a pipe that it
+    # holds would never end.
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        done = subprocess.run(
+            [*_user(files).prefix, str(binaries.folder / words[0]), *words[1:]],
+            cwd=files.folder,
+            env={**environment, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=keep,
+            start_new_session=True,
+            check=False,
+        )
+        output.seek(0)
+        return subprocess.CompletedProcess(done.args, done.returncode, output.read())
+
+
+def _start_words(files: ServerFiles) -> tuple[str, ...]:
+    options = {**OPTIONS, "port": str(files.port())}
+    text = " ".join(f"-c {name}='{value}'" for name, value in options.items())
+    where = ("-D", str(files.data), "-l", str(files.log))
+    return ("pg_ctl", "start", "-w", "-t", str(START_WAIT_S), *where, "-o", text)
+
+
+def _usable_port(wanted: int | None) -> int:
+    """`wanted` when nobody listens there, else a free one."""
+    for candidate in (wanted or 0, 0):
+        with closing(socket.socket()) as probe:
+            # As PostgreSQL does: connections of an earlier server that linger are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, candidate))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise DatabaseError(f"no free port on {HOST}")
+
+
+def _failure(files: ServerFiles, what: str, said: str) -> DatabaseError | StorageFullError:
+    if "No space left on device" in said:
+        return StorageFullError(
+            f"{what}: no space left on the device of {files.folder}",
+            hint="Free some space (`df -h .` shows it), or set HPO_HOME elsewhere.",
+        )
+    lines = [line for line in said.splitlines() if line.strip()]
+    end = "\n  ".join(lines[-6:]) or "it said nothing"
+    return DatabaseError(f"{what}:\n  {end}", hint=f"Its log: {files.log}")

@@ -1,0 +1,99 @@
+-- name: study_by_name
+select h.study_id, h.name, h.spec, h.spec_sha256, h.dataset_fingerprint, h.code_version,
+       h.trials, h.timeout_s, h.state, h.created_at, h.first_claim_at
+  from hpo.study h join studies s on s.study_id = h.study_id
+ where h.name = :name
+
+-- name: study_names
+-- The newest first, with what tells open ones from finished ones.
+select h.study_id, h.name, h.state, h.trials, h.created_at,
+       coalesce(clock_timestamp() >= h.first_claim_at + hpo.seconds(h.timeout_s), false)
+           as timed_out,
+       (select count(*) from trials t where t.study_id = h.study_id and t.state <> 'WAITING')
+           as claimed,
+       (select count(*) from trials t join hpo.lease l on l.trial_id = t.trial_id
+         where t.study_id = h.study_id and t.state = 'RUNNING' and l.told_at is null) as running
+  from hpo.study h join studies s on s.study_id = h.study_id
+ order by h.created_at desc, h.study_id desc
+
+-- name: forget_deleted
+-- Rows of studies that were deleted in Optuna or optuna-dashboard.
+delete from hpo.study h where not exists (select 1 from studies s where s.study_id = h.study_id)
+
+-- name: optuna_study
+select study_id from studies where study_name = :name
+
+-- name: insert_optuna_study
+insert into studies (study_name) values (:name) returning study_id
+
+-- name: insert_direction
+insert into study_directions (direction, study_id, objective)
+values (cast(:direction as studydirection), :study_id, 0)
+
+-- name: insert_study_attr
+insert into study_user_attributes (study_id, key, value_json) values (:study_id, :key, :value)
+
+-- name: insert_study_system_attr
+insert into study_system_attributes (study_id, key, value_json) values (:study_id, :key, :value)
+
+-- name: insert_study
+insert into hpo.study (study_id, name, spec, spec_sha256, dataset_fingerprint, code_version,
+                       trials, timeout_s)
+values (:study_id, :name, cast(:spec as jsonb), :sha256, :fingerprint, :code_version,
+        :trials, :timeout_s)
+
+-- name: lock_study
+select h.trials, h.state from studies s join hpo.study h on h.study_id = s.study_id
+ where h.study_id = :study_id for update of s, h
+
+-- name: insert_waiting
+with made as (
+    insert into trials (number, study_id, state)
+    select coalesce(max(t.number) + 1, 0), :study_id, 'WAITING'
+      from trials t where t.study_id = :study_id
+    returning trial_id, number
+), fixed as (
+    insert into trial_system_attributes (trial_id, key, value_json)
+    select trial_id, 'fixed_params', :params from made
+)
+select number from made
+
+-- name: set_state
+update hpo.study set state = :state where study_id = :study_id
+
+-- name: extend
+update hpo.study set trials = :trials where study_id = :study_id
+
+-- name: claimed_and_waiting
+select count(*) filter (where state <> 'WAITING') as claimed,
+       count(*) filter (where state = 'WAITING') as waiting
+  from trials where study_id = :study_id
+
+-- name: delete_study
+with trial as (
+    select trial_id from trials where study_id = :study_id
+), gone as (
+    delete from hpo.epoch where trial_id in (select trial_id from trial)
+), gone_files as (
+    delete from hpo.artifact where trial_id in (select trial_id from trial)
+), gone_leases as (
+    delete from hpo.lease where study_id = :study_id
+), gone_mirror as (
+    delete from hpo.mirror where study_id = :study_id
+), gone_mirror_study as (
+    delete from hpo.mirror_study where study_id = :study_id
+), gone_workers as (
+    delete from hpo.worker where study_id = :study_id
+)
+delete from hpo.study where study_id = :study_id
+
+-- name: register_worker
+insert into hpo.worker (study_id, host, pid, device) values (:study_id, :host, :pid, :device)
+returning worker_id
+
+-- name: worker_seen
+update hpo.worker set seen_at = clock_timestamp() where worker_id = :worker_id
+
+-- name: worker_left
+update hpo.worker set ended_at = clock_timestamp(), seen_at = clock_timestamp(), ended_why = :why
+ where worker_id = :worker_id

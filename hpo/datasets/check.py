@@ -1,0 +1,156 @@
+"""All faults of a dataset at once, before a study is made of it; knows no trainer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from hpo.datasets import labels
+from hpo.datasets.layout import Dataset, Split, label_path, load
+from hpo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+MOST_FAULTS = 20  # told at once by require(); a wrong class count breaks every file alike
+
+
+def check(
+    yaml_path: Path,
+    *,
+    splits: Sequence[str] = ("train", "val"),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Every fault of a dataset, one sentence each; [] for a good one.
+
+    Args:
+        yaml_path: an Ultralytics data YAML.
+        splits: the splits that are needed; others are not looked at.
+        progress: called with (images looked at, images in all).
+    """
+    try:
+        dataset = load(yaml_path)
+    except DatasetError as error:
+        return list(error.faults)
+    faults = [f"{name}: missing" for name in splits if name not in dataset.splits]
+    needed = [dataset.splits[name] for name in splits if name in dataset.splits]
+    total = sum(len(split.images) for split in needed)
+    done = 0
+    for split in needed:
+        faults += _source_faults(dataset, split)
+        boxes = 0
+        for image in split.images:
+            found, image_faults = _image(dataset, split, image)
+            boxes += found
+            faults += image_faults
+            done += 1
+            if progress:
+                progress(done, total)
+        faults += _label_faults(dataset, split, boxes)
+    return faults
+
+
+def require(yaml_path: Path, *, splits: Sequence[str] = ("train", "val")) -> None:
+    """Go on only with a good dataset.
+
+    Raises:
+        DatasetError: every fault, the first twenty of them in words.
+    """
+    faults = check(yaml_path, splits=splits)
+    if faults:
+        raise refusal(yaml_path, faults)
+
+
+def refusal(yaml_path: Path, faults: Sequence[str]) -> DatasetError:
+    """The error for these faults, naming the first twenty."""
+    hint = f"`hpo data check {yaml_path}` tells whether it is mended."
+    error = DatasetError(str(yaml_path), faults, hint=hint)
+    if len(faults) > MOST_FAULTS:
+        told = "".join(f"\n  - {fault}" for fault in faults[:MOST_FAULTS])
+        more = len(faults) - MOST_FAULTS
+        error.args = (f"{yaml_path}: {len(faults)} faults{told}\n  - and {more} more",)
+    return error
+
+
+def leaks(yaml_path: Path) -> list[str]:
+    """Images whose very bytes lie in more than one split: the figures of `val` flatter then.
+
+    No fault: Ultralytics' own sample sets validate on what they train on.
+    """
+    from hpo.datasets.fingerprint import digest
+
+    dataset = load(yaml_path)
+    sizes = Counter(
+        image.stat().st_size
+        for split in dataset.splits.values()
+        for image in set(split.images)
+        if image.is_file()
+    )
+    first: dict[bytes, tuple[str, Path]] = {}
+    said = []
+    for split in dataset.splits.values():
+        for image in split.images:
+            # Only images of equal size can be equal: few are read of a photographed set
+            if not image.is_file() or sizes[image.stat().st_size] < 2:  # noqa: PLR2004 - a pair
+                continue
+            name, twin = first.setdefault(digest(image), (split.name, image))
+            if name != split.name:
+                here, there = dataset.relative(image), dataset.relative(twin)
+                said.append(f"{split.name}: {here} is the same image as {there} of {name}")
+    return said
+
+
+def _source_faults(dataset: Dataset, split: Split) -> list[str]:
+    faults = list(split.faults)
+    if faults and not split.images and dataset.keys.get("download"):
+        faults.append(f"{split.name}: the YAML's `download:` is not run; fetch the images first")
+    return faults
+
+
+def _image(dataset: Dataset, split: Split, image: Path) -> tuple[int, list[str]]:
+    """Number of good boxes, and the faults of the image and its label file."""
+    faults = []
+    fault = unreadable(image)
+    if fault:
+        faults.append(f"{split.name}: {dataset.relative(image)}: {fault}")
+    file = label_path(image)
+    if not file.is_file():
+        return 0, faults
+    found, label_faults = labels.read(file, dataset.names, dataset.keypoint_columns)
+    faults += [f"{split.name}: {dataset.relative(file)} {fault}" for fault in label_faults]
+    return len(found), faults
+
+
+def unreadable(image: Path) -> str:
+    """Why an image's header cannot be read, or ""."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(image):
+            return ""
+    except FileNotFoundError:
+        return "no such image"
+    except UnidentifiedImageError:
+        # Formats that only OpenCV or a plug-in opens are the trainer's to judge
+        lenient = image.suffix.lower() in {".dng", ".heic", ".heif", ".jp2", ".avif"}
+        return "" if lenient else "not an image that can be read"
+    except (OSError, ValueError, SyntaxError) as error:
+        return f"not an image that can be read ({error})"
+
+
+def _label_faults(dataset: Dataset, split: Split, boxes: int) -> list[str]:
+    if not split.images:
+        return []
+    if not any(label_path(image).is_file() for image in split.images):
+        wanted = label_path(split.images[0])
+        count = len(split.images)
+        return [f"{split.name}: none of {count} images has a label file; expected {wanted}"]
+    if not boxes and not any(label_path(i).stat().st_size for i in _labelled(split)):
+        return [f"{split.name}: every label file of {len(split.images)} images is empty"]
+    del dataset
+    return []
+
+
+def _labelled(split: Split) -> list[Path]:
+    return [image for image in split.images if label_path(image).is_file()]

@@ -1,0 +1,144 @@
+"""A dataset's content -> one sha256, quick on a second look; knows no study.
+
+The same for a copy elsewhere, or for other spellings of a split's place. Another one when a
+class name, an image, a label, a file's name within its split, or the split it lies in differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.datasets.layout import Dataset, label_path, load
+from hpo.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SCHEME = 1  # in the hash and in the cache: raise it when what is hashed changes
+READERS = 4  # threads; hashlib and read() release Python's lock
+SETTLED_S = 2.0  # a file changed this lately may change again within its clock's tick
+
+
+def fingerprint(
+    yaml_path: Path, *, home: Path, progress: Callable[[int, int], None] | None = None
+) -> str:
+    """The sha256 of a dataset's content, in hexadecimal.
+
+    Args:
+        yaml_path: an Ultralytics data YAML.
+        home: the project's `.hpo`; where it exists, the result is cached below it.
+        progress: called with (files read, files in all) while files are read.
+
+    Raises:
+        DatasetError: the YAML is not usable, or train or val has no images.
+    """
+    dataset = load(yaml_path)
+    faults = [f for n in ("train", "val") for f in dataset.splits[n].faults]
+    if faults:
+        raise DatasetError(str(yaml_path), faults)
+    cache = Cache(home, dataset.yaml)
+    looked_at = time.time()
+    stamp, newest = _stamp(dataset)
+    known = cache.get(stamp)
+    if known:
+        return known
+    result = _hash(dataset, progress)
+    if newest < looked_at - SETTLED_S:
+        cache.put(stamp, result)
+    return result
+
+
+def digest(file: Path) -> bytes:
+    """The sha256 of a file's bytes; of an absent file, nothing."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except FileNotFoundError:
+        return b""
+
+
+class Cache:
+    """The last fingerprint of one data YAML, valid while no file's stamp changes."""
+
+    def __init__(self, home: Path, yaml_path: Path) -> None:
+        key = hashlib.sha256(os.fsencode(yaml_path)).hexdigest()[:32]
+        self.home = home
+        self.file = home / "cache" / "fingerprints" / f"{key}.json"
+
+    def get(self, stamp: str) -> str | None:
+        """The fingerprint stored with this stamp, or None."""
+        try:
+            stored: Any = json.loads(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None  # a cache that cannot be read is no cache
+        if not isinstance(stored, dict) or stored.get("stamp") != stamp:
+            return None
+        found = stored.get("fingerprint")
+        return found if isinstance(found, str) else None
+
+    def put(self, stamp: str, result: str) -> None:
+        """Store it; without a `home`, or one that is read-only, there is none to store it in."""
+        if not self.home.is_dir():
+            return
+        written = self.file.with_suffix(f".{secrets.token_hex(4)}.part")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            written.write_text(json.dumps({"stamp": stamp, "fingerprint": result}))
+            written.replace(self.file)
+        except PermissionError:
+            return  # only speed is lost
+
+
+def _files(dataset: Dataset) -> Iterator[tuple[str, str, Path]]:
+    """(split, name within it, file) of every image and label, in an order that moves nowhere."""
+    for name, split in sorted(dataset.splits.items()):
+        if not split.images:
+            continue
+        # From the deepest folder that holds the whole split: its place may differ, or its spelling
+        top = os.path.commonpath([os.path.abspath(image.parent) for image in split.images])  # noqa: PTH100 - links stay
+        named = [(Path(os.path.relpath(image, top)).as_posix(), image) for image in split.images]
+        for inner, image in sorted(named):
+            yield name, inner, image
+            yield name, f"{inner} label", label_path(image)
+
+
+def _stamp(dataset: Dataset) -> tuple[str, float]:
+    """A hash of what the file system says of every file, and the newest change in seconds."""
+    # The change time is there because the modification time can be set back: `cp -p`, rsync
+    hashed = hashlib.sha256(f"{SCHEME}\n{_head(dataset)}\n".encode())
+    newest = 0.0
+    for split, inner, file in _files(dataset):
+        try:
+            stat = file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            line = "absent"
+        else:
+            line = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+            newest = max(newest, stat.st_mtime, stat.st_ctime)
+        hashed.update(os.fsencode(f"{split}\0{inner}\0{file}\0{line}\n"))
+    return hashed.hexdigest(), newest
+
+
+def _hash(dataset: Dataset, progress: Callable[[int, int], None] | None) -> str:
+    files = list(_files(dataset))
+    hashed = hashlib.sha256(f"{_head(dataset)}\n".encode())
+    with ThreadPoolExecutor(READERS) as readers:
+        digests = readers.map(digest, [file for _, _, file in files])
+        for done, ((split, inner, file), found) in enumerate(zip(files, digests, strict=True), 1):
+            if not found and inner.endswith(" label") is False:
+                raise DatasetError(str(dataset.yaml), [f"{split}: no such image: {file}"])
+            hashed.update(os.fsencode(f"{split}\0{inner}\0{found.hex()}\n"))
+            if progress:
+                progress(done, len(files))
+    return hashed.hexdigest()
+
+
+def _head(dataset: Dataset) -> str:
+    return json.dumps({"names": dataset.names, "channels": dataset.channels})

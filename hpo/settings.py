@@ -1,0 +1,101 @@
+"""Environment variables -> one frozen Settings; knows no command line and opens nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpo.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HOME_NAME = ".hpo"
+
+VARIABLES: dict[str, str] = {
+    "HPO_STORAGE": "PostgreSQL URL; unset: a private PostgreSQL in HPO_HOME",
+    "HPO_HOME": "folder of this project's state (default: the nearest .hpo upward, else ./.hpo)",
+    "MLFLOW_TRACKING_URI": "MLflow; unset: a database of its own on the same PostgreSQL server",
+    "HPO_ARTIFACTS": "folder of weights and pictures (default: HPO_HOME/artifacts)",
+    "RAY_ADDRESS": "an existing Ray cluster; unset: a private local one",
+    "HPO_STUDY": "the study meant where --study is not given",
+    "HPO_LEASE_S": "seconds after which a silent worker's trial is taken over (default 30)",
+    "HPO_DB_PATIENCE_S": "seconds that a worker waits for PostgreSQL to return (default 300)",
+    "HPO_DEBUG": "1: show tracebacks",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says, read once.
+
+    Attributes:
+        storage: a PostgreSQL URL as given; None means the embedded server in `home`.
+        home: absolute path of the project's `.hpo` folder; it need not exist.
+        tracking_uri: MLflow's address as given; None means the default beside `storage`.
+        artifacts: absolute folder, or an `s3://bucket/prefix` as given.
+        ray_address: None means a private local Ray.
+        study: default study name, or None.
+        lease_s: seconds a lease lasts without renewal.
+        db_patience_s: seconds to wait for a PostgreSQL that is gone.
+        debug: show tracebacks.
+    """
+
+    storage: str | None
+    home: Path
+    tracking_uri: str | None
+    artifacts: str
+    ray_address: str | None
+    study: str | None
+    lease_s: float
+    db_patience_s: float
+    debug: bool
+
+    @classmethod
+    def read(cls, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
+        """Read them from `env` (default: this process's) as seen from the folder `cwd`.
+
+        Raises:
+            UsageError: a number that is none, or not above zero.
+        """
+        env = os.environ if env is None else env
+        cwd = Path.cwd() if cwd is None else cwd
+        given = env.get("HPO_HOME")
+        home = (cwd / given).resolve() if given else find_home(cwd)
+        artifacts = env.get("HPO_ARTIFACTS") or str(home / "artifacts")
+        if "://" not in artifacts:
+            artifacts = str((cwd / artifacts).resolve())
+        return cls(
+            storage=env.get("HPO_STORAGE") or None,
+            home=home,
+            tracking_uri=env.get("MLFLOW_TRACKING_URI") or None,
+            artifacts=artifacts,
+            ray_address=env.get("RAY_ADDRESS") or None,
+            study=env.get("HPO_STUDY") or None,
+            lease_s=_seconds(env, "HPO_LEASE_S", 30.0),
+            db_patience_s=_seconds(env, "HPO_DB_PATIENCE_S", 300.0),
+            debug=env.get("HPO_DEBUG") == "1",
+        )
+
+
+def find_home(cwd: Path) -> Path:
+    """The nearest `.hpo` in `cwd` or above it; where there is none, the one `cwd` would get."""
+    for folder in (cwd, *cwd.parents):
+        if (folder / HOME_NAME).is_dir():
+            return (folder / HOME_NAME).resolve()
+    return (cwd / HOME_NAME).resolve()
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{name}={text!r} is not a number of seconds above 0")
+    return value

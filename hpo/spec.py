@@ -1,0 +1,148 @@
+"""A study's specification: frozen, canonical, hashed; knows no file, database or trainer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from search_spaces.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is optimized: a metric of the trainer's epochs and `maximize` or `minimize`."""
+
+    metric: str
+    direction: str
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether value `a` is strictly better than `b`."""
+        return a > b if self.direction == "maximize" else a < b
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a study may cost.
+
+    Attributes:
+        trials: exact number of trials, whatever becomes of them.
+        epochs: epochs of each trial; None when `epochs` is searched.
+        timeout_s: seconds from the first claim after which no new trial starts; None: no limit.
+    """
+
+    trials: int
+    epochs: int | None
+    timeout_s: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A sampler or pruner by name, with every option filled in."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """Where the best trial goes: a registered model's name and the alias of its champion."""
+
+    model: str
+    alias: str
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """Everything that decides a study; workers run what is stored, not what a file says now.
+
+    Attributes:
+        study: the study's name.
+        trainer: entry point of the trainer.
+        model: weights or architecture.
+        data: a built-in dataset's name, or the absolute path of a data YAML; None where the
+            trainer needs none.
+        space: what may vary.
+        seed: of the sampler and of every training.
+        train: fixed training arguments.
+        baselines: parameters of the trials that run first, every searched one filled in.
+    """
+
+    study: str
+    trainer: str
+    model: str
+    data: str | None
+    space: SearchSpace
+    objective: Objective
+    budget: Budget
+    sampler: Choice
+    pruner: Choice
+    seed: int
+    train: dict[str, Any]
+    baselines: tuple[dict[str, Any], ...]
+    promotion: Promotion
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values; `from_dict` gives an equal spec back."""
+        plain = {
+            name: getattr(self, name)
+            for name in ("study", "trainer", "model", "data", "seed", "train")
+        }
+        nested = {
+            name: asdict(getattr(self, name))
+            for name in ("objective", "budget", "sampler", "pruner", "promotion")
+        }
+        return plain | nested | {"space": self.space.to_dict(), "baselines": list(self.baselines)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> StudySpec:
+        """The spec that `to_dict` was made of; it is trusted to have been checked."""
+        return cls(
+            study=values["study"],
+            trainer=values["trainer"],
+            model=values["model"],
+            data=values["data"],
+            space=SearchSpace.from_dict(values["space"]),
+            objective=Objective(**values["objective"]),
+            budget=Budget(**values["budget"]),
+            sampler=Choice(**values["sampler"]),
+            pruner=Choice(**values["pruner"]),
+            seed=values["seed"],
+            train=values["train"],
+            baselines=tuple(values["baselines"]),
+            promotion=Promotion(**values["promotion"]),
+        )
+
+    def canonical(self) -> str:
+        """One JSON text for all equal specs."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    def sha256(self) -> str:
+        """Hex digest of the canonical text."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def differences(stored: StudySpec, given: StudySpec) -> list[str]:
+    """One line for each value that differs: `key.path: stored -> given`."""
+    left, right = _flat(stored.to_dict()), _flat(given.to_dict())
+    lines = []
+    for key in sorted(left.keys() | right.keys()):
+        a, b = left.get(key, "(absent)"), right.get(key, "(absent)")
+        if a != b:
+            lines.append(f"{key}: {a} -> {b}")
+    return lines
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    items: list[tuple[Any, Any]]
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list | tuple):
+        items = list(enumerate(value))
+    else:
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flat(item, f"{path}.{key}" if path else str(key))
+    return flat

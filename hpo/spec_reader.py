@@ -1,0 +1,222 @@
+"""Study file -> StudySpec, checked as a whole: every fault is reported at once; opens no database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import FaultsError, SpecError
+from hpo.policy import DEFAULT_PRUNER, DEFAULT_SAMPLER, PRUNERS, SAMPLERS, Option
+from hpo.spec import Budget, Choice, Objective, Promotion, StudySpec
+from hpo.spec_checks import check_against_trainer, check_choices
+from hpo.spec_fields import Fields, merged, seconds
+from hpo.trainer import Description, Trainer, load_trainer, trainer_names
+from search_spaces.faults import SpaceFaults
+from search_spaces.reader import builtin_names, load_space
+from search_spaces.yaml_text import parse_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from search_spaces.space import SearchSpace
+
+TEMPLATE = Path(__file__).parent / "templates" / "study.yaml"
+_KEYS = (
+    "study trainer model data search_space objective budget sampler pruner train baselines "
+    "promotion"
+).split()
+_RESERVED_ALIASES = ("latest",)  # MLflow refuses these and `v1`, `v2`, ...
+
+
+def read_study_file(
+    path: Path | None, overrides: Mapping[str, Any], resolve_data: Callable[[str, Path], Path]
+) -> StudySpec:
+    """Read and check a study file.
+
+    Args:
+        path: the file; None means the built-in quick study.
+        overrides: nested values that win over the file's.
+        resolve_data: (name or path, the file's folder) -> the dataset's YAML, checked.
+
+    Raises:
+        SpecError: with every fault found.
+    """
+    source = TEMPLATE if path is None else path
+    name = "the built-in study" if path is None else str(path)
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "`hpo init` writes one to start from."
+        raise SpecError(name, [f"cannot be read: {error}"], hint=hint) from error
+    values, faults = parse_yaml(text)
+    if faults:
+        raise SpecError(name, faults)
+    if not isinstance(values, dict):
+        raise SpecError(name, [f"holds {type(values).__name__}, a mapping is expected"])
+    base = Path.cwd() if path is None else path.parent
+    return build_spec(merged(values, overrides), name, base, resolve_data)
+
+
+def build_spec(
+    values: dict[str, Any], what: str, base: Path, resolve_data: Callable[[str, Path], Path]
+) -> StudySpec:
+    """Check nested values as a whole and freeze them.
+
+    Raises:
+        SpecError: with every fault found.
+    """
+    faults: list[str] = []
+    top = Fields(values, "", faults, _KEYS)
+    name = top.take("study", str, "", required="give the study a name")
+    if name and ("/" in name or not name.strip() or len(name) > _NAME_CHARS):
+        top.fault("study", f"{name!r} must have no '/' and at most {_NAME_CHARS} characters")
+    trainer = _trainer(top)
+    space = _space(top, base)
+    seed, sampler = _choice(top, "sampler", SAMPLERS, DEFAULT_SAMPLER)
+    searched = space is not None and "epochs" in space.bounds()
+    _, pruner = _choice(top, "pruner", PRUNERS, "none" if searched else DEFAULT_PRUNER)
+    budget = _budget(top, epochs_searched=searched)
+    promotion = _promotion(top, name)
+    train = Fields(values.get("train"), "train", faults, values.get("train") or ()).values
+    if trainer is None or space is None:
+        raise SpecError(what, faults)
+    description = trainer.describe()
+    objective = _objective(top, description)
+    model = top.take("model", str, description.models[0])
+    data, data_yaml = _data(top, description, base, resolve_data)
+    check_choices(space, sampler, pruner, budget, faults)
+    baselines = _baselines(values, space, description, train, faults)
+    spec = StudySpec(
+        study=name, trainer=description.name, model=model, data=data, space=space,
+        objective=objective, budget=budget, sampler=sampler, pruner=pruner, seed=seed,
+        train=train, baselines=baselines, promotion=promotion,
+    )  # fmt: skip
+    check_against_trainer(spec, trainer, data_yaml, faults)
+    if faults:
+        raise SpecError(what, faults)
+    return spec
+
+
+_NAME_CHARS = 200
+
+
+def _trainer(top: Fields) -> Trainer | None:
+    name = top.take("trainer", str, "yolo", choices=trainer_names())
+    given = top.values.get("trainer")
+    return load_trainer(name) if given is None or given == name else None
+
+
+def _space(top: Fields, base: Path) -> SearchSpace | None:
+    names = ", ".join(builtin_names())
+    name = top.take("search_space", str, required=f"name a built-in one ({names}) or a path")
+    if name is None:
+        return None
+    try:
+        return load_space(name, base)
+    except SpaceFaults as error:
+        top.faults.extend(f"search_space: {fault}" for fault in error.faults)
+        return None
+
+
+def _choice(
+    top: Fields, key: str, table: dict[str, dict[str, Option]], default: str
+) -> tuple[int, Choice]:
+    raw = top.values.get(key)
+    if isinstance(raw, str):
+        raw = {"name": raw}
+    shared = {"name", "seed"} if key == "sampler" else {"name"}
+    name = raw.get("name", default) if isinstance(raw, dict) else default
+    options = table.get(name, {}) if isinstance(name, str) else {}
+    unknown_name = name not in table
+    # With an unknown name the options cannot be judged: one fault, not one for each.
+    known = shared | set(raw) if unknown_name and isinstance(raw, dict) else shared | set(options)
+    fields = Fields(raw, key, top.faults, known)
+    name = fields.take("name", str, default, choices=table)
+    seed = fields.take("seed", int, 0, low=0, high=2**32 - 1)
+    values = {
+        option: fields.take(
+            option, rule.kind, rule.default, low=rule.low, high=rule.high, choices=rule.choices
+        )
+        for option, rule in options.items()
+    }
+    return seed, Choice(name, values)
+
+
+def _budget(top: Fields, *, epochs_searched: bool) -> Budget:
+    fields = Fields(top.values.get("budget"), "budget", top.faults, ("trials", "epochs", "timeout"))
+    trials = fields.take("trials", int, 1, required="say how many trials, e.g. `trials: 12`", low=1)
+    epochs = fields.take("epochs", int, None, low=1)
+    if epochs_searched and epochs is not None:
+        fields.fault("epochs", "is refused where the search space searches `epochs`; remove one")
+    elif not epochs_searched and epochs is None and "epochs" not in fields.values:
+        fields.fault("epochs", "is missing; say how many epochs a trial has, e.g. `epochs: 8`")
+    timeout = fields.values.get("timeout")
+    timeout_s = None if timeout is None else seconds(timeout)
+    if timeout is not None and timeout_s is None:
+        fields.fault("timeout", f"is {timeout!r}, a duration like 90s, 45m or 1h30m is expected")
+    return Budget(trials, epochs, timeout_s)
+
+
+def _promotion(top: Fields, study: str) -> Promotion:
+    fields = Fields(top.values.get("promotion"), "promotion", top.faults, ("model", "alias"))
+    model = fields.take("model", str, study)
+    alias = fields.take("alias", str, "champion")
+    if any(mark in model for mark in "/:") or not model.strip():
+        fields.fault("model", f"{model!r} must have neither '/' nor ':' and not be empty")
+    reserved = alias in _RESERVED_ALIASES or (alias[:1] == "v" and alias[1:].isdigit())
+    if reserved or not alias.replace("-", "").replace("_", "").isalnum():
+        fields.fault("alias", f"{alias!r} is none that MLflow takes (letters, digits, - and _)")
+    return Promotion(model, alias)
+
+
+def _objective(top: Fields, description: Description) -> Objective:
+    fields = Fields(top.values.get("objective"), "objective", top.faults, ("metric", "direction"))
+    default = next(iter(description.metrics))
+    metric = fields.take("metric", str, default, choices=description.metrics)
+    natural = description.metrics[metric]
+    direction = fields.take("direction", str, natural, choices=("maximize", "minimize"))
+    return Objective(metric, direction)
+
+
+def _data(
+    top: Fields, description: Description, base: Path, resolve: Callable[[str, Path], Path]
+) -> tuple[str | None, Path | None]:
+    name = top.take("data", str)
+    if not description.needs_data:
+        if name is not None:
+            top.fault("data", f"the trainer '{description.name}' takes none; remove it")
+        return None, None
+    if name is None:
+        top.fault("data", "is missing; name a built-in set (`shapes`) or the path of a data YAML")
+        return None, None
+    try:
+        path = resolve(name, base)
+    except FaultsError as error:
+        top.faults.extend(f"data: {fault}" for fault in error.faults)
+        return None, None
+    built_in = not (name.endswith((".yaml", ".yml")) or "/" in name)
+    return (name if built_in else str(path)), path
+
+
+def _baselines(
+    values: dict[str, Any],
+    space: SearchSpace,
+    description: Description,
+    train: Mapping[str, Any],
+    faults: list[str],
+) -> tuple[dict[str, Any], ...]:
+    raw = values.get("baselines") or []
+    if not isinstance(raw, list):
+        faults.append(f"baselines: is {raw!r}, a list of mappings is expected")
+        return ()
+    defaults = {name: argument.default for name, argument in description.arguments.items()}
+    filled = []
+    for index, given in enumerate(raw):
+        if not isinstance(given, dict):
+            faults.append(f"baselines[{index}]: is {given!r}, a mapping is expected")
+            continue
+        try:
+            filled.append(space.complete(given, defaults | dict(train)))
+        except SpaceFaults as error:
+            faults.extend(f"baselines[{index}]: {fault}" for fault in error.faults)
+    return tuple(filled)

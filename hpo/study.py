@@ -1,0 +1,284 @@
+"""Studies: create one from its spec, find it again, steer it; knows no worker and no trainer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpo.database.queries import query
+from hpo.errors import StudyClosedError, StudyExistsError, UnknownStudyError, UsageError
+from hpo.spec import StudySpec, differences
+from search_spaces.faults import SpaceFaults
+from search_spaces.names import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection, Engine
+
+
+@dataclass(frozen=True)
+class Study:
+    """A stored study.
+
+    Attributes:
+        study_id: Optuna's id of it.
+        name: its name.
+        spec: what it was created with.
+        spec_sha256: of the spec's canonical text.
+        fingerprint: of the dataset's content; None where the trainer needs no data.
+        code_version: of the trainer it was created with.
+        trials: the budget, as extended since.
+        state: `open` or `stopped`; whether it is finished follows from its trials.
+    """
+
+    study_id: int
+    name: str
+    spec: StudySpec
+    spec_sha256: str
+    fingerprint: str | None
+    code_version: str
+    trials: int
+    state: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of all studies; `state` is `open`, `running`, `finished` or `stopped`."""
+
+    study_id: int
+    name: str
+    state: str
+    claimed: int
+    trials: int
+
+
+def create_study(
+    engine: Engine,
+    spec: StudySpec,
+    *,
+    fingerprint: str | None,
+    code_version: str,
+    exist_ok: bool = False,
+) -> tuple[Study, bool]:
+    """Create a study with its baselines in one transaction.
+
+    Returns:
+        The study, and whether it was made now.
+
+    Raises:
+        StudyExistsError: the name is taken, and not by an equal study with `exist_ok`.
+    """
+    with engine.begin() as connection:
+        # Optuna's unique index on the name makes a second creator wait here and then find it.
+        connection.execute(query("forget_deleted"))
+        taken = connection.scalar(query("optuna_study"), {"name": spec.study})
+        if taken is None:
+            _insert(connection, spec, fingerprint, code_version)
+    stored = find_study(engine, spec.study) if taken is not None else None
+    if taken is not None:
+        _require_equal(stored, spec, fingerprint, exist_ok=exist_ok)
+    return load_study(engine, spec.study), taken is None
+
+
+def _insert(
+    connection: Connection, spec: StudySpec, fingerprint: str | None, code_version: str
+) -> None:
+    study_id = connection.scalar(query("insert_optuna_study"), {"name": spec.study})
+    direction = spec.objective.direction.upper()
+    connection.execute(query("insert_direction"), {"study_id": study_id, "direction": direction})
+    names = json.dumps([spec.objective.metric])
+    connection.execute(
+        query("insert_study_system_attr"),
+        {"study_id": study_id, "key": "study:metric_names", "value": names},  # Optuna's own key
+    )
+    shown = {"spec_sha256": spec.sha256(), "trainer": spec.trainer, "dataset": fingerprint}
+    for key, value in shown.items():
+        row = {"study_id": study_id, "key": f"hpo:{key}", "value": json.dumps(value)}
+        connection.execute(query("insert_study_attr"), row)
+    connection.execute(
+        query("insert_study"),
+        {
+            "study_id": study_id, "name": spec.study, "spec": spec.canonical(),
+            "sha256": spec.sha256(), "fingerprint": fingerprint, "code_version": code_version,
+            "trials": spec.budget.trials, "timeout_s": spec.budget.timeout_s,
+        },
+    )  # fmt: skip
+    for baseline in spec.baselines:
+        _insert_waiting(connection, study_id, baseline)
+
+
+def _insert_waiting(connection: Connection, study_id: int | None, params: Mapping[str, Any]) -> int:
+    row = {"study_id": study_id, "params": json.dumps(dict(params))}
+    return int(connection.execute(query("insert_waiting"), row).scalar_one())
+
+
+def _require_equal(
+    stored: Study | None, spec: StudySpec, fingerprint: str | None, *, exist_ok: bool
+) -> None:
+    name = spec.study
+    if stored is None:
+        raise StudyExistsError(
+            f"Optuna has a study '{name}' that this service did not create",
+            hint="Choose another name: `hpo create-study --name NAME`.",
+        )
+    if not exist_ok:
+        raise StudyExistsError(
+            f"a study '{name}' exists",
+            hint="Add --exist-ok to go on with it, or --name NAME for another one.",
+        )
+    lines = differences(stored.spec, spec)
+    if fingerprint != stored.fingerprint:
+        lines.append(f"dataset fingerprint: {stored.fingerprint} -> {fingerprint}")
+    if lines:
+        shown = "".join(f"\n  - {line}" for line in lines)
+        raise StudyExistsError(
+            f"the study '{name}' exists with another spec (stored -> given):{shown}",
+            hint="Use --name NAME for a new study, or restore the file. "
+            "More trials: `hpo extend --trials N`.",
+        )
+
+
+def find_study(engine: Engine, name: str) -> Study | None:
+    """The study of that name, or None."""
+    with engine.connect() as connection:
+        row = connection.execute(query("study_by_name"), {"name": name}).one_or_none()
+    if row is None:
+        return None
+    return Study(
+        row.study_id, row.name, StudySpec.from_dict(row.spec), row.spec_sha256,
+        row.dataset_fingerprint, row.code_version, row.trials, row.state,
+    )  # fmt: skip
+
+
+def load_study(engine: Engine, name: str) -> Study:
+    """The study of that name.
+
+    Raises:
+        UnknownStudyError: there is none.
+    """
+    study = find_study(engine, name)
+    if study is None:
+        names = [item.name for item in list_studies(engine)]
+        raise UnknownStudyError(
+            f"no study '{name}'{did_you_mean(name, names)}",
+            hint="`hpo list` shows all; `hpo create-study` makes one.",
+        )
+    return study
+
+
+def list_studies(engine: Engine) -> list[Listed]:
+    """All studies, the newest first."""
+    with engine.connect() as connection:
+        rows = connection.execute(query("study_names")).all()
+    return [
+        Listed(row.study_id, row.name, study_state(row), row.claimed, row.trials) for row in rows
+    ]
+
+
+def study_state(row: Any) -> str:
+    """`open`, `running`, `finished` or `stopped`, of a row with the counts that decide it."""
+    if row.state == "stopped":
+        return "stopped"
+    if row.running:
+        return "running"
+    return "finished" if row.claimed >= row.trials or row.timed_out else "open"
+
+
+def choose_study(engine: Engine, name: str | None, *, writing: bool) -> tuple[str, str]:
+    """The study meant: `name`, else the only open one.
+
+    Returns:
+        (its name, a remark for the user or "").
+
+    Raises:
+        UnknownStudyError: there is none, or several are open and the command writes.
+    """
+    if name is not None:
+        return load_study(engine, name).name, ""
+    studies = list_studies(engine)
+    if not studies:
+        raise UnknownStudyError("there is no study", hint="`hpo create-study` makes one.")
+    live = [item.name for item in studies if item.state in ("open", "running")]
+    if len(live) == 1:
+        return live[0], ""
+    if writing and live:
+        raise UnknownStudyError(
+            f"several studies are open: {', '.join(live)}", hint="Say which: --study NAME."
+        )
+    newest = studies[0].name if not live else live[0]
+    return newest, f"taking the newest study, {newest}" if len(studies) > 1 else ""
+
+
+def enqueue(engine: Engine, study: Study, params: Mapping[str, Any], defaults: Mapping[str, Any]) -> int:
+    """Put a trial with these parameters in the queue; missing ones take the defaults.
+
+    Returns:
+        The trial's number.
+
+    Raises:
+        UsageError: a parameter that the space does not have, or a value outside its range.
+        StudyClosedError: the budget has no room for it.
+    """
+    try:
+        filled = study.spec.space.complete(params, defaults)
+    except SpaceFaults as error:
+        raise UsageError("; ".join(error.faults)) from error
+    with engine.begin() as connection:
+        budget = _locked_budget(connection, study)
+        counts = connection.execute(
+            query("claimed_and_waiting"), {"study_id": study.study_id}
+        ).one()
+        if counts.claimed + counts.waiting >= budget:
+            raise StudyClosedError(
+                f"the budget of {budget} trials has no room: {counts.claimed} claimed, "
+                f"{counts.waiting} waiting",
+                hint=f"Raise it: `hpo extend --study {study.name} --trials {budget + 1}`.",
+            )
+        return _insert_waiting(connection, study.study_id, filled)
+
+
+def extend(engine: Engine, study: Study, trials: int) -> None:
+    """Raise the budget to `trials` in all.
+
+    Raises:
+        UsageError: it is not above the present one, or the sampler is `grid`.
+    """
+    if study.spec.sampler.name == "grid":
+        raise UsageError("a grid has as many points as it has: its study cannot be extended")
+    with engine.begin() as connection:
+        budget = _locked_budget(connection, study)
+        if trials <= budget:
+            raise UsageError(
+                f"--trials {trials} is not above the present budget of {budget}",
+                hint="Give the new total, not the difference.",
+            )
+        connection.execute(query("extend"), {"study_id": study.study_id, "trials": trials})
+
+
+def set_state(engine: Engine, study: Study, state: str) -> None:
+    """`stopped`: running trials leave at their next epoch and can be resumed; `open`: go on."""
+    with engine.begin() as connection:
+        _locked_budget(connection, study)
+        connection.execute(query("set_state"), {"study_id": study.study_id, "state": state})
+
+
+def _locked_budget(connection: Connection, study: Study) -> int:
+    row = connection.execute(query("lock_study"), {"study_id": study.study_id}).one_or_none()
+    if row is None:
+        raise UnknownStudyError(f"the study '{study.name}' was deleted")
+    return int(row.trials)
+
+
+def delete_study(engine: Engine, study: Study) -> None:
+    """Delete it from Optuna and the schema `hpo`; promotions and MLflow's runs stay."""
+    import optuna
+
+    with engine.begin() as connection:
+        connection.execute(query("delete_study"), {"study_id": study.study_id})
+    storage = optuna.storages.RDBStorage(engine.url.render_as_string(hide_password=False))
+    try:
+        optuna.delete_study(study_name=study.name, storage=storage)
+    finally:
+        storage.engine.dispose()

@@ -1,0 +1,262 @@
+"""The Trainer protocol: what a trial's training is to the service.
+
+Knows neither database nor MLflow nor any trainer: trainers are found by the entry-point group
+`hpo.trainers`, their modules import without torch, and their heavy imports happen inside
+`train`, `evaluate` and `package`, which run in the worker's training process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from hpo.errors import SpecError
+from search_spaces.names import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+GROUP = "hpo.trainers"
+
+
+class Verdict(Enum):
+    """What a reported epoch is answered with."""
+
+    GO = "go"  # train on
+    PRUNE = "prune"  # the pruner ends this trial: return what there is
+    STOP = "stop"  # the worker drains or lost its lease: leave, the result is not used
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One training argument that a study may fix under `train:` or search.
+
+    Attributes:
+        default: the trainer's own default.
+        kind: `float`, `int`, `bool` or `str`.
+        help: one line.
+        low: smallest value accepted, None for no bound.
+        high: largest value accepted, None for no bound.
+        choices: the values accepted, () for any.
+    """
+
+    default: Any
+    kind: str
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a trainer can do.
+
+    Attributes:
+        name: the entry point's name.
+        arguments: every argument by name; `epochs` among them where it may be searched.
+        metrics: name -> direction (`maximize` or `minimize`) of each metric of an epoch that may
+            be the objective.
+        models: example values for `model`.
+        simulated: True when results are not of a real training and must be shown as such.
+        needs_data: whether a dataset is required.
+        devices: kinds of device it runs on, for instance ("cpu", "cuda").
+        code_version: what, together with the study's spec, decides a trial's figures
+            (for instance "ultralytics 8.4.190"); a worker with another one is told so.
+    """
+
+    name: str
+    arguments: Mapping[str, Argument]
+    metrics: Mapping[str, str]
+    models: tuple[str, ...]
+    simulated: bool
+    needs_data: bool
+    devices: tuple[str, ...]
+    code_version: str
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """The part of a study that a trainer is asked about before anything is written.
+
+    Attributes:
+        model: weights or architecture, for instance `yolov8n.yaml`.
+        train: fixed arguments.
+        searched: name -> (lowest, highest) value of each numeric searched argument, or the tuple
+            of choices of a categorical one.
+        epochs: epochs of each trial; None when `epochs` is searched.
+        metric: the objective's metric.
+        direction: `maximize` or `minimize`.
+        data: the dataset's YAML on this machine; None for a trainer that needs none.
+    """
+
+    model: str
+    train: Mapping[str, Any]
+    searched: Mapping[str, tuple[Any, ...]]
+    epochs: int | None
+    metric: str
+    direction: str
+    data: Path | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, complete in itself; it is sent to the training process.
+
+    Attributes:
+        trial: the trial's number, for names and logs only.
+        model: weights or architecture.
+        params: the trial's parameters. Each must be found in the effective arguments.
+        train: the study's fixed arguments.
+        epochs: number of epochs.
+        seed: the study's seed for training.
+        metric: the objective's metric; the best epoch is best by this one.
+        direction: `maximize` or `minimize`.
+        data: the dataset's YAML; None for a trainer that needs none.
+        device: "cpu", "cuda" (the only visible one) or "cuda:N".
+        run_dir: an empty folder of this job's own; everything it writes goes here.
+    """
+
+    trial: int
+    model: str
+    params: Mapping[str, Any]
+    train: Mapping[str, Any]
+    epochs: int
+    seed: int
+    metric: str
+    direction: str
+    data: Path | None
+    device: str
+    run_dir: Path
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One trained and validated epoch.
+
+    Attributes:
+        number: counted from 1.
+        metrics: every figure of the epoch by name, `seconds` (of training and validation) and
+            the objective's metric among them. Finite, or NaN where a figure does not exist.
+    """
+
+    number: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training left behind.
+
+    Attributes:
+        best_epoch: number of the best epoch by the objective's metric, the earliest on a tie.
+        weights: file of the best epoch's weights; None when no epoch ended or none exist.
+        pictures: name (for instance `confusion_matrix.png`) -> file, all of the best epoch.
+        effective: the arguments that the training really used, by name.
+        train_s: seconds spent inside the trainer's own training and validation.
+    """
+
+    best_epoch: int | None
+    weights: Path | None
+    pictures: Mapping[str, Path] = field(default_factory=dict)
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    train_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of weights on one split of a dataset.
+
+    Attributes:
+        metrics: name -> value, the same names as an epoch's.
+        images: number of images evaluated.
+    """
+
+    metrics: Mapping[str, float]
+    images: int
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a model registry needs to load the weights elsewhere, without this package's source.
+
+    Attributes:
+        code: a "models from code" file (MLflow's term) that defines and sets the model.
+        artifacts: name -> file that the code finds in its context under that name.
+        requirements: pip requirements of the code.
+        example: images for the input example, each an H x W x 3 uint8 RGB array as nested lists,
+            or a path; None when there is none.
+        outputs: name -> MLflow type of each column of a prediction, in order.
+    """
+
+    code: Path
+    artifacts: Mapping[str, Path]
+    requirements: tuple[str, ...]
+    example: Any
+    outputs: Mapping[str, str]
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """A kind of training. One instance serves one process; calls do not overlap.
+
+    `describe` and `check` run in any process and import nothing heavy; the others run in the
+    training process, may import what they like, and raise TrialError for a failure whose reason
+    they know.
+    """
+
+    def describe(self) -> Description:
+        """Its arguments, defaults and metrics."""
+        ...
+
+    def check(self, spec: TrainSpec) -> Sequence[str]:
+        """Faults of a study, in words, each starting with the key it speaks of; () when none."""
+        ...
+
+    def warm(self) -> None:
+        """Import what `train` needs, so that no trial waits for it; called once, may do nothing."""
+        ...
+
+    def train(self, job: Job, report: Callable[[Epoch], Verdict]) -> Result:
+        """Train; call `report` once after each epoch and do what it answers.
+
+        Raises:
+            TrialError: the training failed for a known reason.
+        """
+        ...
+
+    def evaluate(self, weights: Path, job: Job, split: str) -> Evaluation:
+        """Evaluate weights on `split` (`train`, `val` or `test`) of the job's dataset.
+
+        Raises:
+            WeightsError: the file cannot be read as weights.
+        """
+        ...
+
+    def package(self, weights: Path, job: Job) -> Package:
+        """What a registry needs to load `weights` elsewhere; writes only below `job.run_dir`."""
+        ...
+
+
+def trainer_names() -> list[str]:
+    """Names of the installed trainers, sorted."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def load_trainer(name: str) -> Trainer:
+    """The trainer of that name.
+
+    Raises:
+        SpecError: none is installed under that name.
+    """
+    points = [point for point in entry_points(group=GROUP) if point.name == name]
+    if not points:
+        fault = f"trainer: '{name}' is not installed{did_you_mean(name, trainer_names())}"
+        raise SpecError("study", [fault], hint=f"Installed trainers: {', '.join(trainer_names())}")
+    trainer = points[0].load()()
+    if not isinstance(trainer, Trainer):
+        raise SpecError("study", [f"trainer: '{name}' does not keep the Trainer protocol"])
+    return trainer

@@ -1,0 +1,5 @@
+"""Fixtures that every test may use; they stand in tests/fixtures, one noun a file."""
+
+from __future__ import annotations
+
+pytest_plugins = ["fixtures.environment", "fixtures.postgres"]

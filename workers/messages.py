@@ -1,0 +1,83 @@
+"""What a worker and its training process say to each other; knows no pipe and no process.
+
+Worker to child: one of `Train`, `Evaluate`, `Pack`, and an `Answer` to each `Reported`.
+Child to worker: any number of `Reported`, then one `Done` or `Failed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hpo.errors import HpoError
+    from hpo.trainer import Epoch, Job, Verdict
+
+
+@dataclass(frozen=True)
+class Train:
+    """Ask for a training."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Ask for the figures of weights on one split."""
+
+    weights: Path
+    job: Job
+    split: str
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Ask for what a model registry needs."""
+
+    weights: Path
+    job: Job
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The verdict on the epoch that was reported last."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Reported:
+    """An epoch has ended; the child waits for an `Answer`."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True)
+class Done:
+    """The request is fulfilled.
+
+    Attributes:
+        value: a Result, an Evaluation or a Package.
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The request failed.
+
+    Attributes:
+        error: what the worker raises.
+        retire: the child ends itself now, since an unforeseen failure (of CUDA, of memory) may
+            have left it unfit for another trial.
+    """
+
+    error: HpoError
+    retire: bool
+
+
+Request = Train | Evaluate | Pack
+Reply = Reported | Done | Failed
