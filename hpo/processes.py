@@ -55,26 +55,46 @@ def is_same(pid: int, started: float) -> bool:
     return now is not None and abs(now - started) < SAME_S
 
 
-def end(pid: int, started: float, *, wait_s: float = STOP_S) -> bool:
-    """End a process and all below it: politely, then after `wait_s` seconds by force.
+def session(leader: int, started: float) -> list[psutil.Process]:
+    """The living processes of the session that `leader` began, itself included while it lives.
+
+    They stay a session when the leader dies, and its number is not given to another process
+    before the last of them is gone.
+
+    Args:
+        leader: pid of the process that began the session.
+        started: its start time, as `start_time` gave it.
+    """
+    if start_time(leader) is not None and not is_same(leader, started):
+        return []  # the number is another's by now, so the whole session is gone
+    return [
+        psutil.Process(pid)
+        for pid in psutil.pids()
+        if _session_id(pid) == leader and (start_time(pid) or 0) >= started - SAME_S
+    ]
+
+
+def end_session(leader: int, started: float, *, wait_s: float = STOP_S) -> bool:
+    """End a session's processes: politely, then after `wait_s` seconds by force.
 
     Returns:
-        False when that process was gone already.
+        False when all of them were gone already.
     """
-    if pid == os.getpid() or not is_same(pid, started):
-        return False
-    try:
-        root = psutil.Process(pid)
-        family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return False
+    family = session(leader, started)
     for process in family:
         _signal(process, force=False)
     _, alive = psutil.wait_procs(family, timeout=wait_s)
     for process in alive:
         _signal(process, force=True)
     psutil.wait_procs(alive, timeout=wait_s)
-    return True
+    return bool(family)
+
+
+def _session_id(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
 
 
 def _signal(process: psutil.Process, *, force: bool) -> None:

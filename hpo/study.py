@@ -203,10 +203,10 @@ def choose_study(engine: Engine, name: str | None, *, writing: bool) -> tuple[st
     live = [item.name for item in studies if item.state in ("open", "running")]
     if len(live) == 1:
         return live[0], ""
-    if writing and live:
-        raise UnknownStudyError(
-            f"several studies are open: {', '.join(live)}", hint="Say which: --study NAME."
-        )
+    if writing and len(studies) > 1:
+        names = ", ".join(live or [item.name for item in studies])
+        which = "several studies are open" if live else "no study is open, and there are several"
+        raise UnknownStudyError(f"{which}: {names}", hint="Say which: --study NAME.")
     newest = studies[0].name if not live else live[0]
     return newest, f"taking the newest study, {newest}" if len(studies) > 1 else ""
 

@@ -207,9 +207,10 @@ def _by_name(document: Any) -> Any:
 
 def _parameter(name: str, keys: Mapping[str, Any]) -> Parameter:
     """The parameter of checked `keys`."""
+    # Sorted, as the order of conditions means nothing and JSON stores do not keep it
     when = tuple(
         (parent, tuple(allowed) if isinstance(allowed, list) else (allowed,))
-        for parent, allowed in keys.get("when", {}).items()
+        for parent, allowed in sorted(keys.get("when", {}).items())
     )
     match keys["type"]:
         case "float":

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 
+MERGE = "tag:yaml.org,2002:merge"  # the key `<<`
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader that notes repeated keys instead of silently keeping the last."""
 
@@ -21,7 +24,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[Any, int] = {}
         for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == MERGE:
                 continue
             key, line = self.construct_object(key_node), key_node.start_mark.line + 1
             if key in lines:

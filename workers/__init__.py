@@ -1,0 +1,1 @@
+"""Where trials run: the trainers, their process, and the loop around it."""

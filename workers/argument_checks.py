@@ -1,4 +1,4 @@
-"""Fixed and searched values against a trainer's described arguments; knows no particular trainer."""
+"""Fixed and searched values against a trainer's described arguments; knows no one trainer."""
 
 from __future__ import annotations
 

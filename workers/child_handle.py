@@ -53,8 +53,10 @@ class ChildHandle:
             with log.open("ab") as output:
                 self._process = subprocess.Popen(
                     # -P: a folder `workers` or `hpo` in the current folder is none of ours
-                    [sys.executable, "-P", "-m", "workers.child"]
-                    + [trainer, str(theirs.fileno()), str(lifeline)],
+                    [
+                        *(sys.executable, "-P", "-m", "workers.child"),
+                        *(trainer, str(theirs.fileno()), str(lifeline)),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

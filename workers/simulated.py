@@ -162,7 +162,6 @@ class SimulatedTrainer:
         job.run_dir.mkdir(parents=True, exist_ok=True)
         code = job.run_dir / "simulated_model.py"
         code.write_text(CODE, encoding="utf-8")
-        outputs = {name: "double" for name in ("x1", "y1", "x2", "y2")}
         return Package(
             code=code,
             artifacts={"weights": weights},
@@ -170,7 +169,7 @@ class SimulatedTrainer:
             example=None,
             outputs={
                 "image": "long",
-                **outputs,
+                **dict.fromkeys(("x1", "y1", "x2", "y2"), "double"),
                 "class": "long",
                 "name": "string",
                 "confidence": "double",

@@ -23,7 +23,7 @@ study_option = click.option(
 
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout; NaN and infinities become null, as JSON has neither."""
-    click.echo(json.dumps(_finite(document), indent=2, default=str, allow_nan=False))
+    click.echo(json.dumps(finite(document), indent=2, default=str, allow_nan=False))
 
 
 def show(as_json: bool, document: Any, text: Callable[[], None]) -> None:
@@ -34,11 +34,12 @@ def show(as_json: bool, document: Any, text: Callable[[], None]) -> None:
         text()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with NaN and infinities as None."""
     if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):  # noqa: PLR0124 - NaN is the value unequal to itself
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

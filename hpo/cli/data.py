@@ -7,11 +7,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from hpo.cli.common import json_option, print_json, show
+from hpo.datasets.shapes import LARGEST_PX, SMALLEST_PX, parameters
 from hpo.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 2.0  # nothing is said of what takes less
 WARNINGS_TOLD = 10
+DEFAULTS = parameters()
+F = TypeVar("F", bound="Callable[..., object]")
 data_argument = click.argument("name", metavar="DATA")
 output_option = click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to make."
@@ -35,44 +38,30 @@ def data() -> None:
     """
 
 
+def _number(name: str, least: int, text: str, most: int | None = None) -> Callable[[F], F]:
+    """An option of `hpo data shapes` that is a whole number."""
+    kind, default = click.IntRange(least, most), DEFAULTS[name]
+    return click.option(f"--{name}", type=kind, default=default, show_default=True, help=text)
+
+
 @data.command()
-@click.option(
-    "--imgsz",
-    type=click.IntRange(32, 4096),
-    default=128,
-    show_default=True,
-    help="An image's side in px.",
-)
-@click.option(
-    "--train", type=click.IntRange(1), default=200, show_default=True, help="Images to train on."
-)
-@click.option(
-    "--val", type=click.IntRange(1), default=50, show_default=True, help="Images to validate on."
-)
-@click.option(
-    "--test", type=click.IntRange(0), default=50, show_default=True, help="Images kept back."
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Another one draws other images.",
-)
+@_number("imgsz", SMALLEST_PX, "An image's side in px.", LARGEST_PX)
+@_number("train", 1, "Images to train on.")
+@_number("val", 1, "Images to validate on.")
+@_number("test", 0, "Images kept back.")
+@_number("seed", 0, "Another one draws other images.")
 @output_option
 @json_option
-def shapes(
-    imgsz: int, train: int, val: int, test: int, seed: int, output: Path | None, as_json: bool
-) -> None:
-    """Draw circles, squares and triangles (default folder: datasets/shapes).
+def shapes(output: Path | None, as_json: bool, **asked: int) -> None:
+    """Draw circles, squares and triangles.
 
-    The built-in set `shapes` has these defaults and needs no making.
+    Without -o, into datasets/shapes. The built-in set `shapes` has these defaults and is made
+    below .hpo when it is first used.
     """
     from hpo.datasets.folder import stands
-    from hpo.datasets.shapes import make_shapes, parameters
+    from hpo.datasets.shapes import make_shapes
 
     folder = output or Path("datasets/shapes")
-    asked = {"imgsz": imgsz, "train": train, "val": val, "test": test, "seed": seed}
     there = stands(folder, parameters(**asked))
     with _progress("images drawn") as progress:
         path = make_shapes(folder, **asked, progress=progress)
@@ -89,9 +78,10 @@ def shapes(
 @output_option
 @json_option
 def tiny_person(source: Path | None, output: Path | None, as_json: bool) -> None:
-    """Make 60 images of people from COCO128 (default folder: datasets/tiny-person).
+    """Make 60 images of people from COCO128.
 
     Class person only, 320 px, 40 to train, 10 to validate, 10 to test, always the same ones.
+    Without -o, into datasets/tiny-person.
     """
     from hpo.datasets import coco128
     from hpo.datasets.folder import stands
@@ -130,9 +120,10 @@ def fingerprint_command(name: str, as_json: bool) -> None:
 @data_argument
 @json_option
 def check_command(name: str, as_json: bool) -> None:
-    """Look for every fault of a dataset: exit 0 with none, 2 with a list of them.
+    """Look for every fault of a dataset.
 
-    Missing or unreadable images, malformed labels, classes and coordinates out of range.
+    Missing or unreadable images, malformed labels, classes and coordinates out of range. Exits
+    with 0 where there is none, else with 2 and a list of them.
     """
     from hpo.datasets.check import check, leaks, refusal
     from hpo.datasets.layout import load
@@ -200,8 +191,7 @@ def _table(found: Summary) -> None:
         ("unlabelled", [split.unlabelled for split in found.splits.values()]),
         ("boxes", [split.boxes for split in found.splits.values()]),
     ]
-    for name in found.names:
-        rows.append((name, [split.by_class[name] for split in found.splits.values()]))
+    rows += [(n, [split.by_class[n] for split in found.splits.values()]) for n in found.names]
     for label, figures in rows:
         click.echo("  ".join([f"{label:<{width}}", *(f"{figure:>7}" for figure in figures)]))
 

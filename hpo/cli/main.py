@@ -13,6 +13,56 @@ from hpo.cli.failing import run_guarded
 # command -> (module, attribute, one line for `hpo --help`). The help stands here so that listing
 # the commands imports none of them; a test compares it with the command's own.
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "init": ("hpo.cli.create", "init", "Write a commented study file to start from."),
+    "create-study": (
+        "hpo.cli.create",
+        "create_study",
+        "Check a study file as a whole and create the study.",
+    ),
+    "worker": ("hpo.cli.worker", "worker", "Run one worker here."),
+    "launch": ("hpo.cli.launch", "launch", "Run workers on Ray and follow their progress."),
+    "list": ("hpo.cli.watching", "list_studies", "List all studies, the newest first."),
+    "status": (
+        "hpo.cli.watching",
+        "status",
+        "Show where a study stands: counts, best trial, workers, mirror, champion.",
+    ),
+    "trials": (
+        "hpo.cli.watching",
+        "trials",
+        "List a study's trials with their values and parameters.",
+    ),
+    "show": (
+        "hpo.cli.watching",
+        "show_trial",
+        "Show one trial: parameters, every epoch, files, takeovers.",
+    ),
+    "enqueue": (
+        "hpo.cli.steering",
+        "enqueue",
+        "Put a trial with given parameters in the queue, within the budget.",
+    ),
+    "retry": (
+        "hpo.cli.steering",
+        "retry",
+        "Queue the parameters of trial NUMBER again, as a new trial within the budget.",
+    ),
+    "extend": (
+        "hpo.cli.steering",
+        "extend",
+        "Raise a study's budget to a new total of trials; a finished one opens again.",
+    ),
+    "stop": (
+        "hpo.cli.steering",
+        "stop",
+        "Stop a study: its workers leave at their next epoch; `hpo resume` goes on.",
+    ),
+    "resume": ("hpo.cli.steering", "resume", "Let workers go on with a stopped study."),
+    "delete": (
+        "hpo.cli.steering",
+        "delete",
+        "Delete a study and its trials; registered models and MLflow's runs stay.",
+    ),
     "space": ("hpo.cli.space", "space", "List, show and check search spaces."),
     "data": ("hpo.cli.data", "data", "Make, fingerprint and check datasets."),
     "up": ("hpo.cli.services", "up", "Start PostgreSQL, MLflow and optuna-dashboard here."),

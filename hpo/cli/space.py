@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli.common import json_option, print_json, show
-from hpo.errors import SpaceError
+from hpo.errors import SpaceError, SpecError
+from hpo.trainer import load_trainer
 from search_spaces.faults import SpaceFaults
+from search_spaces.names import did_you_mean
 from search_spaces.parameter import NumberParameter
 from search_spaces.reader import builtin_names, load_space, space_text
 from search_spaces.space import condition
+from workers.argument_checks import value_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,8 +33,22 @@ def space() -> None:
     """List, show and check search spaces.
 
     A search space says which of a trainer's arguments vary in a study, and how far. A study
-    names a built-in one, or a YAML file of your own.
-    """
+    names a built-in one, or a YAML file of your own:
+
+    \b
+      name: mine
+      description: one line
+      trainer: yolo
+      parameters:
+        lr0: {type: float, low: 1e-4, high: 0.05, log: true}
+        box: {type: float, low: 1, high: 20, step: 0.5}
+        imgsz: {type: int, low: 320, high: 640, step: 32}
+        optimizer: {type: categorical, choices: [SGD, AdamW]}
+        warmup_momentum: {type: float, low: 0, high: 0.95, when: {optimizer: SGD}}
+        cos_lr: {type: fixed, value: true}
+
+    `when` makes a parameter exist only where an earlier one has that value, or one of a list.
+    """  # noqa: D301 - click's mark for text kept as it is, \b, is the character itself
 
 
 @space.command("list")
@@ -80,12 +97,18 @@ def show_space(name_or_path: str, as_yaml: bool, as_json: bool) -> None:
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @json_option
 def check_spaces(files: tuple[str, ...], as_json: bool) -> None:
-    """Check search-space files and report every fault of each at once."""
+    """Check search-space files and report every fault of each at once.
+
+    A file is also checked against its trainer: every parameter must be one of the trainer's
+    arguments, and its range one that the trainer takes.
+    """
     sound: list[dict[str, Any]] = []
     faulty: list[SpaceFaults] = []
     for file in files:
         try:
-            sound.append({"file": file, **_summary(load_space(file))})
+            found = load_space(file)
+            _check_trainer(found, file)
+            sound.append({"file": file, **_summary(found)})
         except SpaceFaults as error:
             faulty.append(error)
     if as_json and not faulty:
@@ -109,6 +132,25 @@ def _as_space_error() -> Iterator[None]:
         yield
     except SpaceFaults as error:
         raise SpaceError(error.what, error.faults, hint=HINT) from None
+
+
+def _check_trainer(found: SearchSpace, file: str) -> None:
+    """Raise SpaceFaults where the space's trainer does not take its parameters."""
+    try:
+        arguments = load_trainer(found.trainer).describe().arguments
+    except SpecError as error:
+        raise SpaceFaults(file, error.faults) from None
+    faults = []
+    for name, values in found.bounds().items():
+        key = f"parameters.{name}"
+        if name not in arguments:
+            near = did_you_mean(name, arguments)
+            faults.append(f"{key}: the trainer '{found.trainer}' has no such argument{near}")
+        else:
+            wrong = (value_fault(arguments[name], value) for value in values)
+            faults += [f"{key}: {fault}" for fault in wrong if fault]
+    if faults:
+        raise SpaceFaults(file, faults)
 
 
 def _summary(one: SearchSpace) -> dict[str, Any]:

@@ -98,6 +98,12 @@ def status(home: Path) -> Status:
     return Status(files.data.exists(), server_life.running_pid(files), files.port())
 
 
+def known_url(home: Path) -> str | None:
+    """The URL of the server of `home`, running or not; None where there is none."""
+    files = _files(home)
+    return files.url() if files.data.exists() and files.port() is not None else None
+
+
 def port(home: Path) -> int | None:
     """The port of the server of `home`; None before the first start."""
     return _files(home).port()

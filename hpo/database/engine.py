@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
 
-__all__ = ["connect", "is_lost", "make_engine", "patient", "storage_url"]
+__all__ = ["connect", "follow", "is_lost", "make_engine", "patient", "storage_url"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def make_engine(url: str, *, pool_size: int = POOL_SIZE, home: Path | None = Non
         connect_args={name: value for name, value in CONNECTING.items() if name not in given},
     )
     if home is not None:
-        _follow(engine, home)
+        follow(engine, home)
     return engine
 
 
@@ -165,7 +165,7 @@ def patient(
             return result
 
 
-def _follow(engine: Engine, home: Path) -> None:
+def follow(engine: Engine, home: Path) -> None:
     """Let new connections of `engine` follow the private server, and revive it when killed."""
 
     @event.listens_for(engine, "do_connect")

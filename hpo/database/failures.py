@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import psycopg2
 from sqlalchemy.engine import make_url
@@ -19,103 +18,63 @@ LOST_STATES = ("57P01", "57P02", "57P03", "57P05", "25P03")
 PASSING_STATES = ("53300", "40001", "40P01")
 
 
-@dataclass(frozen=True)
-class _Meaning:
-    """What a piece of an error's text says.
-
-    Attributes:
-        needle: pattern of the piece, in lower case.
-        words: what is wrong, to follow "PostgreSQL at HOST:PORT".
-        hint: what mends it.
-        final: whether trying again cannot help.
-    """
-
-    needle: str
-    words: str
-    hint: str
-    final: bool = False
-
-
 _CHECK_URL = "Check the URL in HPO_STORAGE."
-# Errors while connecting carry no SQLSTATE in psycopg2, so their text is all there is.
-_MEANINGS = (
-    _Meaning(
-        "password authentication failed",
+_CHECK_WAY = "Check host, port and firewall between here and there."
+_FEWER = "End other clients, or raise its max_connections."
+
+# pattern of the error's text in lower case -> (words after "PostgreSQL at HOST:PORT", hint).
+# The text is all there is: in psycopg2 an error while connecting carries no SQLSTATE.
+_FINAL = {  # trying again cannot help
+    "password authentication failed": (
         "refuses user '{user}': wrong user name or password",
         "Check user and password in HPO_STORAGE.",
-        final=True,
     ),
-    _Meaning(
-        "no password supplied",
+    "no password supplied": (
         "wants a password for user '{user}'",
         "Write it into HPO_STORAGE: postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
-        final=True,
     ),
-    _Meaning(
-        "permission denied for database",
+    "permission denied for database": (
         "gives user '{user}' no right to '{database}'",
         "As its owner: GRANT CONNECT, CREATE ON DATABASE {database} TO {user};",
-        final=True,
     ),
-    _Meaning(
-        "no pg_hba.conf entry",
+    "no pg_hba.conf entry": (
         "does not let user '{user}' in from this machine",
         "Add a line for it to the server's pg_hba.conf.",
-        final=True,
     ),
-    _Meaning(
-        "is not permitted to log in",
+    "is not permitted to log in": (
         "does not let the role '{user}' log in",
         "As a superuser: ALTER ROLE {user} LOGIN;",
-        final=True,
     ),
-    _Meaning('role "', "knows no user '{user}'", _CHECK_URL, final=True),
-    _Meaning(
-        'database "',
+    'role ".*" does not exist': ("knows no user '{user}'", _CHECK_URL),
+    'database ".*" does not exist': (
         "has no database '{database}'",
         "Create it: `createdb {database}`, or name another one in HPO_STORAGE.",
-        final=True,
     ),
-    _Meaning(
-        "ssl was required",
+    "ssl was required": (
         "offers no encryption, which sslmode asks for",
         "Leave sslmode out of HPO_STORAGE, or turn SSL on at the server.",
-        final=True,
     ),
-    _Meaning(
-        "too many connections",
+}
+_PASSING = {
+    "too many connections for": (
         "has no connection left for user '{user}'",
-        "End other clients, or raise the role's or the database's CONNECTION LIMIT.",
+        "End other clients, or raise the CONNECTION LIMIT of the role or the database.",
     ),
-    _Meaning(
-        "too many clients",
-        "has no connection left",
-        "End other clients, or raise its max_connections.",
-    ),
-    _Meaning(
-        "remaining connection slots",
-        "has no connection left",
-        "End other clients, or raise its max_connections.",
-    ),
-    _Meaning("could not translate host name", "cannot be found: unknown host '{host}'", _CHECK_URL),
-    _Meaning(
-        "connection refused",
+    "too many clients|remaining connection slots": ("has no connection left", _FEWER),
+    "could not translate host name": ("cannot be found: unknown host '{host}'", _CHECK_URL),
+    "connection refused": (
         "refuses connections: nothing listens there",
         "Start the server, or check host and port in HPO_STORAGE.",
     ),
-    _Meaning(
-        "timeout expired",
-        "does not answer in time",
-        "Check host, port and firewall between here and there.",
+    "timeout expired|timed out": ("does not answer in time", _CHECK_WAY),
+    "no route to host|network is unreachable": ("cannot be reached from this machine", _CHECK_WAY),
+    "starting up": ("is starting up", "Try again in a moment."),
+    "shutting down": ("is shutting down", "Start it again."),
+    "closed the connection|eof detected|already closed|administrator command": (
+        "ended the connection",
+        "See that it runs, then try again.",
     ),
-    _Meaning(
-        "no route to host",
-        "cannot be reached from this machine",
-        "Check host, port and firewall between here and there.",
-    ),
-    _Meaning("starting up", "is starting up", "Try again in a moment."),
-    _Meaning("shutting down", "is shutting down", "Start it again."),
-)  # fmt: skip - a table reads best as one
+}
 
 
 def is_lost(error: BaseException) -> bool:
@@ -141,28 +100,30 @@ def is_passing(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, url: str) -> HpoError | None:
-    """The error in plain words and without any password; None when it is about neither
-    reaching the server nor its disk, and so a fault of the statement.
+    """The error in plain words, without any password; None when it is the statement's own fault.
 
     Args:
         error: SQLAlchemy's or psycopg2's.
         url: the URL that was used.
-    """  # noqa: D205 - one sentence needs two lines
+    """
     cause = _cause(error)
+    parts = make_url(url)
+    where = f"PostgreSQL at {parts.host or 'localhost'}:{parts.port or 5432}"
     if _state(cause) == DISK_FULL:
         return StorageFullError(
-            f"PostgreSQL at {_address(url)} has no space left on its device",
+            f"{where} has no space left on its device",
             hint="Free some space on the database server, then try again.",
         )
     if not (is_passing(error) or _is_final(cause)):
         return None
-    known = _meaning(cause)
-    if known is None:
-        last = str(cause).strip().splitlines()[:1] or ["the connection was lost"]
-        return DatabaseError(f"PostgreSQL at {_address(url)}: {last[0]}", hint=_CHECK_URL)
-    names = _names(url)
-    words, hint = known.words.format(**names), known.hint.format(**names)
-    return DatabaseError(f"PostgreSQL at {_address(url)} {words}", hint=hint)
+    words, hint = _find(_FINAL | _PASSING, cause) or ("does not answer: {error}", _CHECK_URL)
+    names = {
+        "user": parts.username or "",
+        "host": parts.host or "",
+        "database": parts.database or "",
+        "error": next(iter(str(cause).strip().splitlines()), "no reason given"),
+    }
+    return DatabaseError(f"{where} {words.format(**names)}", hint=hint.format(**names))
 
 
 def _cause(error: BaseException) -> BaseException | None:
@@ -173,27 +134,13 @@ def _state(error: BaseException | None) -> str | None:
     return error.pgcode if isinstance(error, psycopg2.Error) else None
 
 
-def _meaning(error: BaseException | None) -> _Meaning | None:
-    text = str(error).lower()
-    return next((known for known in _MEANINGS if re.search(known.needle, text)), None)
-
-
 def _is_final(error: BaseException | None) -> bool:
-    if not isinstance(error, psycopg2.OperationalError) or _state(error) is not None:
-        return False
-    known = _meaning(error)
-    return known is not None and known.final
+    connecting = isinstance(error, psycopg2.OperationalError) and _state(error) is None
+    return connecting and _find(_FINAL, error) is not None
 
 
-def _names(url: str) -> dict[str, str]:
-    parts = make_url(url)
-    return {
-        "user": parts.username or "",
-        "host": parts.host or "",
-        "database": parts.database or "",
-    }
-
-
-def _address(url: str) -> str:
-    parts = make_url(url)
-    return f"{parts.host or 'localhost'}:{parts.port or 5432}"
+def _find(
+    meanings: dict[str, tuple[str, str]], error: BaseException | None
+) -> tuple[str, str] | None:
+    text = str(error).lower()
+    return next((said for pattern, said in meanings.items() if re.search(pattern, text)), None)

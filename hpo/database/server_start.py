@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +22,7 @@ from hpo.database.server_files import DATABASE, HOST, ROLE, write_private
 from hpo.database.server_life import open_connection, sole_life
 from hpo.database.server_user import ServerUser, server_user
 from hpo.errors import DatabaseError, StorageFullError
+from hpo.ports import any_free, is_free
 
 if TYPE_CHECKING:
     from hpo.database.server_files import ServerFiles
@@ -56,6 +56,12 @@ def initialise(files: ServerFiles) -> None:
         DatabaseError: initdb refuses.
         StorageFullError: no space is left for it.
     """
+    # An initdb whose starter was killed goes on by itself, and holds the lock as it does.
+    with sole_life(files) as alive:
+        _initialise(files, alive)
+
+
+def _initialise(files: ServerFiles, alive: int) -> None:
     user = _user(files)
     for leftover in files.folder.glob("new-*"):
         shutil.rmtree(leftover)
@@ -69,7 +75,7 @@ def initialise(files: ServerFiles) -> None:
     where = ("-D", str(new), "-U", ROLE, f"--pwfile={files.password_file}")
     how = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions")
     try:
-        outcome = _run(files, ("initdb", *where, *how))
+        outcome = _run(files, ("initdb", *where, *how), keep=(alive,))
         if outcome.returncode != 0:
             raise _failure(files, "PostgreSQL cannot make its data folder", outcome.stdout)
         new.rename(files.data)
@@ -195,16 +201,10 @@ def _start_words(files: ServerFiles) -> tuple[str, ...]:
 
 def _usable_port(wanted: int | None) -> int:
     """`wanted` when nobody listens there, else a free one."""
-    for candidate in (wanted or 0, 0):
-        with closing(socket.socket()) as probe:
-            # As PostgreSQL does: connections of an earlier server that linger are no obstacle.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, candidate))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise DatabaseError(f"no free port on {HOST}")
+    port = wanted if wanted is not None and is_free(wanted) else any_free()
+    if port is None:
+        raise DatabaseError(f"no free port on {HOST}")
+    return port
 
 
 def _failure(files: ServerFiles, what: str, said: str) -> DatabaseError | StorageFullError:

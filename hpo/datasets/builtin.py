@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hpo.datasets.shapes import make_shapes, parameters
@@ -31,7 +32,7 @@ def resolve(name_or_path: str, *, home: Path, base: Path) -> Path:
     if path.is_dir() and (path / YAML_NAME).is_file():
         path /= YAML_NAME
     if path.is_file():
-        return path.resolve()
+        return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link away from the data
     hint = "Give a built-in set (shapes) or the path of an Ultralytics data YAML."
     if path.is_dir():
         fault = f"a folder without {YAML_NAME}; expected the path of a data YAML: {path}"

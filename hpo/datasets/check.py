@@ -10,7 +10,7 @@ from hpo.datasets.layout import Dataset, Split, label_path, load
 from hpo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 MOST_FAULTS = 20  # told at once by require(); a wrong class count breaks every file alike
@@ -35,19 +35,13 @@ def check(
         return list(error.faults)
     faults = [f"{name}: missing" for name in splits if name not in dataset.splits]
     needed = [dataset.splits[name] for name in splits if name in dataset.splits]
-    total = sum(len(split.images) for split in needed)
-    done = 0
+    total, done = sum(len(split.images) for split in needed), 0
     for split in needed:
-        faults += _source_faults(dataset, split)
-        boxes = 0
-        for image in split.images:
-            found, image_faults = _image(dataset, split, image)
-            boxes += found
-            faults += image_faults
+        for found in _split(dataset, split):
+            faults += found
             done += 1
             if progress:
-                progress(done, total)
-        faults += _label_faults(dataset, split, boxes)
+                progress(min(done, total), total)
     return faults
 
 
@@ -101,25 +95,29 @@ def leaks(yaml_path: Path) -> list[str]:
     return said
 
 
-def _source_faults(dataset: Dataset, split: Split) -> list[str]:
-    faults = list(split.faults)
-    if faults and not split.images and dataset.keys.get("download"):
-        faults.append(f"{split.name}: the YAML's `download:` is not run; fetch the images first")
-    return faults
-
-
-def _image(dataset: Dataset, split: Split, image: Path) -> tuple[int, list[str]]:
-    """Number of good boxes, and the faults of the image and its label file."""
-    faults = []
-    fault = unreadable(image)
-    if fault:
-        faults.append(f"{split.name}: {dataset.relative(image)}: {fault}")
-    file = label_path(image)
-    if not file.is_file():
-        return 0, faults
-    found, label_faults = labels.read(file, dataset.names, dataset.keypoint_columns)
-    faults += [f"{split.name}: {dataset.relative(file)} {fault}" for fault in label_faults]
-    return len(found), faults
+def _split(dataset: Dataset, split: Split) -> Iterator[list[str]]:
+    """The faults of each image with its label file, and at last those of the split as a whole."""
+    labelled, objects, sound = 0, 0, True
+    for image in split.images:
+        fault = unreadable(image)
+        faults = [f"{dataset.relative(image)}: {fault}"] if fault else []
+        file = label_path(image)
+        if file.is_file():
+            labelled += 1
+            found, wrong = labels.read(file, dataset.names, dataset.keypoint_columns)
+            objects += len(found)
+            sound = sound and not wrong
+            faults += [f"{dataset.relative(file)}: {fault}" for fault in wrong]
+        yield [f"{split.name}: {fault}" for fault in faults]
+    whole = list(split.faults)
+    if whole and not split.images and dataset.keys.get("download"):
+        whole.append(f"{split.name}: the YAML's `download:` is not run; fetch the images first")
+    if split.images and not labelled:
+        wanted, count = label_path(split.images[0]), len(split.images)
+        whole.append(f"{split.name}: none of {count} images has a label file; expected {wanted}")
+    elif split.images and not objects and sound:
+        whole.append(f"{split.name}: {labelled} label files without a single object")
+    yield whole
 
 
 def unreadable(image: Path) -> str:
@@ -137,20 +135,3 @@ def unreadable(image: Path) -> str:
         return "" if lenient else "not an image that can be read"
     except (OSError, ValueError, SyntaxError) as error:
         return f"not an image that can be read ({error})"
-
-
-def _label_faults(dataset: Dataset, split: Split, boxes: int) -> list[str]:
-    if not split.images:
-        return []
-    if not any(label_path(image).is_file() for image in split.images):
-        wanted = label_path(split.images[0])
-        count = len(split.images)
-        return [f"{split.name}: none of {count} images has a label file; expected {wanted}"]
-    if not boxes and not any(label_path(i).stat().st_size for i in _labelled(split)):
-        return [f"{split.name}: every label file of {len(split.images)} images is empty"]
-    del dataset
-    return []
-
-
-def _labelled(split: Split) -> list[Path]:
-    return [image for image in split.images if label_path(image).is_file()]

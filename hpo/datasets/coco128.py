@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from hpo.errors import DatasetError, ServiceError
@@ -93,7 +94,11 @@ def _read(url: str, read: Callable[[int], bytes]) -> bytes:
 
 
 def _unreachable(url: str, error: Exception) -> ServiceError:
-    return ServiceError(f"COCO128 cannot be downloaded from {url}: {error}", hint=OTHER_WAY)
+    reason: object = getattr(error, "reason", error)
+    if isinstance(error, HTTPError):  # an answer with a connection of its own
+        reason = error
+        error.close()
+    return ServiceError(f"COCO128 cannot be downloaded from {url}: {reason}", hint=OTHER_WAY)
 
 
 def _unpack(url: str, packed: Path, folder: Path) -> None:

@@ -6,12 +6,14 @@ class name, an image, a label, a file's name within its split, or the split it l
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,12 +94,19 @@ class Cache:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             written.write_text(json.dumps({"stamp": stamp, "fingerprint": result}))
             written.replace(self.file)
-        except PermissionError:
-            return  # only speed is lost
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+        finally:
+            with suppress(OSError):  # renamed, or never written
+                written.unlink()
 
 
-def _files(dataset: Dataset) -> Iterator[tuple[str, str, Path]]:
-    """(split, name within it, file) of every image and label, in an order that moves nowhere."""
+def _files(dataset: Dataset) -> Iterator[tuple[str, Path, bool]]:
+    """(name, file, whether it must be there) of every image and label, in a fixed order.
+
+    Names are made of the split and the file's place in it, so they move with the dataset.
+    """
     for name, split in sorted(dataset.splits.items()):
         if not split.images:
             continue
@@ -105,8 +114,8 @@ def _files(dataset: Dataset) -> Iterator[tuple[str, str, Path]]:
         top = os.path.commonpath([os.path.abspath(image.parent) for image in split.images])  # noqa: PTH100 - links stay
         named = [(Path(os.path.relpath(image, top)).as_posix(), image) for image in split.images]
         for inner, image in sorted(named):
-            yield name, inner, image
-            yield name, f"{inner} label", label_path(image)
+            yield f"{name}\0image\0{inner}", image, True
+            yield f"{name}\0label\0{inner}", label_path(image), False
 
 
 def _stamp(dataset: Dataset) -> tuple[str, float]:
@@ -114,7 +123,7 @@ def _stamp(dataset: Dataset) -> tuple[str, float]:
     # The change time is there because the modification time can be set back: `cp -p`, rsync
     hashed = hashlib.sha256(f"{SCHEME}\n{_head(dataset)}\n".encode())
     newest = 0.0
-    for split, inner, file in _files(dataset):
+    for name, file, _ in _files(dataset):
         try:
             stat = file.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -122,19 +131,19 @@ def _stamp(dataset: Dataset) -> tuple[str, float]:
         else:
             line = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
             newest = max(newest, stat.st_mtime, stat.st_ctime)
-        hashed.update(os.fsencode(f"{split}\0{inner}\0{file}\0{line}\n"))
+        hashed.update(os.fsencode(f"{name}\0{file}\0{line}\n"))
     return hashed.hexdigest(), newest
 
 
 def _hash(dataset: Dataset, progress: Callable[[int, int], None] | None) -> str:
     files = list(_files(dataset))
-    hashed = hashlib.sha256(f"{_head(dataset)}\n".encode())
+    hashed = hashlib.sha256(f"{SCHEME}\n{_head(dataset)}\n".encode())
     with ThreadPoolExecutor(READERS) as readers:
-        digests = readers.map(digest, [file for _, _, file in files])
-        for done, ((split, inner, file), found) in enumerate(zip(files, digests, strict=True), 1):
-            if not found and inner.endswith(" label") is False:
-                raise DatasetError(str(dataset.yaml), [f"{split}: no such image: {file}"])
-            hashed.update(os.fsencode(f"{split}\0{inner}\0{found.hex()}\n"))
+        digests = readers.map(digest, [file for _, file, _ in files])
+        for done, ((name, file, needed), found) in enumerate(zip(files, digests, strict=True), 1):
+            if needed and not found:
+                raise DatasetError(str(dataset.yaml), [f"no such image: {file}"])
+            hashed.update(os.fsencode(f"{name}\0{found.hex()}\n"))
             if progress:
                 progress(done, len(files))
     return hashed.hexdigest()

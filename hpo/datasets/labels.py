@@ -55,6 +55,8 @@ def read(
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         return [], ["not text in UTF-8"]
+    except PermissionError as error:
+        return [], [f"cannot be read: {error.strerror}"]
     lines = list(enumerate(text.splitlines(), start=1))
     rows = [(number, line.split()) for number, line in lines if line.strip()]
     labels, faults = [], []

@@ -9,24 +9,34 @@ therefore hands `Dataset.absolute()` to Ultralytics, not the file itself.
 from __future__ import annotations
 
 import glob
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo.datasets.keys import SPLITS, class_names, key_faults, read
 from hpo.errors import DatasetError
-from search_spaces.names import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = frozenset(
-    "avif bmp dng heic heif jp2 jpeg jpg mpo png tif tiff webp".split()  # Ultralytics' own list
-)
-KEYS = (
-    *("path", *SPLITS, "names", "nc", "channels", "download", "kpt_shape", "kpt_names", "flip_idx"),
-    *("validation", "minival", "masks_dir", "label_mapping", "max_depth", "depth_scale"),
+IMAGE_SUFFIXES = frozenset(  # Ultralytics' own list
+    (
+        "avif",
+        "bmp",
+        "dng",
+        "heic",
+        "heif",
+        "jp2",
+        "jpeg",
+        "jpg",
+        "mpo",
+        "png",
+        "tif",
+        "tiff",
+        "webp",
+    )
 )
 
 
@@ -100,12 +110,11 @@ def load(yaml_path: Path) -> Dataset:
         DatasetError: the YAML is missing or malformed, or says nothing of train, val or classes.
     """
     yaml_path = Path(os.path.abspath(yaml_path))  # noqa: PTH100 - resolve() would follow a link away from the data
-    keys = _read(yaml_path)
-    faults = _key_faults(keys)
-    names, name_faults = _names(keys)
-    faults += name_faults
-    root = yaml_path.parent / str(keys.get("path") or ".")
-    root = root.resolve()
+    keys = read(yaml_path)
+    faults = key_faults(keys)
+    names, fault = class_names(keys)
+    faults += [fault] if fault else []
+    root = (yaml_path.parent / str(keys.get("path") or ".")).resolve()
     splits: dict[str, Split] = {}
     for name in SPLITS:
         value = keys.get("validation" if name == "val" and "val" not in keys else name)
@@ -123,91 +132,10 @@ def load(yaml_path: Path) -> Dataset:
         root=root,
         names=names,
         channels=int(keys.get("channels") or 3),
-        keypoint_columns=_keypoint_columns(keys),
+        keypoint_columns=math.prod(keys.get("kpt_shape") or [0]),
         splits=splits,
         keys=keys,
     )
-
-
-def _read(yaml_path: Path) -> dict[str, Any]:
-    import yaml
-
-    what = str(yaml_path)
-    try:
-        # Ultralytics drops undecodable bytes as well
-        content = yaml.safe_load(yaml_path.read_text(encoding="utf-8", errors="ignore"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise DatasetError(what, ["no such file; expected an Ultralytics data YAML"]) from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise DatasetError(what, [f"cannot be read: {error.strerror}"]) from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise DatasetError(what, [f"not valid YAML: {reason}"]) from None
-    if not isinstance(content, dict):
-        kind = "empty" if content is None else f"a {type(content).__name__}"
-        fault = f"{kind}, expected a mapping with train, val and names"
-        raise DatasetError(what, [fault], hint="`hpo data shapes` makes a dataset to look at.")
-    return {str(key): value for key, value in content.items()}
-
-
-def _key_faults(keys: Mapping[str, Any]) -> list[str]:
-    # Keys far from any known one are the notes that exporters leave (`roboflow:`, `author:`);
-    # Ultralytics ignores them, and so do we. A key near a known one is a slip that it would
-    # ignore just as silently.
-    faults = []
-    for key in keys:
-        near = did_you_mean(key, KEYS)
-        if key not in KEYS and "did you mean" in near:
-            faults.append(f"{key}: unknown key{near}")
-    path = keys.get("path")
-    if path is not None and not isinstance(path, str):
-        faults.append(f"path: {path!r}, expected a folder")
-    channels = keys.get("channels", 3)
-    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-        faults.append(f"channels: {channels!r}, expected a whole number above 0")
-    shape = keys.get("kpt_shape")
-    if shape is not None and not _is_shape(shape):
-        faults.append(f"kpt_shape: {shape!r}, expected [number of keypoints, 2 or 3]")
-    return faults
-
-
-def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) for n in shape)  # noqa: PLR2004 - a pair
-
-
-def _keypoint_columns(keys: Mapping[str, Any]) -> int:
-    shape = keys.get("kpt_shape")
-    return shape[0] * shape[1] if shape else 0
-
-
-def _names(keys: Mapping[str, Any]) -> tuple[tuple[str, ...], list[str]]:
-    names, count = keys.get("names"), keys.get("nc")
-    if names is None and count is None:
-        return (), ["names: missing; expected the class names, as a list or as {0: name, ...}"]
-    if count is not None and not _is_count(count):
-        return (), [f"nc: {count!r}, expected the number of classes, above 0"]
-    if names is None:
-        return tuple(f"class_{number}" for number in range(int(count))), []
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names:
-        return (), [f"names: {names!r}, expected the class names, as a list or as {{0: name, ...}}"]
-    by_number = {str(key): str(name) for key, name in names.items()}
-    wanted = [str(number) for number in range(len(names))]
-    if set(by_number) != set(wanted):
-        given = ", ".join(str(key) for key in names)
-        return (), [f"names: class numbers {given}; expected 0 to {len(names) - 1} without a gap"]
-    if count is not None and int(count) != len(names):
-        return (), [f"nc: {count}, but `names` has {len(names)} classes"]
-    return tuple(by_number[number] for number in wanted), []
-
-
-def _is_count(count: Any) -> bool:
-    # Ultralytics takes '10' and 10.0, too
-    try:
-        return float(count) == int(float(count)) > 0 and not isinstance(count, bool)
-    except (TypeError, ValueError, OverflowError):
-        return False
 
 
 def _split(name: str, value: str | list[Any], root: Path) -> Split:

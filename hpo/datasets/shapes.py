@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hpo.datasets.folder import make
-from hpo.datasets.layout import SPLITS
+from hpo.datasets.keys import SPLITS
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:

@@ -59,9 +59,8 @@ def summary(yaml_path: Path) -> Summary:
         unlabelled = 0
         for image in split.images:
             file = label_path(image)
-            found = []
-            if file.is_file():
-                found, _ = labels.read(file, dataset.names, dataset.keypoint_columns)
+            columns = dataset.keypoint_columns
+            found = labels.read(file, dataset.names, columns)[0] if file.is_file() else []
             unlabelled += not found
             counts.update(label.cls for label in found)
         by_class = {cls: counts[number] for number, cls in enumerate(dataset.names)}

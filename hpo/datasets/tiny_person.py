@@ -29,7 +29,10 @@ COCO_CLASSES = 80
 IMAGES = "images/train2017"  # where COCO128 keeps them; labels lie beside, under `labels`
 HEADER = "# Made by `hpo data tiny-person`; paths are relative to this file."
 MARK: dict[str, Any] = {
-    **{"made": "tiny-person", "selection": SELECTION, "imgsz": IMGSZ, "seed": SEED},
+    "made": "tiny-person",
+    "selection": SELECTION,
+    "imgsz": IMGSZ,
+    "seed": SEED,
     **COUNTS,
 }
 

@@ -91,9 +91,6 @@ delete from hpo.study where study_id = :study_id
 insert into hpo.worker (study_id, host, pid, device) values (:study_id, :host, :pid, :device)
 returning worker_id
 
--- name: worker_seen
-update hpo.worker set seen_at = clock_timestamp() where worker_id = :worker_id
-
 -- name: worker_left
 update hpo.worker set ended_at = clock_timestamp(), seen_at = clock_timestamp(), ended_why = :why
  where worker_id = :worker_id

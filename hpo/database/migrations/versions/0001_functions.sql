@@ -22,6 +22,10 @@ declare
     claimed integer;
     timed_out boolean;
 begin
+    update hpo.worker w
+       set seen_at = clock_timestamp(), expires_at = clock_timestamp() + hpo.seconds(p_lease_s)
+     where w.worker_id = p_worker;
+
     -- An acknowledgement that was lost: the same token gets the same trial again.
     select l.trial_id, tr.number, l.takeovers into t
       from hpo.lease l join public.trials tr on tr.trial_id = l.trial_id
@@ -131,6 +135,9 @@ begin
     if not hpo.guard(p_trial, p_token) then return 'lost'; end if;
     update hpo.lease l set expires_at = clock_timestamp() + hpo.seconds(p_lease_s)
      where l.trial_id = p_trial;
+    update hpo.worker w
+       set seen_at = clock_timestamp(), expires_at = clock_timestamp() + hpo.seconds(p_lease_s)
+      from hpo.lease l where l.trial_id = p_trial and w.worker_id = l.worker_id;
     select h.state into wanted from hpo.study h join hpo.lease l on l.study_id = h.study_id
      where l.trial_id = p_trial;
     return case when wanted = 'open' then 'go' when wanted is null then 'lost' else 'stop' end;

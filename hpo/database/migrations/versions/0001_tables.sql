@@ -23,6 +23,7 @@ create table hpo.worker (
     device     text not null,
     started_at timestamptz not null default clock_timestamp(),
     seen_at    timestamptz not null default clock_timestamp(),
+    expires_at timestamptz not null default clock_timestamp(),  -- taken for gone after this
     ended_at   timestamptz,
     ended_why  text
 );

@@ -1,0 +1,171 @@
+"""`hpo init` and `hpo create-study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from hpo.cli.common import json_option, show
+from hpo.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpo.settings import Settings
+    from hpo.spec import StudySpec
+
+DEFAULT_FILE = Path("hpo.yaml")
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_FILE, show_default=True,
+    help="The file to write.",
+)  # fmt: skip
+def init(name: str | None, output: Path) -> None:
+    """Write a commented study file to start from.
+
+    NAME is the study's name. `hpo create-study` finds the file as hpo.yaml.
+    """
+    from hpo.settings import HOME_NAME
+    from hpo.spec_reader import TEMPLATE
+
+    if output.exists():
+        raise UsageError(f"{output} exists", hint=f"Edit it, or: `hpo init -o OTHER{output.suffix}`")
+    text = TEMPLATE.read_text(encoding="utf-8")
+    if name:
+        text = text.replace("shapes-quick", name)
+    temporary = output.with_name(f".{output.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(output)  # a Ctrl-C leaves no half file
+    (output.parent / HOME_NAME).mkdir(exist_ok=True)
+    click.echo(f"Wrote {output}. Edit it, then: hpo create-study {_argument(output)}".rstrip())
+
+
+def _argument(output: Path) -> str:
+    return "" if output == DEFAULT_FILE else str(output)
+
+
+@click.command("create-study")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the study, instead of the file's.")
+@click.option("--trials", type=int, help="budget.trials")
+@click.option("--epochs", type=int, help="budget.epochs")
+@click.option("--data", help="A built-in dataset or the path of a data YAML.")
+@click.option(
+    "--set", "settings_given", multiple=True, metavar="KEY=VALUE",
+    help="Any other key of the study file, e.g. --set train.imgsz=160 (repeatable).",
+)  # fmt: skip
+@click.option("--exist-ok", is_flag=True, help="Go on with an equal study that exists.")
+@json_option
+def create_study(
+    file: Path | None,
+    name: str | None,
+    trials: int | None,
+    epochs: int | None,
+    data: str | None,
+    settings_given: tuple[str, ...],
+    exist_ok: bool,
+    as_json: bool,
+) -> None:
+    """Check a study file as a whole and create the study.
+
+    FILE is hpo.yaml of this folder when there is one, else the built-in quick study on drawn
+    shapes. Nothing is written before everything was checked.
+    """
+    from hpo.settings import Settings
+    from hpo.spec_fields import set_path
+
+    settings = Settings.read()
+    if file is None and DEFAULT_FILE.is_file():
+        file = DEFAULT_FILE
+    overrides = _overrides(settings_given)
+    given = {"study": name, "budget.trials": trials, "budget.epochs": epochs}
+    for path, value in given.items():
+        if value is not None:
+            set_path(overrides, path, value)
+    if data is not None:
+        # On the command line a path means: from here, not from the study file's folder.
+        set_path(overrides, "data", _from_here(data))
+    spec = _checked(file, overrides, settings)
+    _create(spec, settings, exist_ok=exist_ok, as_json=as_json)
+
+
+def _overrides(given: tuple[str, ...]) -> dict[str, Any]:
+    from hpo.spec_fields import set_path
+
+    values: dict[str, Any] = {}
+    for item in given:
+        key, mark, text = item.partition("=")
+        if not mark or not key.strip():
+            raise UsageError(f"--set {item!r} is not KEY=VALUE, e.g. --set train.imgsz=160")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {item!r}: the value is no YAML: {error}") from error
+        set_path(values, key.strip(), value)
+    return values
+
+
+def _from_here(data: str) -> str:
+    path = Path(data)
+    return str(path.resolve()) if path.suffix in (".yaml", ".yml") or path.exists() else data
+
+
+def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -> StudySpec:
+    from hpo.datasets.builtin import resolve
+    from hpo.datasets.check import require
+    from hpo.spec_reader import read_study_file
+
+    def resolve_data(name: str, base: Path) -> Path:
+        path = resolve(name, home=settings.home, base=base)
+        require(path)
+        return path
+
+    return read_study_file(file, overrides, resolve_data)
+
+
+def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: bool) -> None:
+    from hpo.database import schema
+    from hpo.database.engine import connect
+    from hpo.datasets.builtin import resolve
+    from hpo.datasets.fingerprint import fingerprint
+    from hpo.study import create_study as store
+    from hpo.trainer import load_trainer
+
+    settings.home.mkdir(parents=True, exist_ok=True)
+    mark = None
+    if spec.data is not None:
+        data = resolve(spec.data, home=settings.home, base=settings.home.parent)
+        mark = fingerprint(data, home=settings.home)
+    description = load_trainer(spec.trainer).describe()
+    engine = connect(settings, create=True)
+    try:
+        schema.upgrade(engine)
+        study, made = store(
+            engine, spec, fingerprint=mark, code_version=description.code_version, exist_ok=exist_ok
+        )
+    finally:
+        engine.dispose()
+    document = {
+        "study": study.name, "created": made, "trials": study.trials,
+        "epochs": spec.budget.epochs, "spec_sha256": study.spec_sha256,
+        "dataset_fingerprint": study.fingerprint, "simulated": description.simulated,
+    }  # fmt: skip
+
+    def text() -> None:
+        said = "Created" if made else "Exists, and is equal:"
+        click.echo(f"{said} study '{study.name}': {study.trials} trials of {_epochs(spec)}")
+        searched = ", ".join(spec.space.distributions())
+        click.echo(f"  searches {searched} with {spec.sampler.name}, pruner {spec.pruner.name}")
+        if description.simulated:
+            click.echo("  SIMULATED: no model is trained, the figures mean nothing")
+        click.echo("Next: `hpo launch --workers 2`, or `hpo worker` for one worker here.")
+
+    show(as_json, document, text)
+
+
+def _epochs(spec: StudySpec) -> str:
+    return f"{spec.budget.epochs} epochs" if spec.budget.epochs else "a searched number of epochs"

@@ -1,0 +1,44 @@
+"""The project that a command works on: settings, database and the study meant; no command."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.database import schema
+from hpo.database.engine import connect
+from hpo.settings import Settings
+from hpo.study import choose_study, load_study
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+    from hpo.study import Study
+
+
+@contextmanager
+def opened() -> Iterator[tuple[Settings, Engine]]:
+    """Settings and a database with the right tables, of an existing project."""
+    settings = Settings.read()
+    engine = connect(settings)
+    try:
+        schema.check(engine)
+        yield settings, engine
+    finally:
+        engine.dispose()
+
+
+def the_study(settings: Settings, engine: Engine, name: str | None, *, writing: bool) -> Study:
+    """The study meant; a choice that was made for the user is said on stderr.
+
+    Raises:
+        UnknownStudyError: there is none, or several are open and the command writes.
+    """
+    chosen, remark = choose_study(engine, name or settings.study, writing=writing)
+    if remark:
+        click.echo(f"hpo: {remark}", err=True)
+    return load_study(engine, chosen)

@@ -1,0 +1,139 @@
+"""Status and trials as tables for a terminal; knows no database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from rich.console import RenderableType
+
+    from hpo.trial_rows import TrialRow
+
+SIMULATED = "SIMULATED: no model is trained, the figures mean nothing"
+
+
+def status_view(document: Mapping[str, Any]) -> RenderableType:
+    """`hpo status` for a person."""
+    budget, counts, metric = document["budget"], document["counts"], document["metric"]
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (document["study"], "bold"),
+            f"  {document['state']}  {budget['claimed']}/{budget['trials']} trials claimed",
+        )
+    ]
+    if document["simulated"]:
+        parts.append(Text(SIMULATED, style="yellow"))
+    parts.append(Text("  ".join(f"{count} {name}" for name, count in counts.items() if count)))
+    best = document["best"]
+    if best:
+        parts.append(
+            Text(
+                f"best: trial {best['number']}  {metric} {best['value']:.4f} at epoch "
+                f"{best['epoch']}  {params_text(best['params'])}"
+            )
+        )
+    if document["workers"]:
+        parts.append(workers_table(document["workers"], metric, budget["epochs"]))
+    if document["eta_s"] is not None:
+        parts.append(Text(f"about {duration(document['eta_s'])} to go"))
+    behind = document["mirror"]["behind"]
+    if behind:
+        parts.append(Text(f"MLflow is {behind} behind: `hpo mirror sync` catches up", "yellow"))
+    champion = document["champion"]
+    if champion:
+        parts.append(
+            Text(
+                f"champion: {champion['model']} version {champion['version']}, trial "
+                f"{champion['trial']} of {champion['study']}"
+            )
+        )
+    return Group(*parts)
+
+
+def workers_table(
+    workers: Iterable[Mapping[str, Any]], metric: str, epochs: int | None
+) -> Table:
+    """Who runs what."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("worker", "device", "trial", "epoch", metric):
+        table.add_column(name)
+    for worker in workers:
+        trial, epoch = worker["trial"], worker["epoch"]
+        of = f"/{epochs}" if epochs else ""
+        table.add_row(
+            worker["worker"],
+            worker["device"],
+            "-" if trial is None else str(trial),
+            "-" if trial is None else f"{epoch or 0}{of}",
+            number_text(worker["value"]),
+        )
+    return table
+
+
+def trials_view(rows: Iterable[TrialRow], metric: str) -> Table:
+    """`hpo trials` for a person."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("trial", "state", metric, "epochs", "parameters", "worker", "takeovers"):
+        table.add_column(name)
+    for row in rows:
+        table.add_row(
+            str(row.number),
+            row.state if not row.reason else f"{row.state} ({row.reason.partition(':')[0]})",
+            number_text(row.value),
+            str(row.epochs),
+            params_text(row.params),
+            row.worker or "-",
+            str(row.takeovers) if row.takeovers else "",
+        )
+    return table
+
+
+def trial_view(details: Mapping[str, Any], metric: str) -> RenderableType:
+    """`hpo show N` for a person."""
+    lines = [
+        f"trial {details['number']}: {details['state']}",
+        f"{metric}: {number_text(details['value'])} at epoch {details['best_epoch'] or '-'}",
+        f"parameters: {params_text(details['params'])}",
+        f"worker: {details['worker'] or '-'}, takeovers: {details['takeovers']}",
+        f"MLflow run: {details['run_id'] or '-'}",
+    ]
+    if details["reason"]:
+        lines.append(f"failed: {details['reason']}")
+    parts: list[RenderableType] = [Text("\n".join(lines))]
+    if details["history"]:
+        names = [name for name in details["history"][0] if name not in ("epoch", "at")]
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("epoch", *names):
+            table.add_column(name)
+        for row in details["history"]:
+            table.add_row(str(row["epoch"]), *(number_text(row.get(name)) for name in names))
+        parts.append(table)
+    for file in details["files"]:
+        parts.append(Text(f"{file['name']}  {file['bytes']} bytes  sha256 {file['sha256'][:12]}"))
+    return Group(*parts)
+
+
+def number_text(value: float | None) -> str:
+    """Four decimals, or a dash."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    """`a=1 b=0.0123`."""
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in params.items()
+    )
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min` or `3.5 h`."""
+    if seconds < 90:  # noqa: PLR2004 - below a minute and a half, seconds say more
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004 - as above, for hours

@@ -1,0 +1,130 @@
+"""`hpo enqueue`, `retry`, `extend`, `stop`, `resume` and `delete`: steer a study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from hpo.cli.common import json_option, show, study_option
+from hpo.cli.project import opened, the_study
+from hpo.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpo.study import Study
+
+
+@click.command()
+@click.argument("values", nargs=-1, required=True, metavar="KEY=VALUE…")
+@study_option
+@json_option
+def enqueue(values: tuple[str, ...], study_name: str | None, as_json: bool) -> None:
+    """Put a trial with given parameters in the queue, within the budget.
+
+    Parameters left out take the trainer's defaults.
+    """
+    from hpo.study import enqueue as put
+
+    params: dict[str, Any] = {}
+    for item in values:
+        key, mark, text = item.partition("=")
+        if not mark:
+            raise UsageError(f"{item!r} is not KEY=VALUE, e.g. lr0=0.005")
+        params[key] = yaml.safe_load(text)
+    with opened() as (settings, engine):
+        study = the_study(settings, engine, study_name, writing=True)
+        number = put(engine, study, params, defaults(study))
+    show(as_json, {"number": number}, lambda: click.echo(f"Trial {number} waits for a worker."))
+
+
+def defaults(study: Study) -> dict[str, Any]:
+    """The trainer's defaults, under what the study fixes."""
+    from hpo.trainer import load_trainer
+
+    arguments = load_trainer(study.spec.trainer).describe().arguments
+    return {name: argument.default for name, argument in arguments.items()} | study.spec.train
+
+
+@click.command()
+@click.argument("number", type=int)
+@study_option
+@json_option
+def retry(number: int, study_name: str | None, as_json: bool) -> None:
+    """Queue the parameters of trial NUMBER again, as a new trial within the budget."""
+    from hpo.study import enqueue as put
+    from hpo.trial_rows import trial_rows
+
+    with opened() as (settings, engine):
+        study = the_study(settings, engine, study_name, writing=True)
+        with engine.connect() as connection:
+            rows = trial_rows(connection, study, number)
+        if not rows or rows[0].state in ("running", "waiting"):
+            state = rows[0].state if rows else "unknown"
+            raise UsageError(f"trial {number} is {state}; only an ended one can be tried again")
+        made = put(engine, study, rows[0].params, defaults(study))
+    show(
+        as_json,
+        {"number": made, "of": number},
+        lambda: click.echo(f"Trial {made} waits for a worker, with the parameters of {number}."),
+    )
+
+
+@click.command()
+@click.option("--trials", type=click.IntRange(min=1), required=True, help="The new total.")
+@study_option
+@json_option
+def extend(trials: int, study_name: str | None, as_json: bool) -> None:
+    """Raise a study's budget to a new total of trials; a finished one opens again."""
+    from hpo.study import extend as put
+
+    with opened() as (settings, engine):
+        study = the_study(settings, engine, study_name, writing=True)
+        put(engine, study, trials)
+    show(
+        as_json,
+        {"study": study.name, "trials": trials},
+        lambda: click.echo(f"{study.name}: {trials} trials. Next: `hpo launch`."),
+    )
+
+
+@click.command()
+@study_option
+@json_option
+def stop(study_name: str | None, as_json: bool) -> None:
+    """Stop a study: its workers leave at their next epoch; `hpo resume` goes on."""
+    _set_state(study_name, "stopped", "stopped; `hpo resume` goes on", as_json=as_json)
+
+
+@click.command()
+@study_option
+@json_option
+def resume(study_name: str | None, as_json: bool) -> None:
+    """Let workers go on with a stopped study."""
+    _set_state(study_name, "open", "open; next: `hpo launch` or `hpo worker`", as_json=as_json)
+
+
+def _set_state(name: str | None, state: str, said: str, *, as_json: bool) -> None:
+    from hpo.study import set_state
+
+    with opened() as (settings, engine):
+        study = the_study(settings, engine, name, writing=True)
+        set_state(engine, study, state)
+    document = {"study": study.name, "state": state}
+    show(as_json, document, lambda: click.echo(f"{study.name}: {said}"))
+
+
+@click.command()
+@study_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def delete(study_name: str | None, yes: bool, as_json: bool) -> None:
+    """Delete a study and its trials; registered models and MLflow's runs stay."""
+    from hpo.study import delete_study
+
+    with opened() as (settings, engine):
+        study = the_study(settings, engine, study_name, writing=True)
+        if not yes:
+            click.confirm(f"Delete the study '{study.name}' and all its trials?", abort=True, err=True)
+        delete_study(engine, study)
+    show(as_json, {"deleted": study.name}, lambda: click.echo(f"Deleted {study.name}."))

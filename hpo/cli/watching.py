@@ -1,0 +1,134 @@
+"""`hpo list`, `status`, `trials` and `show`: where it stands; they read PostgreSQL only."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.cli.common import finite, json_option, print_json, show, study_option
+from hpo.cli.project import opened, the_study
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from hpo.study import Study
+
+WATCH_S = 2.0
+
+
+@click.command("list")
+@json_option
+def list_studies(as_json: bool) -> None:
+    """List all studies, the newest first."""
+    from hpo.study import list_studies as listed
+
+    with opened() as (_, engine):
+        studies = listed(engine)
+    rows = [{"study": s.name, "state": s.state, "claimed": s.claimed, "trials": s.trials} for s in studies]
+
+    def text() -> None:
+        if not rows:
+            click.echo("No study yet: `hpo create-study` makes one.")
+        for row in rows:
+            click.echo(f"{row['study']:<30} {row['state']:<9} {row['claimed']}/{row['trials']} trials")
+
+    show(as_json, rows, text)
+
+
+@click.command()
+@study_option
+@click.option("--watch", is_flag=True, help="Show it again every two seconds until it is finished.")
+@json_option
+def status(study_name: str | None, watch: bool, as_json: bool) -> None:
+    """Show where a study stands: counts, best trial, workers, mirror, champion.
+
+    With --watch --json: one document a line.
+    """
+    from hpo.status import status as read
+
+    with opened() as (settings, engine):
+        study = the_study(settings, engine, study_name, writing=False)
+        if watch:
+            _watch(engine, study, as_json=as_json)
+            return
+        document = read(engine, study)
+    show(as_json, document, lambda: _print_status(document))
+
+
+def _watch(engine: Engine, study: Study, *, as_json: bool) -> None:
+    from hpo.status import status as read
+
+    if as_json:
+        while True:
+            document = read(engine, study)
+            click.echo(json.dumps(finite(document), default=str))
+            if document["state"] in ("finished", "stopped"):
+                return
+            time.sleep(WATCH_S)
+    from rich.live import Live
+
+    from hpo.cli.status_view import status_view
+
+    with Live(auto_refresh=False) as live:
+        while True:
+            document = read(engine, study)
+            live.update(status_view(document), refresh=True)
+            if document["state"] in ("finished", "stopped"):
+                return
+            time.sleep(WATCH_S)
+
+
+def _print_status(document: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from hpo.cli.status_view import status_view
+
+    Console().print(status_view(document))
+
+
+@click.command()
+@study_option
+@json_option
+def trials(study_name: str | None, as_json: bool) -> None:
+    """List a study's trials with their values and parameters."""
+    from hpo.trial_rows import trial_rows
+
+    with opened() as (settings, engine):
+        study = the_study(settings, engine, study_name, writing=False)
+        with engine.connect() as connection:
+            rows = trial_rows(connection, study)
+
+    def text() -> None:
+        from rich.console import Console
+
+        from hpo.cli.status_view import trials_view
+
+        Console().print(trials_view(rows, study.spec.objective.metric))
+
+    keys = ("number", "state", "value", "params", "epochs", "worker", "takeovers", "run_id")
+    show(as_json, [{key: getattr(row, key) for key in keys} for row in rows], text)
+
+
+@click.command("show")
+@click.argument("number", type=int)
+@study_option
+@json_option
+def show_trial(number: int, study_name: str | None, as_json: bool) -> None:
+    """Show one trial: parameters, every epoch, files, takeovers."""
+    from hpo.trial_rows import trial_details
+
+    with opened() as (settings, engine):
+        study = the_study(settings, engine, study_name, writing=False)
+        with engine.connect() as connection:
+            details = trial_details(connection, study, number)
+    if as_json:
+        print_json(details)
+        return
+    from rich.console import Console
+
+    from hpo.cli.status_view import trial_view
+
+    Console().print(trial_view(details, study.spec.objective.metric))

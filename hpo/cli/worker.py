@@ -1,0 +1,191 @@
+"""`hpo worker`: one worker in this process, and what a person sees of it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.cli.common import json_option, print_json, study_option
+from hpo.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from hpo.settings import Settings
+    from hpo.study import Study
+    from workers.events import Event
+    from workers.worker import Summary, Worker
+
+NEXT = {
+    "limit": "its limit is reached",
+    "timeout": "its time is over",
+    "all claimed": "all trials are claimed, some still run elsewhere",
+    "finished": "the study is finished",
+    "stopped": "the study is stopped; `hpo resume` goes on",
+    "deleted": "the study was deleted",
+    "drained": "it was asked to leave; its trial can be taken over",
+}
+
+
+@click.command()
+@click.option("--n-trials", type=click.IntRange(min=1), help="Leave after ending this many trials.")
+@click.option("--timeout", metavar="T", help="Claim no more after this time, e.g. 90s or 1h30m.")
+@click.option("--no-wait", is_flag=True, help="With everything claimed, leave instead of waiting.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+)
+@click.option(
+    "--stall-timeout", metavar="T", help="A training silent for longer fails as hung."
+)
+@study_option
+@json_option
+def worker(
+    n_trials: int | None,
+    timeout: str | None,
+    no_wait: bool,
+    device: str,
+    stall_timeout: str | None,
+    study_name: str | None,
+    as_json: bool,
+) -> None:
+    """Run one worker here: it claims trials and trains them until the study is finished.
+
+    Ctrl-C leaves at the end of the epoch and gives the trial back; a second one leaves now.
+    """
+    from workers.worker import Limits, Worker
+
+    settings, study = _choose(study_name)
+    limits = Limits(n_trials, seconds_of("--timeout", timeout), wait=not no_wait)
+    logging.basicConfig(level=logging.WARNING, format="hpo: %(message)s", stream=sys.stderr)
+    shown = _Lines(study, sys.stderr if as_json else sys.stdout)
+    one = Worker(
+        settings, study.name, limits=limits, device=device, watch=shown,
+        stall_timeout_s=seconds_of("--stall-timeout", stall_timeout),
+    )  # fmt: skip
+    drain_on_signals(one)
+    summary = one.run()
+    _say_end(settings, study, summary, as_json=as_json)
+
+
+def _choose(name: str | None) -> tuple[Settings, Study]:
+    from hpo.cli.project import opened, the_study
+
+    with opened() as (settings, engine):
+        return settings, the_study(settings, engine, name, writing=True)
+
+
+def seconds_of(option: str, text: str | None) -> float | None:
+    """Seconds of an option's text like `90s`, `45m` or `1h30m`.
+
+    Raises:
+        UsageError: it is no duration.
+    """
+    from hpo.spec_fields import seconds
+
+    if text is None:
+        return None
+    value = seconds(text) or seconds(f"{text}s")
+    if value is None:
+        raise UsageError(f"{option} {text!r} is no duration like 90s, 45m or 1h30m")
+    return value
+
+
+def drain_on_signals(one: Worker) -> None:
+    """The first SIGINT or SIGTERM lets the epoch end; the second leaves now."""
+    asked: list[int] = []
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        del frame
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        click.echo("hpo: leaving at the end of this epoch; again to leave now", err=True)
+        one.drain()
+
+    signal.signal(signal.SIGINT, heard)
+    signal.signal(signal.SIGTERM, heard)
+
+
+class _Lines:
+    """One line an epoch, with the best value so far and the time to go."""
+
+    def __init__(self, study: Study, stream: Any) -> None:
+        self._spec, self._stream = study.spec, stream
+        self._best: float | None = None
+        self._at = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        for line in self._lines(event):
+            click.echo(line, file=self._stream)
+
+    def _lines(self, event: Event) -> Iterator[str]:
+        from hpo.cli.status_view import number_text, params_text
+        from workers.events import Kind
+
+        if event.kind is Kind.CLAIMED:
+            self._at = time.monotonic()
+            yield f"trial {event.trial}: {params_text(event.params or {})}"
+        elif event.kind is Kind.EPOCH and event.epoch and event.epochs:
+            value = event.value
+            better = self._spec.objective.better
+            if value is not None and (self._best is None or better(value, self._best)):
+                self._best = value
+            left = (time.monotonic() - self._at) / event.epoch * (event.epochs - event.epoch)
+            yield (
+                f"trial {event.trial}: epoch {event.epoch}/{event.epochs}  "
+                f"{self._spec.objective.metric} {number_text(value)}  best here "
+                f"{number_text(self._best)}  {left:.0f} s to go"
+            )
+        elif event.kind is Kind.ENDED:
+            yield f"trial {event.trial}: {event.text.lower()}"
+        else:
+            yield event.text
+
+
+def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: bool) -> None:
+    from hpo.cli.status_view import number_text
+    from hpo.database.engine import connect
+    from hpo.status import status
+
+    ended = {end.value.lower(): count for end, count in summary.ended.items()}
+    if summary.why == "deleted":
+        click.echo(f"hpo: the study '{study.name}' was deleted", err=True)
+        if as_json:
+            print_json({"ended": ended, "why": summary.why, "status": None})
+        return
+    engine = connect(settings)
+    try:
+        document = status(engine, study)
+    finally:
+        engine.dispose()
+    if as_json:
+        print_json({"ended": ended, "why": summary.why, "status": document})
+        return
+    counts, budget = document["counts"], document["budget"]
+    click.echo(f"This worker ended {summary.count} trials and leaves: {NEXT[summary.why]}.")
+    over = counts["complete"] + counts["pruned"] + counts["failed"]
+    line = f"{study.name}: {document['state']}, {over} of {budget['trials']} trials ended"
+    best = document["best"]
+    if best:
+        line += f", best {study.spec.objective.metric} {number_text(best['value'])} (trial {best['number']})"
+    click.echo(line + ".")
+    if document["simulated"]:
+        click.echo("SIMULATED: no model is trained, the figures mean nothing.")
+    click.echo(f"Next: {_next(document, study)}")
+
+
+def _next(document: dict[str, Any], study: Study) -> str:
+    if document["state"] == "finished":
+        return (
+            f"`hpo champion --study {study.name}`, `hpo trials --study {study.name}`, `hpo up` to "
+            "look at it, or `hpo extend` for more trials."
+        )
+    if document["state"] == "stopped":
+        return "`hpo resume`."
+    return "`hpo status --watch`, or another `hpo worker`."

@@ -1,0 +1,62 @@
+"""The thread that renews a lease while its trial trains; decides nothing about the trial."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from hpo.claims import Standing
+from hpo.errors import HpoError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from hpo.claims import Claim, Claims
+
+log = logging.getLogger(__name__)
+
+_RENEWALS = 3  # in a lease's time: two may fail before it runs out
+
+
+class LeaseKeeper:
+    """Renews one claim's lease until left, on a connection of its own.
+
+    A database blip delays a renewal and ends nothing: the fence is the token, so a lease that ran
+    out and that nobody took over is renewed when the database is back.
+
+    Attributes:
+        standing: what the last renewal found.
+    """
+
+    def __init__(self, claims: Claims, claim: Claim) -> None:
+        self.standing = Standing.GO
+        self._claims, self._claim = claims, claim
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._left.set()
+        self._thread.join(timeout=self._claims.lease_s)
+
+    def _run(self) -> None:
+        pause_s = self._claims.lease_s / _RENEWALS
+        while not self._left.wait(pause_s):
+            try:
+                self.standing = self._claims.renew(self._claim)
+            except HpoError as error:
+                # Patience is spent, or the server refuses us. The training's own next write meets
+                # the same and ends the trial in order; until then, keep asking.
+                log.warning("lease of trial %d not renewed: %s", self._claim.number, error)
+            if self.standing is Standing.LOST:
+                return

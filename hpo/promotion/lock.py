@@ -1,0 +1,72 @@
+"""One promotion of a registered model at a time, whoever asks; knows not what is promoted."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
+from hpo.database.failures import explain
+from hpo.database.queries import query
+from hpo.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection, Engine
+
+POLL_S = 0.5
+
+
+@contextmanager
+def promotion_lock(
+    engine: Engine, model: str, waiting: Callable[[], None]
+) -> Iterator[Connection]:
+    """Hold the lock of a registered model inside the block.
+
+    The lock is the transaction's: it dies with its holder, and it is safe behind PgBouncer. It is
+    asked for again and again instead of waited for, so that Ctrl-C works meanwhile.
+
+    Args:
+        engine: the database.
+        model: the registered model's name.
+        waiting: called once when another holds it.
+
+    Yields:
+        The connection whose open transaction holds the lock. It is not of the engine's pool, which
+        is small and others' too. What is written on it is committed at the block's end.
+
+    Raises:
+        DatabaseError: the connection, and with it the lock, is gone.
+    """
+    try:
+        with engine.connect() as connection:
+            connection.detach()
+            with connection.begin():
+                connection.execute(query("unhurried"))
+                told = False
+                while not connection.scalar(query("try_promotion_lock"), {"model": model}):
+                    if not told:
+                        waiting()
+                        told = True
+                    time.sleep(POLL_S)
+                yield connection
+    except DBAPIError as error:
+        raise explain(error, str(engine.url)) or error from error
+
+
+def require_held(connection: Connection) -> None:
+    """Check, before a step that cannot be taken back, that the lock is still held.
+
+    Raises:
+        DatabaseError: the connection is gone, and another may be promoting now.
+    """
+    try:
+        connection.execute(query("promotion_by_id"), {"promotion_id": None})
+    except DBAPIError as error:
+        raise DatabaseError(
+            "the connection that guards this promotion was lost",
+            hint="Run `hpo finalize` again: it goes on where this one stopped.",
+        ) from error

@@ -1,0 +1,177 @@
+"""MLflow's server and optuna-dashboard on this machine: start, find and stop them.
+
+Knows neither MLflow nor a study: a service is a process, a port and a health page. Those that run
+stand in `home/services.json`, each with its pid and start time, so that a number which is another
+process's by now is neither taken for a service nor ended.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from hpo import processes
+from hpo.errors import ServiceError
+from hpo.file_lock import file_lock
+from hpo.ports import HOST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hpo.service_programs import Program
+
+LOCK_WAIT_S = 180.0
+START_WAIT_S = 120.0
+POLL_S = 0.2
+LOG_LINES = 8  # of a service that did not start, in its error
+
+
+@dataclass(frozen=True)
+class Service:
+    """One running service.
+
+    Attributes:
+        name: `mlflow` or `dashboard`.
+        pid: of its first process, which leads a session of its own.
+        started: that process's start time, as `processes.start_time` gives it.
+        port: where it listens on 127.0.0.1.
+        serves: what it serves, without passwords; another value means another database.
+    """
+
+    name: str
+    pid: int
+    started: float
+    port: int
+    serves: str
+
+    @property
+    def address(self) -> str:
+        """For a browser on this machine."""
+        return f"http://{HOST}:{self.port}"
+
+
+@contextmanager
+def services_lock(home: Path) -> Iterator[None]:
+    """Held while one process starts or stops services of `home`, which exists."""
+    with file_lock(home / "services.lock", wait_s=LOCK_WAIT_S):
+        yield
+
+
+def running_services(home: Path) -> dict[str, Service]:
+    """Name -> service, of those that still run."""
+    return {
+        service.name: service
+        for service in _recorded(home)
+        if processes.is_same(service.pid, service.started)
+    }
+
+
+def start_service(home: Path, program: Program, serves: str) -> Service:
+    """Start a service and wait until it answers; its log is `home/logs/NAME.log`.
+
+    Its caller holds `services_lock` and has seen that it does not run.
+
+    Raises:
+        ServiceError: it ends, or does not answer for START_WAIT_S seconds.
+    """
+    log = home / "logs" / f"{program.name}.log"
+    log.parent.mkdir(mode=0o700, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            program.words,
+            cwd=home,
+            env=program.full_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    service = Service(
+        name=program.name,
+        pid=process.pid,
+        started=processes.start_time(process.pid) or 0.0,
+        port=program.port,
+        serves=serves,
+    )
+    others = [other for other in _recorded(home) if other.name != program.name]
+    _record(home, [*others, service])
+    try:
+        _wait_until_healthy(process, program, log)
+    except BaseException:  # a Ctrl-C too must not leave half a service
+        process.returncode = process.poll()
+        stop_service(home, service)
+        raise
+    # It is meant to outlive us; Popen would warn that nobody waited for it.
+    process.returncode = 0
+    return service
+
+
+def stop_service(home: Path, service: Service) -> None:
+    """Stop a service with all its processes; nothing when it is gone."""
+    processes.end_session(service.pid, service.started)
+    _record(home, [other for other in _recorded(home) if other.pid != service.pid])
+
+
+def stop_services(home: Path) -> list[Service]:
+    """Stop every service of `home`; returns those that ran.
+
+    Also ends what a service that died left behind.
+    """
+    if not (home / "services.json").exists():
+        return []
+    with services_lock(home):
+        recorded = _recorded(home)
+        stopped = [
+            service
+            for service in recorded
+            if processes.end_session(service.pid, service.started)
+        ]
+        _record(home, [])
+    return stopped
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], program: Program, log: Path) -> None:
+    deadline = time.monotonic() + START_WAIT_S
+    while not _answers(program.port, program.health):
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            what = "ended while starting" if ended else f"does not answer after {START_WAIT_S:g} s"
+            said = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            lines = "".join(f"\n  {line}" for line in said)
+            raise ServiceError(f"{program.title} {what}:{lines}", hint=f"Its log: {log}")
+        time.sleep(POLL_S)
+
+
+def _answers(port: int, path: str) -> bool:
+    # http.client goes straight there: urllib would ask the environment's proxy for loopback.
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _recorded(home: Path) -> list[Service]:
+    try:
+        rows = json.loads((home / "services.json").read_text(encoding="utf-8"))
+        return [Service(**row) for row in rows]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError):
+        return []  # another version's file, or one cut short: nothing that we know how to stop
+
+
+def _record(home: Path, services: list[Service]) -> None:
+    path = home / "services.json"
+    new = path.with_name("services.json.new")
+    new.write_text(json.dumps([asdict(service) for service in services], indent=2))
+    new.replace(path)

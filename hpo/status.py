@@ -1,0 +1,85 @@
+"""Where a study stands, from PostgreSQL alone; loads no optuna, mlflow or ray."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hpo.database.queries import query
+from hpo.study import study_state
+from hpo.trainer import load_trainer
+from hpo.trial_rows import trial_rows
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine, Row
+
+    from hpo.study import Study
+
+
+def status(engine: Engine, study: Study) -> dict[str, Any]:
+    """The document of `hpo status --json`: JSON-able, its keys in DESIGN's order."""
+    key = {"study_id": study.study_id}
+    maximize = study.spec.objective.direction == "maximize"
+    with engine.connect() as connection:
+        listed = next(
+            row for row in connection.execute(query("study_names")) if row.study_id == study.study_id
+        )
+        counts = connection.execute(query("status_counts"), key).one()
+        best = connection.execute(query("status_best"), key | {"maximize": maximize}).one_or_none()
+        workers = connection.execute(query("status_workers"), key).all()
+        behind = connection.scalar(query("mirror_behind"), key)
+        champion = connection.execute(
+            query("champion"), {"model": study.spec.promotion.model}
+        ).one_or_none()
+        best_row = trial_rows(connection, study, best.number)[0] if best else None
+    return {
+        "study": study.name,
+        "state": study_state(listed),
+        "simulated": load_trainer(study.spec.trainer).describe().simulated,
+        "metric": study.spec.objective.metric,
+        "direction": study.spec.objective.direction,
+        "budget": {
+            "trials": listed.trials,
+            "claimed": listed.claimed,
+            "epochs": study.spec.budget.epochs,
+        },
+        "counts": {
+            name: getattr(counts, name)
+            for name in ("complete", "pruned", "failed", "running", "waiting")
+        },
+        "best": best_row
+        and {
+            "number": best_row.number,
+            "value": best_row.value,
+            "epoch": best_row.best_epoch,
+            "params": best_row.params,
+        },
+        "workers": [_worker(row) for row in workers],
+        "eta_s": _eta_s(counts, listed, len(workers)),
+        "mirror": {"behind": behind or 0},
+        "champion": champion
+        and {
+            "model": champion.model,
+            "version": champion.version,
+            "trial": champion.trial_number,
+            "study": champion.study_name,
+        },
+    }
+
+
+def _worker(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "worker": f"{row.host}:{row.pid}",
+        "device": row.device,
+        "trial": row.trial,
+        "epoch": row.epoch,
+        "value": row.value,
+        "lease_s": None if row.lease_s is None else round(float(row.lease_s), 1),
+    }
+
+
+def _eta_s(counts: Row[Any], listed: Row[Any], workers: int) -> float | None:
+    """Seconds to go by the mean duration of the trials so far; None while there is nothing known."""
+    left = listed.trials - counts.complete - counts.pruned - counts.failed
+    if not workers or counts.mean_trial_s is None or left <= 0:
+        return None
+    return round(float(counts.mean_trial_s) * left / workers, 1)

@@ -1,0 +1,221 @@
+"""The way to MLflow: a client that fails soon and in plain words; knows no study.
+
+A failure to reach MLflow is a TrackingError. What MLflow refuses stays its own MlflowException,
+told apart by `error_code`; `is_missing` asks for the commonest.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from hpo.database.engine import CONNECTING, is_lost
+from hpo.database.url import database_name, mask
+from hpo.errors import TrackingError
+from hpo.tracking import quiet
+from hpo.tracking.uri import default_database, is_database, tracking_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection
+
+    from hpo.settings import Settings
+
+_LOCK = 0x6D6C666C  # "mlfl": one creation of MLflow's tables at a time
+_UNREACHABLE = (
+    "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED",
+    "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND",
+)  # fmt: skip
+_MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+_NO_TABLE = "42P01"  # the database was emptied under us: opening anew makes its tables again
+_SYSTEM = re.compile(r"\[Errno [^]]*\] ([\w ]+)")
+_HINT = "Start it (`hpo up`), or check MLFLOW_TRACKING_URI. `hpo mirror sync` catches up later."
+
+
+class Client:
+    """MLflow's `MlflowClient`; its methods raise TrackingError when MLflow cannot be reached.
+
+    Attributes:
+        uri: MLflow's address, password included.
+    """
+
+    def __init__(self, inner: Any, uri: str) -> None:
+        self._inner, self.uri = inner, uri
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._inner, name)
+        return _translated(value, self.uri) if callable(value) else value
+
+    def ping(self) -> None:
+        """Ask MLflow for almost nothing.
+
+        Raises:
+            TrackingError: it does not answer.
+        """
+        self.search_experiments(max_results=1)
+
+
+def open_client(settings: Settings, storage_url: str) -> Client:
+    """A client of the MLflow meant, reached once; makes its database and tables where missing.
+
+    Args:
+        settings: what the environment says.
+        storage_url: the studies' database, password included.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or used.
+    """
+    uri = tracking_uri(settings, storage_url)
+    mlflow = quiet.load()
+    if is_database(uri):
+        uri = _with_timeouts(uri)
+        _translated(_prepare_database, uri)(uri, storage_url, given=settings.tracking_uri)
+    # Said explicitly, neither the environment nor a global setting of MLflow's decides.
+    make = _translated(mlflow.MlflowClient, uri)
+    client = Client(make(tracking_uri=uri, registry_uri=uri), uri)
+    client.ping()
+    return client
+
+
+def error_code(error: BaseException) -> str:
+    """MLflow's code of a refusal, for instance RESOURCE_DOES_NOT_EXIST; "" when it is none."""
+    return str(getattr(error, "error_code", ""))
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether MLflow says that the thing asked for does not exist."""
+    return error_code(error) in _MISSING
+
+
+def scrub(text: str, uri: str) -> str:
+    """The text without the URI's password."""
+    from sqlalchemy.engine import make_url
+
+    shown = text.replace(uri, mask(uri))
+    try:
+        password = make_url(uri).password
+    except Exception:  # noqa: BLE001 - whatever makes it no URL, then it holds no password
+        password = None
+    return shown.replace(str(password), "***") if password else shown
+
+
+def _translated(call: Callable[..., Any], uri: str) -> Callable[..., Any]:
+    @wraps(call)
+    def translated(*values: Any, **named: Any) -> Any:
+        try:
+            return call(*values, **named)
+        except Exception as error:
+            meaning = _meaning(error, uri)
+            if meaning is None:
+                raise
+            raise meaning from error
+
+    return translated
+
+
+def _meaning(error: Exception, uri: str) -> TrackingError | None:
+    """The error as a TrackingError; None when MLflow was reached and refused."""
+    import requests
+    from sqlalchemy.exc import DBAPIError
+
+    if isinstance(error, TrackingError):
+        return None
+    for cause in _chain(error):
+        lost = isinstance(cause, DBAPIError) and (
+            is_lost(cause) or getattr(cause.orig, "pgcode", None) == _NO_TABLE
+        )
+        # An HTTPError is an answer; the codes below judge it.
+        if lost or (
+            isinstance(cause, requests.RequestException)
+            and not isinstance(cause, requests.HTTPError)
+        ):
+            return _unreachable(cause, uri)
+    return _unreachable(error, uri) if error_code(error) in _UNREACHABLE else None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _unreachable(error: BaseException, uri: str) -> TrackingError:
+    text = scrub(str(getattr(error, "orig", None) or error), uri).strip()
+    # requests wraps what the system said in a page of its own objects
+    system = _SYSTEM.search(text)
+    reason = system.group(1) if system else text.partition("\n")[0][:300] or type(error).__name__
+    return TrackingError(f"MLflow at {_shown(uri)} cannot be used: {reason}", hint=_HINT)
+
+
+def _shown(uri: str) -> str:
+    """The URI without its password and without the options that we add."""
+    return mask(uri).partition("?")[0]
+
+
+def _with_timeouts(uri: str) -> str:
+    from sqlalchemy.engine import make_url
+
+    url = make_url(uri)
+    ours = {name: str(value) for name, value in CONNECTING.items() if name not in url.query}
+    return url.update_query_dict(ours).render_as_string(hide_password=False)
+
+
+def _prepare_database(uri: str, storage_url: str, *, given: str | None) -> None:
+    """Make MLflow's database and tables where they are missing, one process at a time.
+
+    MLflow's own creation is not safe for two at once.
+    """
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(storage_url, poolclass=NullPool, connect_args=CONNECTING)
+    with engine.connect() as connection, connection.begin():
+        connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        if given is None:
+            _create_database(connection, default_database(storage_url))
+        _create_tables(uri)
+
+
+def _create_database(connection: Connection, name: str) -> None:
+    from sqlalchemy import text
+    from sqlalchemy.exc import ProgrammingError
+
+    if connection.scalar(text("select 1 from pg_database where datname = :name"), {"name": name}):
+        return
+    quoted = connection.dialect.identifier_preparer.quote_identifier(name)
+    options = {"isolation_level": "AUTOCOMMIT"}  # it runs in no transaction
+    try:
+        with connection.engine.connect().execution_options(**options) as other:
+            other.exec_driver_sql(f"create database {quoted} template template0")
+    except ProgrammingError as error:
+        raise TrackingError(
+            f"MLflow's database {name} cannot be created: {str(error.orig).strip()}",
+            hint=f"As a superuser: CREATE DATABASE {quoted} OWNER ...; or set MLFLOW_TRACKING_URI.",
+        ) from error
+
+
+def _create_tables(uri: str) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.db import utils
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    # MLflow would try for 100 s to reach a database that does not answer.
+    create_engine(uri, poolclass=NullPool).connect().close()
+    try:
+        # The client's own store is kept for the life of the process and would not look again.
+        SqlAlchemyStore(uri, "")
+        utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, 2)
+    except MlflowException as error:
+        if "out-of-date database schema" not in str(error):
+            raise
+        raise TrackingError(
+            f"MLflow's tables in {database_name(uri)} are of another version of MLflow",
+            hint=f"Take a backup, then run `mlflow db upgrade {mask(uri).partition('?')[0]}`, "
+            "or install the MLflow release of constraints.txt.",
+        ) from error

@@ -1,0 +1,202 @@
+"""MLflow's Model Registry: versions and the alias of a champion; knows no study and no trial.
+
+Every write can be repeated: a version is looked up by the decision it was made for before it is
+made, and so are the files behind it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpo.artifacts import sha256_of
+from hpo.errors import WeightsError
+from hpo.tracking.client import error_code
+from hpo.tracking.model_files import Identity, write_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+    from hpo.tracking.client import Client
+    from hpo.trainer import Package
+
+DECISION = "hpo.decision"  # tag: the decision that a version was made for
+# MLflow says the second of an alias that a model does not have.
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model.
+
+    Attributes:
+        model: the registered model's name.
+        number: counted from 1.
+        tags: all of its tags.
+        run_id: the run it belongs to; None for none.
+        source: where its files lie.
+    """
+
+    model: str
+    number: int
+    tags: Mapping[str, str]
+    run_id: str | None
+    source: str
+
+    @property
+    def decision(self) -> str | None:
+        """The decision it was made for; None for a version that is not ours."""
+        return self.tags.get(DECISION)
+
+
+class Registry:
+    """The registry behind one client. Not for several threads at once."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def champion(self, model: str, alias: str) -> Version | None:
+        """The version that the alias points to; None when there is no such model or alias."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self._client.get_model_version_by_alias(model, alias))
+        except MlflowException as error:
+            if error_code(error) in _ABSENT:
+                return None
+            raise
+
+    def find(self, decision: str) -> Version | None:
+        """The version made for a decision, the earliest should there be several."""
+        # The model's name stays out of the filter: it may hold quotes.
+        found = self._client.search_model_versions(f"tags.`{DECISION}` = '{decision}'")
+        versions = [_version(item) for item in found]
+        return min(versions, key=lambda item: item.number, default=None)
+
+    def get(self, model: str, number: int) -> Version | None:
+        """The version of that number; None when there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self._client.get_model_version(model, str(number)))
+        except MlflowException as error:
+            if error_code(error) in _ABSENT:
+                return None
+            raise
+
+    def create(
+        self,
+        model: str,
+        run_id: str,
+        package: Package,
+        *,
+        tags: Mapping[str, str],
+        params: Mapping[str, str],
+        description: str,
+    ) -> Version:
+        """Make the version of the decision that `tags` name, or find it.
+
+        Args:
+            model: the registered model; it is made where there is none.
+            run_id: the run that the version belongs to.
+            package: what its files are written from.
+            tags: of the version; DECISION among them.
+            params: of the logged model behind it.
+            description: of the version, as Markdown.
+        """
+        decision = tags[DECISION]
+        found = self.find(decision)
+        if found is not None:
+            return found
+        logged = self._logged_model(run_id, package, decision, params)
+        self._ensure_model(model)
+        # Files are named by their place: a `models:/` source would be resolved by MLflow's global
+        # tracking address, which is not this client's.
+        made = self._client.create_model_version(
+            model, source=logged.artifact_location, run_id=run_id, tags=dict(tags),
+            description=description, model_id=logged.model_id, await_creation_for=0,
+        )  # fmt: skip
+        return _version(made)
+
+    def tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Set tags of a version."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(version.model, str(version.number), key, value)
+
+    def move_alias(self, version: Version, alias: str) -> None:
+        """Let the alias point to the version."""
+        self._client.set_registered_model_alias(version.model, alias, str(version.number))
+
+    def log_text(self, run_id: str, name: str, text: str) -> None:
+        """Store a text as an artifact of a run; one of that name is replaced."""
+        self._client.log_text(run_id, text, name)
+
+    def fetch(self, version: Version, sha256: str, folder: Path) -> Path:
+        """Copy the file of that content out of a version's files.
+
+        Raises:
+            WeightsError: the version has no such file.
+            TrackingError: MLflow cannot be reached.
+        """
+        import mlflow.artifacts
+        from mlflow.exceptions import MlflowException
+
+        try:
+            local = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{version.source.rstrip('/')}/artifacts",
+                dst_path=str(folder),
+                tracking_uri=self._client.uri,
+            )
+            files = [file for file in Path(local).rglob("*") if file.is_file()]
+        except (MlflowException, OSError) as error:
+            self._client.ping()  # a server that is away says nothing about the weights
+            raise WeightsError(
+                f"the files of {version.model} version {version.number} cannot be read: {error}"
+            ) from error
+        for file in files:
+            if sha256_of(file) == sha256:
+                return file
+        raise WeightsError(
+            f"{version.model} version {version.number} has no file with the sha256 {sha256[:12]}"
+        )
+
+    def _logged_model(
+        self, run_id: str, package: Package, decision: str, params: Mapping[str, str]
+    ) -> LoggedModel:
+        """The uploaded files of a decision, from an earlier attempt when it got that far."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        client = self._client
+        experiment = client.get_run(run_id).info.experiment_id
+        earlier = client.search_logged_models([experiment], f"tags.`{DECISION}` = '{decision}'")
+        for model in earlier:
+            if model.status == LoggedModelStatus.READY:
+                return model
+        made = client.create_logged_model(
+            experiment, name="detector", source_run_id=run_id, tags={DECISION: decision},
+            params=dict(params), model_type="detector",
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as scratch:
+            identity = Identity(made.model_id, run_id, made.artifact_location)
+            folder = write_model(package, identity, Path(scratch) / "model")
+            client.log_model_artifacts(made.model_id, str(folder))
+        client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
+        return client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+
+    def _ensure_model(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def _version(item: ModelVersion) -> Version:
+    return Version(item.name, int(item.version), dict(item.tags), item.run_id or None, item.source)

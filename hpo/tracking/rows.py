@@ -1,0 +1,271 @@
+"""A study and its trials as PostgreSQL has them and as MLflow is to show them; knows no MLflow.
+
+What is computed here is both what the mirror writes and what `verify` compares with.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hpo.database.queries import query
+from hpo.spec import StudySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection, Row
+
+STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+STUDY_STATUS = {"open": "RUNNING", "finished": "FINISHED", "stopped": "KILLED"}
+LONGEST_PARAM = 6000  # characters, MLflow's limit
+LONGEST_TAG = 8000
+_LONGEST_NAME = 250
+_REFUSED = re.compile(r"[^/\w.\- :]")  # characters that MLflow takes in no name
+_SPECIAL = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
+
+
+class Point(NamedTuple):
+    """One figure: metric, step (an epoch, counted from 1), milliseconds since 1970, value."""
+
+    metric: str
+    step: int
+    at_ms: int
+    value: float
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """A study; `spec` and what follows from it are None for a plain Optuna study.
+
+    Attributes:
+        created_ms: when it was created, or its first trial started; None when neither is known.
+        created_here: whether `created_ms` tells this study from another one of the same id.
+        last_ms: end of its last trial so far.
+        metric: name of its intermediate values.
+        names: name of each final value.
+        simulated: whether its figures are not of a real training.
+    """
+
+    study_id: int
+    name: str
+    spec: StudySpec | None
+    spec_sha256: str | None
+    fingerprint: str | None
+    code_version: str | None
+    trials: int | None
+    created_ms: int | None
+    created_here: bool
+    last_ms: int | None
+    metric: str
+    names: tuple[str, ...]
+    simulated: bool
+    experiment_id: str | None
+    run_id: str | None
+    mirrored_state: str | None
+    best: tuple[int, float] | None
+
+    def params(self) -> dict[str, str]:
+        """What its run shows as parameters: everything that all its trials share."""
+        if self.spec is None:
+            return {}
+        spec = self.spec
+        plain = {
+            "trainer": spec.trainer, "model": spec.model, "data": spec.data, "seed": spec.seed,
+            "space": spec.space.name, "metric": spec.objective.metric,
+            "direction": spec.objective.direction, "sampler": spec.sampler.name,
+            "pruner": spec.pruner.name, "epochs": spec.budget.epochs,
+        }  # fmt: skip
+        return _texts({k: v for k, v in plain.items() if v is not None}) | self.fixed()
+
+    def fixed(self) -> dict[str, str]:
+        """The fixed training arguments, which every trial's run shows too."""
+        train = {} if self.spec is None else self.spec.train
+        return _texts({f"train/{name}": value for name, value in train.items()})
+
+    def tags(self) -> dict[str, str]:
+        """Tags of its run."""
+        best = {} if self.best is None else {
+            "hpo.best_trial": self.best[0], "hpo.best_value": self.best[1],
+        }  # fmt: skip
+        return self.common_tags() | _tags({"hpo.kind": "study", "hpo.budget": self.trials} | best)
+
+    def common_tags(self) -> dict[str, str]:
+        """Tags that its run and its trials' runs share."""
+        return _tags(
+            {
+                "hpo.study": self.name, "hpo.study_id": self.study_id,
+                "hpo.spec_sha256": self.spec_sha256, "hpo.dataset_fingerprint": self.fingerprint,
+                "hpo.code_version": self.code_version, "simulated": self.simulated or None,
+            }
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial of `study`; `change` and `steps` say how far its figures reach."""
+
+    study: StudyRow
+    row: Any
+    change: int
+
+    @property
+    def trial_id(self) -> int:
+        return int(self.row.trial_id)
+
+    @property
+    def number(self) -> int:
+        return int(self.row.number)
+
+    @property
+    def state(self) -> str:
+        return str(self.row.state)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("COMPLETE", "PRUNED", "FAIL")
+
+    @property
+    def name(self) -> str:
+        return f"trial-{self.number:04d}"
+
+    @property
+    def files(self) -> dict[str, tuple[str, int]]:
+        """Name -> (sha256, bytes) of its files; {} while it runs."""
+        return {name: (pair[0], int(pair[1])) for name, pair in self.row.files.items()}
+
+    def params(self) -> dict[str, str]:
+        """Its active parameters, fixed ones included, and the study's fixed arguments."""
+        from optuna.distributions import json_to_distribution
+
+        searched = {
+            name: json_to_distribution(text).to_external_repr(value)
+            for name, (value, text) in self.row.params.items()
+        }
+        if not searched and self.study.spec is not None and self.study.spec.space.searched:
+            return self.study.fixed()  # not sampled yet
+        return _texts(_with_fixed(self.study.spec, searched)) | self.study.fixed()
+
+    def tags(self) -> dict[str, str]:
+        """Tags of its run."""
+        row = self.row
+        value = _value(*row.results[0]) if len(row.results) == 1 else None
+        own = {
+            "hpo.kind": "trial", "hpo.trial": self.number, "hpo.state": self.state,
+            "hpo.worker_host": row.host, "hpo.takeovers": row.takeovers,
+            "hpo.fail_reason": row.reason, "hpo.value": value, "hpo.best_epoch": row.best_epoch,
+            # optuna-dashboard can end a trial; it never competes
+            "hpo.ended_by": "another hand" if row.leased and self.ended and not row.told else None,
+        }  # fmt: skip
+        attrs = {f"attr.{key}": json.loads(text) for key, text in row.user_attrs.items()}
+        return self.study.common_tags() | _tags(own) | _tags(attrs)
+
+    def points(self) -> list[Point]:
+        """Its figures, in the order of their steps; NaN only where it takes back a figure."""
+        start_ms = int(self.row.start_ms or 0)
+        points = []
+        for epoch, at_ms, metrics in self.row.epochs:
+            for metric, value in metrics.items():
+                # After a takeover an epoch is trained again: what was a figure may be NaN now.
+                if value is not None or self.row.takeovers:
+                    figure = math.nan if value is None else float(value)
+                    points.append(Point(metric_name(metric), epoch, at_ms, figure))
+        for step, value, kind in self.row.steps:
+            figure = _value(value, kind)
+            # Optuna keeps no time of an intermediate value
+            if not math.isnan(figure):
+                points.append(Point(metric_name(self.study.metric), step, start_ms, figure))
+        return points + self._final()
+
+    def _final(self) -> list[Point]:
+        if not self.ended:
+            return []
+        names = self.study.names if len(self.row.results) > 1 else ("",)
+        step, at_ms = int(self.row.best_epoch or 0), int(self.row.end_ms or 0)
+        values = [_value(*pair) for pair in self.row.results]
+        return [
+            Point(metric_name(f"value/{name}" if name else "value"), step, at_ms, value)
+            for name, value in zip(names, values, strict=False)
+            if not math.isnan(value)
+        ]
+
+
+def read_study(connection: Connection, study_id: int) -> StudyRow | None:
+    """The study, or None when it was deleted."""
+    row = connection.execute(query("mirror_study"), {"study_id": study_id}).one_or_none()
+    if row is None:
+        return None
+    best = connection.execute(query("mirror_best"), {"study_id": study_id}).one_or_none()
+    spec = None if row.spec is None else StudySpec.from_dict(row.spec)
+    given = [] if row.metric_names is None else json.loads(row.metric_names)
+    names = given or [str(place) for place in range(len(row.directions))]
+    return StudyRow(
+        row.study_id, row.name, spec, row.spec_sha256, row.dataset_fingerprint, row.code_version,
+        row.trials, row.created_ms or row.first_ms, row.created_ms is not None, row.last_ms,
+        given[0] if given else "objective", tuple(names), spec is not None and _simulated(spec),
+        row.experiment_id, row.run_id, row.mirrored_state,
+        None if best is None else (best.number, best.value),
+    )  # fmt: skip
+
+
+def read_trial(
+    connection: Connection, study: StudyRow, trial_id: int, *, after: int = 0
+) -> TrialRow | None:
+    """The trial with its epochs changed `after` that, or None when it was deleted."""
+    row: Row[Any] | None = connection.execute(
+        query("mirror_trial"), {"trial_id": trial_id, "change": after}
+    ).one_or_none()
+    return None if row is None else TrialRow(study, row, int(row.last_change or 0))
+
+
+def metric_name(name: str) -> str:
+    """The name as MLflow takes it: Ultralytics' parentheses, for one, it refuses."""
+    clean = posixpath.normpath(_REFUSED.sub("_", name)[:_LONGEST_NAME]).lstrip("/")
+    return "_" if clean in ("", ".", "..") or clean.startswith("../") else clean
+
+
+def _with_fixed(spec: StudySpec | None, searched: Mapping[str, Any]) -> dict[str, Any]:
+    """The searched values and the space's fixed ones that exist beside them."""
+    values: dict[str, Any] = {}
+    for parameter in () if spec is None else spec.space.parameters:
+        if parameter.name in searched:
+            values[parameter.name] = searched[parameter.name]
+        elif parameter.exists(values) and len(parameter.bounds()) == 1:
+            values[parameter.name] = parameter.bounds()[0]
+    return dict(searched) | values
+
+
+def _simulated(spec: StudySpec) -> bool:
+    from hpo.errors import SpecError
+    from hpo.trainer import load_trainer
+
+    try:
+        return load_trainer(spec.trainer).describe().simulated
+    except SpecError:  # the trainer is not installed on this machine
+        return False
+
+
+def _value(value: float | None, kind: str) -> float:
+    return _SPECIAL.get(kind, math.nan) if value is None else float(value)
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {metric_name(name): _text(value)[:LONGEST_PARAM] for name, value in values.items()}
+
+
+def _tags(values: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        metric_name(name): _text(value)[:LONGEST_TAG]
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, sort_keys=True) if isinstance(value, bool | dict | list) else str(value)

@@ -1,0 +1,46 @@
+"""Where MLflow's records and files are, by the settings alone; knows nothing of MLflow itself.
+
+Without MLFLOW_TRACKING_URI, MLflow's records are in a database of their own on the study's
+PostgreSQL server and its files below HPO_ARTIFACTS, and everybody reads and writes both directly.
+The server that `hpo up` starts shows the same two.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpo.database.url import database_name, mask, normalise, with_database
+
+if TYPE_CHECKING:
+    from hpo.settings import Settings
+
+POSTGRES = ("postgres://", "postgresql://", "postgresql+psycopg2://")
+REMOTE = ("http://", "https://", "databricks", "uc:")
+
+
+def tracking_uri(settings: Settings, storage_url: str) -> str:
+    """What MLflow's clients are given; a database's password is in it.
+
+    Args:
+        settings: whose MLFLOW_TRACKING_URI wins when it is set.
+        storage_url: URL of the study's database.
+    """
+    given = settings.tracking_uri
+    if given is None:
+        return with_database(normalise(storage_url), f"{database_name(storage_url)}_mlflow")
+    return normalise(given) if given.startswith(POSTGRES) else given
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a server of its own stands behind the URI, with an artifact store of its own."""
+    return uri.startswith(REMOTE)
+
+
+def artifact_root(settings: Settings) -> str:
+    """Where experiments that are read and written directly keep their files: folder or S3 URI."""
+    return f"{settings.artifacts.rstrip('/')}/mlflow"
+
+
+def shown(uri: str) -> str:
+    """The URI for messages and logs, without a password."""
+    return mask(uri) if "@" in uri else uri

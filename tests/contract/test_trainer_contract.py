@@ -1,0 +1,255 @@
+"""The Trainer protocol's promises, kept by every trainer; run in the training process.
+
+A trainer's class gives a small job, in `make`, and the fixed arguments that its study would have.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fixtures.training import Recorder, make_images, make_job
+
+from hpo.errors import TrialError, WeightsError
+from hpo.trainer import Trainer, TrainSpec, Verdict, load_trainer
+from workers.process import TrainingProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hpo.trainer import Job
+
+
+class TrainerContract:
+    """What any trainer promises."""
+
+    name: str
+    model: str
+    train: dict[str, Any]
+    params: dict[str, Any]
+    other_metric: str
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def process(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingProcess]:
+        with TrainingProcess(cls.name, tmp_path_factory.mktemp("logs")) as process:
+            yield process
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls, tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+        del tmp_path_factory
+        return None
+
+    @pytest.fixture
+    def job(self, tmp_path: Path, data: Path | None) -> Job:
+        changes = {"model": self.model, "train": self.train, "params": self.params}
+        return make_job(tmp_path / "run", data=data, **changes)
+
+    def spec(self, job: Job, **changes: Any) -> TrainSpec:
+        spec = TrainSpec(
+            model=job.model,
+            train=job.train,
+            searched={name: (value,) for name, value in job.params.items()},
+            epochs=job.epochs,
+            metric=job.metric,
+            direction=job.direction,
+            data=job.data,
+        )
+        return dataclasses.replace(spec, **changes)
+
+    def test_it_is_found_by_its_name_and_says_it(self) -> None:
+        """The entry point leads to a Trainer of that name."""
+        trainer = load_trainer(self.name)
+        assert isinstance(trainer, Trainer)
+        assert trainer.describe().name == self.name
+
+    def test_every_default_is_within_its_own_bounds(self, job: Job) -> None:
+        """A baseline of defaults is a sound study."""
+        trainer = load_trainer(self.name)
+        arguments = trainer.describe().arguments
+        for name in set(arguments) - {"epochs"} - set(job.train) - set(job.params):
+            train = {**job.train, name: arguments[name].default}
+            faults = trainer.check(self.spec(job, train=train))
+            assert not [fault for fault in faults if "value" in fault], name
+
+    def test_a_sound_study_has_no_faults(self, job: Job) -> None:
+        """The job of these tests passes the check."""
+        assert list(load_trainer(self.name).check(self.spec(job))) == []
+
+    def test_faults_are_all_named_at_once(self, job: Job) -> None:
+        """Three wrong things give three sentences, each with its key."""
+        spec = self.spec(job, train={"nonsense": 1}, searched={"rubbish": (0, 1)}, metric="luck")
+        faults = load_trainer(self.name).check(spec)
+        for key in ("train.nonsense:", "search_space.rubbish:", "objective.metric:"):
+            assert [fault for fault in faults if fault.startswith(key)], faults
+
+    def test_epochs_are_reported_in_order_with_every_figure(
+        self, process: TrainingProcess, job: Job
+    ) -> None:
+        """Epochs count from 1, once each, with `seconds` and every metric that is promised."""
+        seen = Recorder()
+        process.train(job, seen)
+        promised = {*load_trainer(self.name).describe().metrics, "seconds"}
+        assert seen.numbers == list(range(1, job.epochs + 1))
+        assert all(promised <= set(epoch.metrics) for epoch in seen.epochs)
+        kinds = {type(value) for epoch in seen.epochs for value in epoch.metrics.values()}
+        assert kinds <= {float, int}
+
+    @pytest.mark.parametrize("which", ["metric", "other_metric"])
+    def test_the_best_epoch_is_the_earliest_best_by_the_jobs_metric(
+        self, process: TrainingProcess, job: Job, which: str
+    ) -> None:
+        """Best is what was reported best, the earliest on a tie, and its weights are kept."""
+        metric = job.metric if which == "metric" else self.other_metric
+        direction = load_trainer(self.name).describe().metrics[metric]
+        job = dataclasses.replace(job, metric=metric, direction=direction)
+        seen = Recorder()
+        result = process.train(job, seen)
+        values = seen.values(metric)
+        best = max(values) if direction == "maximize" else min(values)
+        assert result.best_epoch == values.index(best) + 1
+        assert result.weights is not None
+        assert result.weights.is_relative_to(job.run_dir)
+        assert result.weights.is_file()
+        assert all(path.is_file() for path in result.pictures.values())
+
+    def test_prune_ends_at_that_epoch_and_keeps_the_weights(
+        self, process: TrainingProcess, job: Job
+    ) -> None:
+        """A pruned training reports no further epoch and returns what it has."""
+        seen = Recorder(at=2, verdict=Verdict.PRUNE)
+        result = process.train(job, seen)
+        assert seen.numbers == [1, 2]
+        assert result.best_epoch in (1, 2)
+        assert result.weights is not None
+        assert process.evaluate(result.weights, job, "val").images > 0
+
+    def test_stop_ends_at_that_epoch(self, process: TrainingProcess, job: Job) -> None:
+        """A stopped training leaves, and the process is fit for another."""
+        seen = Recorder(at=1, verdict=Verdict.STOP)
+        process.train(job, seen)
+        assert seen.numbers == [1]
+        again = Recorder(at=1, verdict=Verdict.STOP)
+        process.train(job, again)
+        assert again.numbers == [1]
+
+    def test_the_effective_arguments_hold_the_parameters(
+        self, process: TrainingProcess, job: Job
+    ) -> None:
+        """What was asked for is what is recorded as used."""
+        result = process.train(job, Recorder(at=1, verdict=Verdict.PRUNE))
+        asked = {**job.train, **job.params, "epochs": job.epochs}
+        assert {name: result.effective[name] for name in asked} == asked
+
+    def test_a_parameter_that_cannot_be_applied_fails_the_trial(
+        self, process: TrainingProcess, job: Job
+    ) -> None:
+        """An unknown parameter is an error, never ignored."""
+        with pytest.raises(TrialError, match="nonsense"):
+            process.train(dataclasses.replace(job, params={"nonsense": 1}), Recorder())
+
+    def test_epochs_searched_and_epochs_trained_must_agree(
+        self, process: TrainingProcess, job: Job
+    ) -> None:
+        """A job whose parameter `epochs` is not its number of epochs is refused."""
+        job = dataclasses.replace(job, params={**job.params, "epochs": job.epochs + 1})
+        with pytest.raises(TrialError, match=r"parameter epochs=4 was not applied: effective 3"):
+            process.train(job, Recorder())
+
+    def test_the_same_seed_gives_the_same_figures(
+        self, process: TrainingProcess, job: Job, tmp_path: Path
+    ) -> None:
+        """Two trainings with one seed agree in every figure but the time."""
+        runs = []
+        for name in ("first", "second"):
+            seen = Recorder()
+            process.train(dataclasses.replace(job, run_dir=tmp_path / name), seen)
+            runs.append(
+                [{**epoch.metrics, "seconds": 0.0} for epoch in seen.epochs],
+            )
+        assert runs[0] == runs[1]
+
+    def test_everything_is_written_below_the_run_dir(
+        self, process: TrainingProcess, job: Job, tmp_path: Path
+    ) -> None:
+        """A training leaves nothing beside its own folder, nor in the current one."""
+        here = sorted(Path.cwd().iterdir())
+        process.train(job, Recorder())
+        assert [path.name for path in tmp_path.iterdir()] == [job.run_dir.name]
+        new = set(Path.cwd().iterdir()) - set(here)
+        assert not {path.name for path in new} & {"runs", "mlruns", "weights", "mlflow.db"}
+
+    def test_weights_that_cannot_be_read_are_refused(
+        self, process: TrainingProcess, job: Job, tmp_path: Path
+    ) -> None:
+        """A damaged file is a WeightsError that names it."""
+        damaged = tmp_path / "damaged.pt"
+        damaged.write_bytes(b"PK\x03\x04 cut in the middle")
+        with pytest.raises(WeightsError, match=r"damaged\.pt"):
+            process.evaluate(damaged, job, "val")
+
+    def test_an_evaluation_has_the_figures_of_an_epoch(
+        self, process: TrainingProcess, job: Job
+    ) -> None:
+        """Its metrics are those that may be the objective, and it counts its images."""
+        weights = process.train(job, Recorder(at=1, verdict=Verdict.PRUNE)).weights
+        assert weights is not None
+        evaluation = process.evaluate(weights, job, "val")
+        assert set(load_trainer(self.name).describe().metrics) <= set(evaluation.metrics)
+        assert evaluation.images > 0
+
+    def test_a_package_stands_alone(self, process: TrainingProcess, job: Job) -> None:
+        """Its code imports nothing of this project, and every file of it is there."""
+        weights = process.train(job, Recorder(at=1, verdict=Verdict.PRUNE)).weights
+        assert weights is not None
+        package = process.package(weights, job)
+        tree = ast.parse(package.code.read_text())
+        imported = {
+            name.name.partition(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for name in node.names
+        } | {
+            (node.module or "").partition(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+        }
+        assert not imported & {"hpo", "workers", "search_spaces"}
+        assert all(path.is_file() for path in package.artifacts.values())
+        assert package.code.is_relative_to(job.run_dir)
+        columns = ["image", "x1", "y1", "x2", "y2", "class", "name", "confidence"]
+        assert list(package.outputs) == columns
+
+
+class TestSimulated(TrainerContract):
+    """The simulated trainer."""
+
+    name = "simulated"
+    model = "simulated"
+    train: dict[str, Any] = {"epoch_s": 0.01}  # noqa: RUF012 - read only
+    params: dict[str, Any] = {"x": 0.5}  # noqa: RUF012 - read only
+    other_metric = "loss"
+
+
+class TestYolo(TrainerContract):
+    """YOLOv8n from scratch on 16 drawn images of 64 px."""
+
+    name = "yolo"
+    model = "yolov8n.yaml"
+    train: dict[str, Any] = {  # noqa: RUF012 - read only
+        "imgsz": 64,
+        "batch": 8,
+        "optimizer": "AdamW",
+        "plots": False,
+    }
+    params: dict[str, Any] = {"lr0": 0.004}  # noqa: RUF012 - read only
+    other_metric = "recall"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return make_images(tmp_path_factory.mktemp("images"))

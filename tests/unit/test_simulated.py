@@ -1,0 +1,86 @@
+"""The simulated trainer's curve and its checks."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from hpo.trainer import TrainSpec
+from workers.simulated import NOISE, OPTIMUM, SimulatedTrainer, asymptote, epoch_metrics
+
+BEST = {"x": 0.7, "y": 0.01, "kind": "b", "depth": 5}
+
+
+def spec(**changes: Any) -> TrainSpec:
+    fields: dict[str, Any] = {
+        "model": "simulated",
+        "train": {},
+        "searched": {},
+        "epochs": 5,
+        "metric": "mAP50",
+        "direction": "maximize",
+        "data": None,
+    }
+    return TrainSpec(**{**fields, **changes})
+
+
+def test_the_documented_optimum_is_the_best_of_a_fine_grid() -> None:
+    """No point of a grid over the whole space is better than the documented one."""
+    xs = [n / 20 for n in range(21)]
+    ys = [10 ** -(n / 5) for n in range(21)]
+    shapes = [("a", 2), *(("b", depth) for depth in range(1, 9))]
+    grid = [
+        {"x": x, "y": y, "kind": kind, "depth": depth}
+        for x, y, (kind, depth) in itertools.product(xs, ys, shapes)
+    ]
+    assert asymptote(BEST) == pytest.approx(OPTIMUM)
+    assert max(map(asymptote, grid)) <= OPTIMUM
+    assert max(grid, key=asymptote) == pytest.approx(BEST)
+
+
+def test_the_curve_rises_to_its_asymptote() -> None:
+    """Later epochs are better but for noise, and the last tends to the asymptote."""
+    curve = [epoch_metrics(BEST, 0, epoch)["mAP50"] for epoch in range(1, 41)]
+    assert all(later > earlier - 2 * NOISE for earlier, later in itertools.pairwise(curve))
+    assert curve[-1] == pytest.approx(OPTIMUM, abs=2 * NOISE)
+
+
+def test_figures_depend_on_params_seed_and_epoch_only() -> None:
+    """The same three give the same figures; another seed gives other noise."""
+    assert epoch_metrics(BEST, 1, 3) == epoch_metrics(dict(reversed(BEST.items())), 1, 3)
+    assert epoch_metrics(BEST, 1, 3) != epoch_metrics(BEST, 2, 3)
+
+
+def test_every_metric_that_may_be_the_objective_is_reported() -> None:
+    """`describe` promises no metric that an epoch lacks."""
+    assert set(SimulatedTrainer().describe().metrics) <= set(epoch_metrics({}, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"train": {"epoch_seconds": 1}}, "train.epoch_seconds: unknown argument (did you mean"),
+        ({"train": {"epoch_s": -1.0}}, "train.epoch_s: -1.0 is below the smallest value 0"),
+        ({"train": {"epoch_s": "slow"}}, "train.epoch_s: 'slow' is not a number"),
+        ({"train": {"epoch_s": float("nan")}}, "train.epoch_s: nan is not a number"),
+        ({"train": {"epochs": 3}}, "train.epochs: set budget.epochs instead"),
+        ({"train": {"kind": "c"}}, "train.kind: 'c' is not one of 'a', 'b'"),
+        ({"searched": {"x": (0.0, 2.0)}}, "search_space.x: 2.0 is above the largest value 1"),
+        ({"searched": {"depth": (True, 3)}}, "search_space.depth: True is not a whole number"),
+        ({"train": {"x": 0.1}, "searched": {"x": (0.0, 1.0)}}, "search_space.x: it is fixed"),
+        ({"metric": "mAP"}, "objective.metric: unknown metric 'mAP' (known: mAP50"),
+        ({"metric": "loss"}, "objective.direction: loss is better when smaller"),
+    ],
+)
+def test_a_fault_is_named_with_its_key(changes: dict[str, Any], fault: str) -> None:
+    """Each wrong value gives one sentence that starts with the key."""
+    faults = SimulatedTrainer().check(spec(**changes))
+    assert [text for text in faults if text.startswith(fault)], faults
+
+
+def test_a_sound_study_has_no_fault() -> None:
+    """The built-in space and fixed arguments pass."""
+    searched = {"x": (0.0, 1.0), "y": (1e-4, 1.0), "kind": ("a", "b"), "depth": (1, 8)}
+    assert SimulatedTrainer().check(spec(searched=searched, train={"epoch_s": 0})) == []

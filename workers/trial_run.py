@@ -1,0 +1,197 @@
+"""One trial: train what was claimed, report each epoch under the lease, tell how it ended."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpo.claims import End, Standing
+from hpo.errors import TrialError
+from hpo.lease import LeaseKeeper
+from hpo.trainer import Epoch, Job, Result, Verdict
+from workers.events import Event, Kind, Watch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hpo.artifacts import FolderStore, Stored
+    from hpo.claims import Claim, Claims
+    from hpo.study import Study
+    from workers.process import TrainingProcess
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        end: None when the trial is not this worker's to end: the lease was lost, or the trial was
+            given back unfinished.
+        error: of a FAIL, `reason: message`.
+        lost: whether the lease was lost.
+    """
+
+    end: End | None
+    error: str = ""
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where this worker trains: what is the same for all its trials.
+
+    Attributes:
+        study: the study.
+        claims: its claims.
+        process: the training process.
+        store: where weights and pictures go.
+        runs: folder in which each run gets one of its own, removed when the trial is told.
+        data: the dataset's YAML on this machine.
+        device: what to train on.
+        host: this machine's name, for the record.
+        stall_timeout_s: longest silence of a training; None for no limit.
+    """
+
+    study: Study
+    claims: Claims
+    process: TrainingProcess
+    store: FolderStore
+    runs: Path
+    data: Path | None
+    device: str
+    host: str
+    stall_timeout_s: float | None = None
+
+
+class TrialRun:
+    """One claimed trial on a bench; `run` is called once."""
+
+    def __init__(self, bench: Bench, claim: Claim, drain: threading.Event, watch: Watch) -> None:
+        self._bench, self._claim, self._drain, self._watch = bench, claim, drain, watch
+        self._job = make_job(bench, claim)
+        self._answered = Verdict.GO  # the last verdict given to the trainer
+        self._lost = False
+        self._keeper = LeaseKeeper(bench.claims, claim)
+
+    def run(self) -> Ended:
+        """Train and tell.
+
+        Raises:
+            DatabaseError: PostgreSQL stayed away longer than the patience.
+            OSError: the run's folder or the store cannot be written; the trial is given back.
+        """
+        bench, claim = self._bench, self._claim
+        params: dict[str, object] = dict(claim.params)
+        self._watch(Event(Kind.CLAIMED, claim.number, epochs=self._job.epochs, params=params))
+        try:
+            self._job.run_dir.mkdir(parents=True)
+            with self._keeper:
+                ended = self._train()
+        except BaseException:
+            # Interrupted, no space, no database: the trial is not over, another worker may have it.
+            self._release()
+            raise
+        finally:
+            shutil.rmtree(self._job.run_dir, ignore_errors=True)
+        text = ended.end.value if ended.end else ("lost" if ended.lost else "given back")
+        self._watch(Event(Kind.ENDED, claim.number, text=text, value=None))
+        return ended
+
+    def _train(self) -> Ended:
+        bench = self._bench
+        try:
+            result = bench.process.train(
+                self._job, self._report, poll=self._poll, stall_timeout_s=bench.stall_timeout_s
+            )
+        except TrialError as error:
+            return self._lost_or(lambda: self._fail(error))
+        if self._answered is Verdict.STOP:
+            return self._lost_or(self._give_back)
+        return self._lost_or(lambda: self._finish(result))
+
+    def _report(self, epoch: Epoch) -> Verdict:
+        """Store an epoch under the lease and decide how the training goes on."""
+        claims, claim = self._bench.claims, self._claim
+        standing = claims.report(claim, epoch)
+        value = epoch.metrics.get(self._job.metric, math.nan)
+        self._watch(Event(Kind.EPOCH, claim.number, epoch.number, self._job.epochs, value))
+        self._lost = standing is Standing.LOST
+        if standing is not Standing.GO:
+            self._answered = Verdict.STOP
+        elif epoch.number < self._job.epochs and self._drain.is_set():
+            # A trial in its last epoch is done in a moment: it is finished, not given back.
+            self._answered = Verdict.STOP
+        elif epoch.number < self._job.epochs and claims.prunes(claim, epoch.number):
+            # The last epoch is not judged: nothing is left to save by pruning.
+            self._answered = Verdict.PRUNE
+        return self._answered
+
+    def _poll(self) -> Verdict | None:
+        """In mid-epoch only a lost lease ends a training: nobody wants its figures any more."""
+        if self._keeper.standing is Standing.LOST:
+            self._lost = True
+            self._answered = Verdict.STOP
+            return Verdict.STOP
+        return None
+
+    def _lost_or(self, go_on: Any) -> Ended:
+        if self._lost:
+            log.warning("trial %d is no longer this worker's", self._claim.number)
+            return Ended(None, lost=True)
+        ended: Ended = go_on()
+        return ended
+
+    def _finish(self, result: Result) -> Ended:
+        end = End.PRUNED if self._answered is Verdict.PRUNE else End.COMPLETE
+        if end is End.COMPLETE and result.best_epoch is None:
+            metric = self._job.metric
+            return self._fail(TrialError("diverged", f"no epoch had a finite {metric}"))
+        attrs = {
+            "worker": self._bench.host,
+            "device": self._job.device,
+            "best_epoch": result.best_epoch,
+            "train_s": round(result.train_s, 3),
+            "effective": dict(result.effective),
+        }
+        told = self._bench.claims.tell(self._claim, end, attrs=attrs, files=self._keep(result))
+        return Ended(end) if told else Ended(None, lost=True)
+
+    def _keep(self, result: Result) -> dict[str, Stored]:
+        files = {f"pictures/{name}": path for name, path in result.pictures.items()}
+        if result.weights is not None:
+            files[f"weights/{result.weights.name}"] = result.weights
+        return {name: self._bench.store.put(path) for name, path in files.items()}
+
+    def _fail(self, error: TrialError) -> Ended:
+        attrs = {"worker": self._bench.host, "fail_reason": error.reason, "fail_message": str(error)}
+        told = self._bench.claims.tell(
+            self._claim, End.FAIL, reason=f"{error.reason}: {error}", attrs=attrs
+        )
+        if not told:
+            return Ended(None, lost=True)
+        return Ended(End.FAIL, error=f"{error.reason}: {error}")
+
+    def _give_back(self) -> Ended:
+        self._release()
+        return Ended(None)
+
+    def _release(self) -> None:
+        self._bench.claims.release(self._claim)
+
+
+def make_job(bench: Bench, claim: Claim) -> Job:
+    """The training that a claim asks for."""
+    spec = bench.study.spec
+    epochs = spec.budget.epochs or int(claim.params["epochs"])
+    name = f"trial-{claim.number:04d}-{claim.token.hex[:8]}"
+    return Job(
+        trial=claim.number, model=spec.model, params=claim.params, train=spec.train, epochs=epochs,
+        seed=spec.seed, metric=spec.objective.metric, direction=spec.objective.direction,
+        data=bench.data, device=bench.device, run_dir=bench.runs / name,
+    )  # fmt: skip

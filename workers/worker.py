@@ -1,0 +1,226 @@
+"""A worker: claims trials of one study and runs them, until its limit or the study's end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hpo.artifacts import open_store
+from hpo.claims import Claim, Claims, End, NoTrial
+from hpo.database import schema
+from hpo.database.engine import connect
+from hpo.database.queries import query
+from hpo.errors import HpoError, RepeatedFailureError, UsageError
+from hpo.readiness import require_same
+from hpo.study import load_study
+from workers.device import choose_device
+from workers.events import Event, Kind, Watch, nobody
+from workers.process import TrainingProcess
+from workers.trial_run import Bench, Ended, TrialRun
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from hpo.settings import Settings
+    from hpo.study import Study
+
+log = logging.getLogger(__name__)
+
+SAME_FAILURES = 3  # in a row, before the worker keeps the budget and stops
+_LONGEST_WAIT_S = 2.0  # between two looks for something to take over
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a worker leaves.
+
+    Attributes:
+        n_trials: trials that this worker ended; None for no limit.
+        timeout_s: seconds since its start after which it claims no more; None for no limit.
+        wait: whether to wait, with everything claimed, for a takeover or the end.
+    """
+
+    n_trials: int | None = None
+    timeout_s: float | None = None
+    wait: bool = True
+
+
+@dataclass
+class Summary:
+    """What a worker did.
+
+    Attributes:
+        ended: trials it ended, by how.
+        why: why it left: `limit`, `timeout`, `all claimed`, `finished`, `stopped`, `deleted` or
+            `drained`.
+    """
+
+    ended: dict[End, int] = field(default_factory=dict)
+    why: str = ""
+
+    @property
+    def count(self) -> int:
+        """Trials ended."""
+        return sum(self.ended.values())
+
+
+class Worker:
+    """One worker of a study. `run` is called once; `drain` may come from any thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        study: str,
+        *,
+        limits: Limits | None = None,
+        device: str = "auto",
+        watch: Watch = nobody,
+        stall_timeout_s: float | None = None,
+    ) -> None:
+        self._settings, self._name = settings, study
+        self._limits = limits or Limits()
+        self._device = choose_device(device)
+        self._watch = watch
+        self._stall_timeout_s = stall_timeout_s
+        self._drain = threading.Event()
+        self._started = time.monotonic()
+        self._failures: list[str] = []
+
+    def drain(self) -> None:
+        """Leave at the end of the present epoch; the trial is given back for a takeover."""
+        self._drain.set()
+
+    def run(self) -> Summary:
+        """Claim and run trials.
+
+        Raises:
+            HpoError: this machine cannot run the study, a service stayed away, or the trials fail
+                with the same error again and again.
+        """
+        settings = self._settings
+        if not settings.home.is_dir():
+            raise UsageError(
+                f"there is no folder {settings.home}",
+                hint="A worker keeps its runs there, and the artifacts unless HPO_ARTIFACTS names "
+                "a folder: set HPO_HOME, or start the worker in the project's folder.",
+            )
+        engine = connect(settings, pool_size=3)  # this thread, the lease keeper, a spare
+        try:
+            schema.check(engine)
+            study = load_study(engine, self._name)
+            data = require_same(study, settings)
+            with TrainingProcess(study.spec.trainer, settings.home / "logs") as process:
+                process.warm()
+                return self._serve(engine, study, process, data)
+        finally:
+            engine.dispose()
+
+    def _serve(self, engine: Engine, study: Study, process: TrainingProcess, data: object) -> Summary:
+        from hpo.tracking.mirror_thread import MirrorThread
+
+        host = socket.gethostname()
+        worker_id = _register(engine, study, host, self._device)
+        claims = Claims(
+            engine, study, worker_id, lease_s=self._settings.lease_s,
+            patience_s=self._settings.db_patience_s, stop=self._drain,
+        )  # fmt: skip
+        bench = Bench(
+            study, claims, process, open_store(self._settings), self._settings.home / "runs",
+            data, self._device, host, self._stall_timeout_s,
+        )  # fmt: skip
+        summary = Summary(why="crashed")
+        with MirrorThread(self._settings, study) as mirror:
+            try:
+                self._loop(bench, summary, mirror.wake)
+                if summary.why == "finished":
+                    self._finalize(engine, study, process)
+            finally:
+                _left(engine, worker_id, summary.why)
+        return summary
+
+    def _loop(self, bench: Bench, summary: Summary, wake: object) -> None:
+        waiting = False
+        while not (why := self._enough(summary)):
+            claim = bench.claims.claim()
+            if isinstance(claim, Claim):
+                waiting = False
+                run = TrialRun(bench, claim, self._drain, self._watched(wake))
+                self._count(run.run(), summary)
+            elif claim is not NoTrial.WAIT:
+                why = claim.value
+                break
+            elif not self._limits.wait:
+                why = "all claimed"
+                break
+            else:
+                if not waiting:
+                    self._watch(Event(Kind.WAITING, text="all trials are claimed, some still run"))
+                waiting = True
+                self._drain.wait(min(self._settings.lease_s / 4, _LONGEST_WAIT_S))
+        summary.why = why
+
+    def _watched(self, wake: object) -> Watch:
+        def watch(event: Event) -> None:
+            wake()  # type: ignore[operator]
+            self._watch(event)
+
+        return watch
+
+    def _enough(self, summary: Summary) -> str:
+        limits = self._limits
+        if self._drain.is_set():
+            return "drained"
+        if limits.n_trials is not None and summary.count >= limits.n_trials:
+            return "limit"
+        if limits.timeout_s is not None and time.monotonic() - self._started >= limits.timeout_s:
+            return "timeout"
+        return ""
+
+    def _count(self, ended: Ended, summary: Summary) -> None:
+        if ended.end is None:
+            return
+        summary.ended[ended.end] = summary.ended.get(ended.end, 0) + 1
+        if ended.end is not End.FAIL:
+            self._failures.clear()
+            return
+        if self._failures and self._failures[-1] != ended.error:
+            self._failures.clear()
+        self._failures.append(ended.error)
+        if len(self._failures) >= SAME_FAILURES:
+            raise RepeatedFailureError(
+                f"{SAME_FAILURES} trials in a row failed with the same error: {ended.error}",
+                hint="Mend the cause, then start workers again; the rest of the budget is kept.",
+            )
+
+    def _finalize(self, engine: Engine, study: Study, process: TrainingProcess) -> None:
+        from hpo.promotion.finalizer import finalize
+
+        self._watch(Event(Kind.NOTE, text="the study is finished; looking at the best trial"))
+        try:
+            decision = finalize(engine, self._settings, study, process)
+        except HpoError as error:
+            # The trials are told and safe; promoting can be done again by hand.
+            log.warning("not promoted: %s", error)
+            text = f"not promoted: {error}. Mend it, then run `hpo finalize --study {study.name}`"
+            self._watch(Event(Kind.NOTE, text=text))
+        else:
+            self._watch(Event(Kind.NOTE, text=decision.sentence()))
+
+
+def _register(engine: Engine, study: Study, host: str, device: str) -> int:
+    with engine.begin() as connection:
+        row = {"study_id": study.study_id, "host": host, "pid": os.getpid(), "device": device}
+        return int(connection.execute(query("register_worker"), row).scalar_one())
+
+
+def _left(engine: Engine, worker_id: int, why: str) -> None:
+    try:
+        with engine.begin() as connection:
+            connection.execute(query("worker_left"), {"worker_id": worker_id, "why": why})
+    except Exception:  # the row is for people; leaving must not fail for it
+        log.warning("could not note that this worker left", exc_info=True)

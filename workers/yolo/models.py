@@ -1,0 +1,75 @@
+"""Which `model:` values can be trained, where weights lie; imports no Ultralytics."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search_spaces.names import did_you_mean
+from workers.yolo.arguments import package_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXAMPLES = ("yolov8n.yaml", "yolov8n.pt", "yolo11n.yaml", "yolo26n.yaml")
+
+# Detection weights that Ultralytics publishes (its utils/downloads.py); other tasks are no use here
+_PUBLISHED = re.compile(
+    r"yolov8[nsmlx](-oiv7)?|yolo(11|12)[nsmlx]|yolo26[nsmlx](-objv1-150)?|yolov5[nsmlx]6?u"
+    r"|yolov3(-spp|-tiny)?u|yolov9[tsmce]|yolov10[nsmblx]"
+)
+# Architectures of other tasks, and those that Ultralytics' DetectionTrainer does not build
+_OTHER_TASK = re.compile(r"-(seg|cls|pose|obb|sem|depth|world|worldv2|rtdetr)\b|^rtdetr|^yoloe")
+_SCALE = re.compile(r"(\d+)([nslmx])(.+)?$")
+
+
+def model_faults(model: str) -> Iterator[str]:
+    """What is wrong with a study's `model:`, each starting with that key."""
+    path = Path(model)
+    if path.suffix == ".pt":
+        if path.is_file():
+            if fault := weights_fault(path):
+                yield f"model: {fault}"
+        elif not is_published(path):
+            near = did_you_mean(model, EXAMPLES)
+            yield f"model: {model} is neither a file nor weights that Ultralytics publishes{near}"
+    elif path.suffix in {".yaml", ".yml"}:
+        if _OTHER_TASK.search(path.stem):
+            yield f"model: {model} is not a detector's architecture"
+        elif not path.is_file() and not _is_architecture(path):
+            near = did_you_mean(model, EXAMPLES)
+            yield f"model: {model} is neither a file nor an architecture of Ultralytics{near}"
+    else:
+        near = did_you_mean(model, EXAMPLES)
+        yield f"model: '{model}' is neither weights (.pt) nor an architecture (.yaml){near}"
+
+
+def weights_fault(path: Path) -> str:
+    """What is visibly wrong with a weights file, or ""; reads its table of contents only."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch saves zip files; a cut one has no directory
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        return f"{path} cannot be read as weights: {error}"
+    if not any(name.endswith("data.pkl") for name in names):
+        return f"{path} holds no PyTorch weights"
+    return ""
+
+
+def is_published(path: Path) -> bool:
+    """Whether Ultralytics publishes weights of that name, given without a folder."""
+    return len(path.parts) == 1 and _PUBLISHED.fullmatch(path.stem) is not None
+
+
+def weights_cache() -> Path:
+    """Folder for downloaded weights, shared by the workers of one user."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "hpo-service" / "weights"
+
+
+def _is_architecture(path: Path) -> bool:
+    known = {file.stem for file in (package_dir() / "cfg" / "models").rglob("*.yaml")}
+    return len(path.parts) == 1 and {path.stem, _SCALE.sub(r"\1\3", path.stem)} & known != set()

@@ -1,0 +1,183 @@
+"""Trainer `yolo`: Ultralytics detectors behind the Trainer protocol.
+
+Imports neither torch nor Ultralytics; they load in the training process, inside `warm` and after.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import TrialError
+from hpo.trainer import Description, Evaluation, Package, Result, Verdict
+from workers.yolo import environment
+from workers.yolo.arguments import DEFAULTS, arguments, code_version
+from workers.yolo.faults import faults
+from workers.yolo.models import EXAMPLES
+from workers.yolo.weights import find_model, require_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from hpo.trainer import Epoch, Job, TrainSpec
+
+METRICS = ("mAP50", "mAP50-95", "precision", "recall")
+PICTURES = (
+    "results.png",
+    "confusion_matrix.png",
+    "confusion_matrix_normalized.png",
+    "BoxPR_curve.png",
+    "BoxF1_curve.png",
+    "BoxP_curve.png",
+    "BoxR_curve.png",
+    *(f"val_batch{n}_{kind}.jpg" for n in range(3) for kind in ("labels", "pred")),
+)
+OUTPUTS = {
+    "image": "long",
+    **dict.fromkeys(("x1", "y1", "x2", "y2"), "double"),
+    "class": "long",
+    "name": "string",
+    "confidence": "double",
+}
+
+
+class YoloTrainer:
+    """Trainer `yolo`."""
+
+    def describe(self) -> Description:
+        return Description(
+            name="yolo",
+            arguments=arguments(),
+            metrics=dict.fromkeys(METRICS, "maximize"),
+            models=EXAMPLES,
+            simulated=False,
+            needs_data=True,
+            devices=("cpu", "cuda"),
+            code_version=code_version(),
+        )
+
+    def check(self, spec: TrainSpec) -> Sequence[str]:
+        return list(faults(self.describe(), spec))
+
+    def warm(self) -> None:
+        """Import torch and Ultralytics: about 6 seconds."""
+        environment.prepare()
+        from workers.yolo import detector  # noqa: F401 - imported for its imports
+
+    def train(self, job: Job, report: Callable[[Epoch], Verdict]) -> Result:
+        self.warm()
+        from ultralytics.utils.torch_utils import strip_optimizer
+
+        from workers.yolo.detector import Detector, Leave
+
+        overrides = _overrides(job)
+        started = time.monotonic()
+        detector, verdict = Detector(overrides, job, report), Verdict.GO
+        try:
+            detector.train()
+        except Leave as leave:
+            verdict = leave.verdict
+        finally:
+            detector.release()
+        weights = detector.best
+        if verdict is Verdict.STOP:
+            weights = None
+        elif verdict is Verdict.PRUNE:
+            strip_optimizer(weights)  # as the regular end does; no pictures, which take seconds
+        finished = verdict is Verdict.GO
+        result = Result(
+            best_epoch=detector.best_epoch,
+            weights=weights,
+            pictures=_pictures(job.run_dir) if finished else {},
+            effective=detector.effective,
+            train_s=time.monotonic() - started - detector.report_s,
+        )
+        del detector
+        _free(job.device)
+        return result
+
+    def evaluate(self, weights: Path, job: Job, split: str) -> Evaluation:
+        self.warm()
+        from workers.yolo.evaluation import evaluate
+
+        require_weights(weights)
+        return evaluate(weights, job, split, _settings(job), _device(job.device))
+
+    def package(self, weights: Path, job: Job) -> Package:
+        self.warm()
+        from workers.yolo.evaluation import example_image
+
+        require_weights(weights)
+        job.run_dir.mkdir(parents=True, exist_ok=True)
+        source = Path(__file__).parent / "model_code" / "detector_model.py"
+        code = Path(shutil.copyfile(source, job.run_dir / source.name))
+        names = ("ultralytics", "torch", "torchvision", "numpy", "pandas", "pillow", "mlflow")
+        return Package(
+            code=code,
+            artifacts={"weights": weights},
+            # A local label such as +cpu names a build that registries do not carry
+            requirements=tuple(f"{name}=={version(name).partition('+')[0]}" for name in names),
+            example=None if job.data is None else [example_image(job.data)],
+            outputs=OUTPUTS,
+        )
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """The arguments of a training, Ultralytics' own defaults left out."""
+    return {**DEFAULTS, **job.train, **job.params}
+
+
+def _overrides(job: Job) -> dict[str, Any]:
+    on_cpu = job.device == "cpu"
+    return {
+        "cache": None,  # decided by the dataset's size; see Detector.get_dataset
+        "amp": not on_cpu,
+        **_settings(job),
+        "model": find_model(job.model),
+        "data": str(job.data),
+        "epochs": job.epochs,
+        "seed": job.seed,
+        "device": _device(job.device),
+        "save_dir": str(job.run_dir),  # pinned, so that Ultralytics does not pick a new one
+        "exist_ok": True,
+        "task": "detect",
+        "mode": "train",
+    }
+
+
+def _device(device: str) -> str:
+    """Ultralytics' word for a device: `cpu`, or the number of a CUDA device that is visible.
+
+    What is visible stays as Ray or the user set it.
+    """
+    import torch
+
+    if device == "cpu":
+        return device
+    kind, _, number = device.partition(":")
+    index = int(number or 0)
+    count = torch.cuda.device_count()
+    if kind != "cuda" or index >= count:
+        raise TrialError(
+            "error",
+            f"device {device} was asked for, this process sees {count} CUDA devices",
+            hint="Start the worker with a device that `nvidia-smi` lists, or with cpu.",
+        )
+    return str(index)
+
+
+def _pictures(folder: Path) -> Mapping[str, Path]:
+    return {name: folder / name for name in PICTURES if (folder / name).is_file()}
+
+
+def _free(device: str) -> None:
+    """Give a trial's memory back before the next one: the trainer is a cycle of references."""
+    gc.collect()
+    if device != "cpu":
+        import torch
+
+        torch.cuda.empty_cache()

@@ -1,0 +1,61 @@
+"""Weights files in the training process: finding, downloading and refusing them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from hpo.errors import TrialError, WeightsError
+from workers.yolo.models import is_published, weights_cache, weights_fault
+
+
+def find_model(model: str) -> str:
+    """What Ultralytics is given for a study's `model`, with no download left to Ultralytics.
+
+    Raises:
+        TrialError: weights that cannot be downloaded.
+        WeightsError: a file that is no weights.
+    """
+    path = Path(model)
+    if path.suffix != ".pt":
+        return str(path.resolve()) if path.is_file() else model
+    if not path.is_file() and is_published(path):
+        path = weights_cache() / path.name
+        if not path.is_file():
+            _download(path)
+    require_weights(path)
+    return str(path.resolve())
+
+
+def require_weights(path: Path) -> None:
+    """Raise WeightsError unless Ultralytics can load the file."""
+    from ultralytics.nn.tasks import load_checkpoint
+
+    if fault := weights_fault(path):
+        raise WeightsError(fault)
+    try:
+        load_checkpoint(path)
+    except Exception as error:
+        # Unpickling damaged bytes raises anything
+        raise WeightsError(
+            f"{path} cannot be loaded as weights: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _download(path: Path) -> None:
+    # Ultralytics would download into the current folder, under the final name from the first byte
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{os.getpid()}-") as folder:
+        draft = Path(folder) / path.name
+        try:
+            attempt_download_asset(draft)
+        except Exception as error:
+            raise TrialError(
+                "error",
+                f"{path.name} is not here and could not be downloaded: {error}",
+                hint=f"Put the file at {path}, or train from scratch: `model: yolov8n.yaml`.",
+            ) from error
+        draft.replace(path)
