@@ -104,8 +104,8 @@ def start_service(home: Path, program: Program, serves: str) -> Service:
     try:
         _wait_until_healthy(process, program, log)
     except BaseException:  # a Ctrl-C too must not leave half a service
-        process.returncode = process.poll()
         stop_service(home, service)
+        process.wait()
         raise
     # It is meant to outlive us; Popen would warn that nobody waited for it.
     process.returncode = 0
@@ -128,9 +128,7 @@ def stop_services(home: Path) -> list[Service]:
     with services_lock(home):
         recorded = _recorded(home)
         stopped = [
-            service
-            for service in recorded
-            if processes.end_session(service.pid, service.started)
+            service for service in recorded if processes.end_session(service.pid, service.started)
         ]
         _record(home, [])
     return stopped

@@ -89,7 +89,12 @@ def _answer(trainer: Trainer, request: Request, connection: Connection[Any, Any]
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise  # the worker is gone: so are we
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a trial's failure, never the process's
-        return _failure(error)
+        failed = _failure(error)
+        if isinstance(request, Train) and not isinstance(failed.error, TrialError):
+            # A training fails in one way only; what the trainer met keeps its words
+            hint = failed.error.hint
+            return Failed(TrialError("error", str(failed.error), hint=hint), failed.retire)
+        return failed
 
 
 def _failure(error: BaseException) -> Failed:

@@ -169,7 +169,11 @@ class TrialRun:
         return {name: self._bench.store.put(path) for name, path in files.items()}
 
     def _fail(self, error: TrialError) -> Ended:
-        attrs = {"worker": self._bench.host, "fail_reason": error.reason, "fail_message": str(error)}
+        attrs = {
+            "worker": self._bench.host,
+            "fail_reason": error.reason,
+            "fail_message": str(error),
+        }
         told = self._bench.claims.tell(
             self._claim, End.FAIL, reason=f"{error.reason}: {error}", attrs=attrs
         )

@@ -81,8 +81,21 @@ class Worker:
         device: str = "auto",
         watch: Watch = nobody,
         stall_timeout_s: float | None = None,
+        slot: str | None = None,
     ) -> None:
-        self._settings, self._name = settings, study
+        """Remember what to do; opens nothing.
+
+        Args:
+            settings: of this machine.
+            study: its name.
+            limits: when to leave.
+            device: auto, cpu, cuda or cuda:N.
+            watch: is told what happens.
+            stall_timeout_s: longest silence of a training; None for no limit.
+            slot: a name that outlives this process; trials that earlier workers of the slot
+                ended count towards `limits.n_trials`.
+        """
+        self._settings, self._name, self._slot = settings, study, slot
         self._limits = limits or Limits()
         self._device = choose_device(device)
         self._watch = watch
@@ -90,6 +103,7 @@ class Worker:
         self._drain = threading.Event()
         self._started = time.monotonic()
         self._failures: list[str] = []
+        self._ended_before = 0  # by earlier workers of the slot
 
     def drain(self) -> None:
         """Leave at the end of the present epoch; the trial is given back for a takeover."""
@@ -120,11 +134,14 @@ class Worker:
         finally:
             engine.dispose()
 
-    def _serve(self, engine: Engine, study: Study, process: TrainingProcess, data: object) -> Summary:
+    def _serve(
+        self, engine: Engine, study: Study, process: TrainingProcess, data: object
+    ) -> Summary:
         from hpo.tracking.mirror_thread import MirrorThread
 
         host = socket.gethostname()
-        worker_id = _register(engine, study, host, self._device)
+        worker_id, before = _register(engine, study, host, self._device, self._slot)
+        self._ended_before = before
         claims = Claims(
             engine, study, worker_id, lease_s=self._settings.lease_s,
             patience_s=self._settings.db_patience_s, stop=self._drain,
@@ -175,7 +192,8 @@ class Worker:
         limits = self._limits
         if self._drain.is_set():
             return "drained"
-        if limits.n_trials is not None and summary.count >= limits.n_trials:
+        count = self._ended_before + summary.count
+        if limits.n_trials is not None and count >= limits.n_trials:
             return "limit"
         if limits.timeout_s is not None and time.monotonic() - self._started >= limits.timeout_s:
             return "timeout"
@@ -212,10 +230,15 @@ class Worker:
             self._watch(Event(Kind.NOTE, text=decision.sentence()))
 
 
-def _register(engine: Engine, study: Study, host: str, device: str) -> int:
+def _register(
+    engine: Engine, study: Study, host: str, device: str, slot: str | None
+) -> tuple[int, int]:
+    """(the new worker's id, trials that earlier workers of the slot ended)."""
+    row = {"study_id": study.study_id, "host": host, "pid": os.getpid(), "device": device}
     with engine.begin() as connection:
-        row = {"study_id": study.study_id, "host": host, "pid": os.getpid(), "device": device}
-        return int(connection.execute(query("register_worker"), row).scalar_one())
+        before = int(connection.execute(query("ended_in_slot"), {"slot": slot}).scalar_one())
+        worker_id = connection.execute(query("register_worker"), row | {"slot": slot}).scalar_one()
+    return int(worker_id), before
 
 
 def _left(engine: Engine, worker_id: int, why: str) -> None:

@@ -67,6 +67,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "data": ("hpo.cli.data", "data", "Make, fingerprint and check datasets."),
     "up": ("hpo.cli.services", "up", "Start PostgreSQL, MLflow and optuna-dashboard here."),
     "down": ("hpo.cli.services", "down", "Stop what `hpo up` and others left running here."),
+    "env": ("hpo.cli.services", "env", "Print the variables that other tools need."),
 }
 
 

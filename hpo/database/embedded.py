@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpo.database import server_life, server_start
 from hpo.database.server_files import ServerFiles
-from hpo.errors import UsageError
+from hpo.errors import DatabaseError, UsageError
 from hpo.file_lock import file_lock
 
 if TYPE_CHECKING:
@@ -48,14 +49,15 @@ def ensure_running(home: Path, *, create: bool = False) -> str:
         StorageFullError: no space is left for it.
     """
     files = _files(home)
-    if server_life.answers(files):
-        return files.url()
-    if not files.data.exists() and not create:
-        raise UsageError(
-            f"no project here: {home} holds no database",
-            hint="Run `hpo create-study` here, or set HPO_HOME or HPO_STORAGE.",
-        )
-    home.mkdir(parents=True, exist_ok=True)
+    with _permitted():
+        if server_life.answers(files):
+            return files.url()
+        if not files.data.exists() and not create:
+            raise UsageError(
+                f"no project here: {home} holds no database",
+                hint="Run `hpo create-study` here, or set HPO_HOME or HPO_STORAGE.",
+            )
+        home.mkdir(parents=True, exist_ok=True)
     with _guarded(files):
         if not files.data.exists():
             server_start.initialise(files)
@@ -82,8 +84,9 @@ def stop(home: Path) -> bool:
         DatabaseError: it does not stop, or another machine runs it.
     """
     files = _files(home)
-    if not files.data.exists():
-        return False
+    with _permitted():
+        if not files.data.exists():
+            return False
     with _guarded(files):
         if server_life.running_pid(files) is not None:
             server_start.stop(files)
@@ -95,13 +98,15 @@ def stop(home: Path) -> bool:
 def status(home: Path) -> Status:
     """Where the server of `home` stands; starts nothing."""
     files = _files(home)
-    return Status(files.data.exists(), server_life.running_pid(files), files.port())
+    with _permitted():
+        return Status(files.data.exists(), server_life.running_pid(files), files.port())
 
 
 def known_url(home: Path) -> str | None:
     """The URL of the server of `home`, running or not; None where there is none."""
     files = _files(home)
-    return files.url() if files.data.exists() and files.port() is not None else None
+    with _permitted():
+        return files.url() if files.data.exists() and files.port() is not None else None
 
 
 def port(home: Path) -> int | None:
@@ -115,6 +120,22 @@ def _files(home: Path) -> ServerFiles:
 
 @contextmanager
 def _guarded(files: ServerFiles) -> Iterator[None]:
-    files.folder.mkdir(exist_ok=True)
-    with file_lock(files.folder / "lock", wait_s=LOCK_WAIT_S):
+    with _permitted():
+        files.folder.mkdir(exist_ok=True)
+        with file_lock(files.folder / "lock", wait_s=LOCK_WAIT_S):
+            yield
+
+
+@contextmanager
+def _permitted() -> Iterator[None]:
+    """Inside, what the system does not permit becomes an error in words."""
+    try:
         yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise DatabaseError(
+            f"this user may not use the private PostgreSQL of this project: {error}",
+            hint="Run as the user who made it, or set HPO_HOME to a folder of your own, "
+            "or HPO_STORAGE to the URL of a PostgreSQL server.",
+        ) from error

@@ -1,0 +1,1 @@
+"""From a study's best trial to a registered model's champion, and the record of why."""

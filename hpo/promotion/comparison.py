@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hpo.trainer import Evaluation, Job, Package
 
 VALUE, METRIC, DIRECTION = "hpo.value", "hpo.metric", "hpo.direction"
-DATASET, TRAINER, WEIGHTS = "hpo.dataset", "hpo.trainer", "hpo.weights_sha256"
+DATASET, TRAINER, WEIGHTS = "hpo.dataset_fingerprint", "hpo.trainer", "hpo.weights_sha256"
 
 
 class Workshop(Protocol):
@@ -128,7 +128,9 @@ class Judge:
             ).one_or_none()
         if row is None:
             return dict(champion.tags)
-        return {f"hpo.{name}": str(value) for name, value in row.evidence.items() if value is not None}
+        return {
+            f"hpo.{name}": str(value) for name, value in row.evidence.items() if value is not None
+        }
 
     def _same_ground(self, known: dict[str, str]) -> bool:
         """Whether the champion's recorded figure was measured as the candidate's was."""

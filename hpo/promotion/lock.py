@@ -21,9 +21,7 @@ POLL_S = 0.5
 
 
 @contextmanager
-def promotion_lock(
-    engine: Engine, model: str, waiting: Callable[[], None]
-) -> Iterator[Connection]:
+def promotion_lock(engine: Engine, model: str, waiting: Callable[[], None]) -> Iterator[Connection]:
     """Hold the lock of a registered model inside the block.
 
     The lock is the transaction's: it dies with its holder, and it is safe behind PgBouncer. It is

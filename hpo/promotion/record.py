@@ -196,13 +196,17 @@ def _undo(decision: Decision) -> str:
     if decision.outcome is Outcome.KEPT:
         return "Nothing was changed: there is nothing to undo."
     if decision.previous_version is None:
-        what, call = "There was no champion before: remove the alias.", (
-            f"MlflowClient().delete_registered_model_alias({name}, {alias})"
+        what, call = (
+            "There was no champion before: remove the alias.",
+            (f"MlflowClient().delete_registered_model_alias({name}, {alias})"),
         )
     else:
-        what, call = f"Set the alias back to version {decision.previous_version}.", (
-            f'MlflowClient().set_registered_model_alias({name}, {alias}, '
-            f'"{decision.previous_version}")'
+        what, call = (
+            f"Set the alias back to version {decision.previous_version}.",
+            (
+                f"MlflowClient().set_registered_model_alias({name}, {alias}, "
+                f'"{decision.previous_version}")'
+            ),
         )
     return f"{what}\n\n```python\nfrom mlflow import MlflowClient\n\n{call}\n```"
 

@@ -11,15 +11,14 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from hpo.database.engine import CONNECTING, is_lost
+from hpo.database.provision import ensure_database
 from hpo.database.url import database_name, mask
 from hpo.errors import TrackingError
 from hpo.tracking import quiet
-from hpo.tracking.uri import default_database, is_database, tracking_uri
+from hpo.tracking_uri import POSTGRES, shown, tracking_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from sqlalchemy import Connection
 
     from hpo.settings import Settings
 
@@ -29,7 +28,9 @@ _UNREACHABLE = (
     "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND",
 )  # fmt: skip
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
-_NO_TABLE = "42P01"  # the database was emptied under us: opening anew makes its tables again
+# The database was emptied under us (opening anew makes its tables again), or MLflow's server makes
+# its tables at this moment.
+_PASSING = ("42P01", "3F000", "42P07", "42710", "23505")
 _SYSTEM = re.compile(r"\[Errno [^]]*\] ([\w ]+)")
 _HINT = "Start it (`hpo up`), or check MLFLOW_TRACKING_URI. `hpo mirror sync` catches up later."
 
@@ -47,6 +48,11 @@ class Client:
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, name)
         return _translated(value, self.uri) if callable(value) else value
+
+    @property
+    def place(self) -> str:
+        """MLflow's address for messages, without any password."""
+        return _place(self.uri)
 
     def ping(self) -> None:
         """Ask MLflow for almost nothing.
@@ -69,9 +75,10 @@ def open_client(settings: Settings, storage_url: str) -> Client:
     """
     uri = tracking_uri(settings, storage_url)
     mlflow = quiet.load()
-    if is_database(uri):
+    if uri.startswith(POSTGRES):
         uri = _with_timeouts(uri)
-        _translated(_prepare_database, uri)(uri, storage_url, given=settings.tracking_uri)
+        prepare = _translated(_prepare_database, uri)
+        prepare(uri, storage_url, ours=settings.tracking_uri is None)
     # Said explicitly, neither the environment nor a global setting of MLflow's decides.
     make = _translated(mlflow.MlflowClient, uri)
     client = Client(make(tracking_uri=uri, registry_uri=uri), uri)
@@ -124,7 +131,7 @@ def _meaning(error: Exception, uri: str) -> TrackingError | None:
         return None
     for cause in _chain(error):
         lost = isinstance(cause, DBAPIError) and (
-            is_lost(cause) or getattr(cause.orig, "pgcode", None) == _NO_TABLE
+            is_lost(cause) or getattr(cause.orig, "pgcode", None) in _PASSING
         )
         # An HTTPError is an answer; the codes below judge it.
         if lost or (
@@ -148,12 +155,12 @@ def _unreachable(error: BaseException, uri: str) -> TrackingError:
     # requests wraps what the system said in a page of its own objects
     system = _SYSTEM.search(text)
     reason = system.group(1) if system else text.partition("\n")[0][:300] or type(error).__name__
-    return TrackingError(f"MLflow at {_shown(uri)} cannot be used: {reason}", hint=_HINT)
+    return TrackingError(f"MLflow at {_place(uri)} cannot be used: {reason}", hint=_HINT)
 
 
-def _shown(uri: str) -> str:
+def _place(uri: str) -> str:
     """The URI without its password and without the options that we add."""
-    return mask(uri).partition("?")[0]
+    return shown(uri).partition("?")[0]
 
 
 def _with_timeouts(uri: str) -> str:
@@ -164,38 +171,20 @@ def _with_timeouts(uri: str) -> str:
     return url.update_query_dict(ours).render_as_string(hide_password=False)
 
 
-def _prepare_database(uri: str, storage_url: str, *, given: str | None) -> None:
-    """Make MLflow's database and tables where they are missing, one process at a time.
+def _prepare_database(uri: str, storage_url: str, *, ours: bool) -> None:
+    """Make MLflow's database (where it is `ours`) and its tables where they are missing.
 
-    MLflow's own creation is not safe for two at once.
+    One process at a time: MLflow's own creation is not safe for two at once.
     """
     from sqlalchemy import create_engine, text
     from sqlalchemy.pool import NullPool
 
+    if ours:
+        ensure_database(uri, beside=storage_url)
     engine = create_engine(storage_url, poolclass=NullPool, connect_args=CONNECTING)
     with engine.connect() as connection, connection.begin():
         connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        if given is None:
-            _create_database(connection, default_database(storage_url))
         _create_tables(uri)
-
-
-def _create_database(connection: Connection, name: str) -> None:
-    from sqlalchemy import text
-    from sqlalchemy.exc import ProgrammingError
-
-    if connection.scalar(text("select 1 from pg_database where datname = :name"), {"name": name}):
-        return
-    quoted = connection.dialect.identifier_preparer.quote_identifier(name)
-    options = {"isolation_level": "AUTOCOMMIT"}  # it runs in no transaction
-    try:
-        with connection.engine.connect().execution_options(**options) as other:
-            other.exec_driver_sql(f"create database {quoted} template template0")
-    except ProgrammingError as error:
-        raise TrackingError(
-            f"MLflow's database {name} cannot be created: {str(error.orig).strip()}",
-            hint=f"As a superuser: CREATE DATABASE {quoted} OWNER ...; or set MLFLOW_TRACKING_URI.",
-        ) from error
 
 
 def _create_tables(uri: str) -> None:
@@ -216,6 +205,6 @@ def _create_tables(uri: str) -> None:
             raise
         raise TrackingError(
             f"MLflow's tables in {database_name(uri)} are of another version of MLflow",
-            hint=f"Take a backup, then run `mlflow db upgrade {mask(uri).partition('?')[0]}`, "
+            hint=f"Take a backup, then run `mlflow db upgrade {_place(uri)}`, "
             "or install the MLflow release of constraints.txt.",
         ) from error

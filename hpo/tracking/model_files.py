@@ -58,9 +58,11 @@ def write_model(package: Package, identity: Identity, folder: Path) -> Path:
             input_example=pd.DataFrame({"image": pd.Series(list(example), dtype=object)}),
             pip_requirements=list(package.requirements),
             mlflow_model=Model(
-                artifact_path=identity.location, run_id=identity.run_id,
-                model_uuid=identity.model_id, model_id=identity.model_id,
-            ),  # fmt: skip
+                artifact_path=identity.location,
+                run_id=identity.run_id,
+                model_uuid=identity.model_id,
+                model_id=identity.model_id,
+            ),
         )
     return folder
 

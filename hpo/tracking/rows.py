@@ -9,7 +9,9 @@ import json
 import math
 import posixpath
 import re
+import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpo.database.queries import query
@@ -26,7 +28,8 @@ LONGEST_PARAM = 6000  # characters, MLflow's limit
 LONGEST_TAG = 8000
 _LONGEST_NAME = 250
 _REFUSED = re.compile(r"[^/\w.\- :]")  # characters that MLflow takes in no name
-_SPECIAL = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
+# MLflow's databases hold no infinity; it stores the largest number instead
+_SPECIAL = {"INF_POS": sys.float_info.max, "INF_NEG": -sys.float_info.max, "NAN": math.nan}
 
 
 class Point(NamedTuple):
@@ -206,7 +209,7 @@ def read_study(connection: Connection, study_id: int) -> StudyRow | None:
     return StudyRow(
         row.study_id, row.name, spec, row.spec_sha256, row.dataset_fingerprint, row.code_version,
         row.trials, row.created_ms or row.first_ms, row.created_ms is not None, row.last_ms,
-        given[0] if given else "objective", tuple(names), spec is not None and _simulated(spec),
+        given[0] if given else "objective", tuple(names), spec is not None and _simulated(spec.trainer),
         row.experiment_id, row.run_id, row.mirrored_state,
         None if best is None else (best.number, best.value),
     )  # fmt: skip
@@ -230,21 +233,24 @@ def metric_name(name: str) -> str:
 
 def _with_fixed(spec: StudySpec | None, searched: Mapping[str, Any]) -> dict[str, Any]:
     """The searched values and the space's fixed ones that exist beside them."""
+    if spec is None:
+        return dict(searched)
     values: dict[str, Any] = {}
-    for parameter in () if spec is None else spec.space.parameters:
+    for parameter in spec.space.parameters:
         if parameter.name in searched:
             values[parameter.name] = searched[parameter.name]
-        elif parameter.exists(values) and len(parameter.bounds()) == 1:
+        elif parameter.exists(values) and not spec.space.is_searched(parameter.name):
             values[parameter.name] = parameter.bounds()[0]
-    return dict(searched) | values
+    return values
 
 
-def _simulated(spec: StudySpec) -> bool:
+@cache
+def _simulated(trainer: str) -> bool:
     from hpo.errors import SpecError
     from hpo.trainer import load_trainer
 
     try:
-        return load_trainer(spec.trainer).describe().simulated
+        return load_trainer(trainer).describe().simulated
     except SpecError:  # the trainer is not installed on this machine
         return False
 

@@ -37,9 +37,9 @@ with pending as (
     select now.state, (m.run_id is null or m.state is distinct from now.state) as behind
       from now left join hpo.mirror_study m on m.study_id = :study_id
 )
-select parent.state as study_state, parent.behind as study_behind,
-       coalesce((select array_agg(p.trial_id order by p.number) from pending p), '{}') as trials,
-       (select count(*) from pending) + parent.behind::int as behind
+select (select count(*) from pending) + parent.behind::int as behind,
+       parent.state as study_state, parent.behind as study_behind,
+       coalesce((select array_agg(p.trial_id order by p.number) from pending p), '{}') as trials
   from parent
 
 -- name: mirror_study

@@ -80,3 +80,6 @@ select set_config('idle_in_transaction_session_timeout', '0', true),
 
 -- name: promotion_by_tag
 select * from hpo.promotion where promotion_id::text = :decision and outcome = 'promoted'
+
+-- name: promotion_run
+select m.run_id from hpo.mirror m where m.trial_id = :trial_id

@@ -88,8 +88,13 @@ with trial as (
 delete from hpo.study where study_id = :study_id
 
 -- name: register_worker
-insert into hpo.worker (study_id, host, pid, device) values (:study_id, :host, :pid, :device)
+insert into hpo.worker (study_id, host, pid, device, slot)
+values (:study_id, :host, :pid, :device, :slot)
 returning worker_id
+
+-- name: ended_in_slot
+select count(*) from hpo.lease l join hpo.worker w on w.worker_id = l.worker_id
+ where w.slot = :slot and l.told_at is not null
 
 -- name: worker_left
 update hpo.worker set ended_at = clock_timestamp(), seen_at = clock_timestamp(), ended_why = :why

@@ -21,6 +21,7 @@ create table hpo.worker (
     host       text not null,
     pid        integer not null,
     device     text not null,
+    slot       text,                                -- outlives a restart of a Ray actor
     started_at timestamptz not null default clock_timestamp(),
     seen_at    timestamptz not null default clock_timestamp(),
     expires_at timestamptz not null default clock_timestamp(),  -- taken for gone after this

@@ -1,0 +1,216 @@
+"""`hpo launch`: workers on Ray, and a live table while they run."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.cli.common import json_option, print_json, study_option
+from hpo.cli.worker import seconds_of
+from hpo.errors import HpoError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from hpo.settings import Settings
+    from hpo.study import Study
+
+LOOK_S = 1.0
+
+
+@click.command()
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--n-trials", type=click.IntRange(min=1), help="Each worker leaves after so many.")
+@click.option("--timeout", metavar="T", help="Workers claim no more after this time.")
+@click.option(
+    "--cpus-per-worker", type=click.FloatRange(min=0.01), default=1.0, show_default=True
+)
+@click.option(
+    "--gpus-per-worker", type=click.FloatRange(min=0), default=None,
+    help="Fractions share a GPU (default: 1 where the cluster has GPUs, else 0).",
+)  # fmt: skip
+@click.option("--address", help="An existing Ray cluster (default: RAY_ADDRESS, else a private one).")
+@click.option("--detach", is_flag=True, help="Leave it running in the background; `hpo down` stops it.")
+@study_option
+@json_option
+def launch(
+    workers: int,
+    n_trials: int | None,
+    timeout: str | None,
+    cpus_per_worker: float,
+    gpus_per_worker: float | None,
+    address: str | None,
+    detach: bool,
+    study_name: str | None,
+    as_json: bool,
+) -> None:
+    """Run workers on Ray and follow their progress.
+
+    Workers are actors on a private local Ray, or on an existing cluster. Ctrl-C lets each epoch
+    end and leaves the study resumable; a second one leaves now.
+    """
+    timeout_s = seconds_of("--timeout", timeout)
+    settings, study = _choose(study_name)
+    if detach:
+        _detach(settings, study, as_json=as_json)
+        return
+    from workers.ray_launcher import Launch, Plan, cluster, gpus_of_cluster
+    from workers.worker import Limits
+
+    address = address or settings.ray_address
+    plan = Plan(
+        study.name, workers, Limits(n_trials, timeout_s), cpus_per_worker, gpus_per_worker or 0.0
+    )
+    click.echo(f"hpo: starting {workers} workers on {address or 'a private Ray'}", err=True)
+    with cluster(address, plan):
+        if gpus_per_worker is None and gpus_of_cluster():
+            plan = Plan(study.name, workers, plan.limits, cpus_per_worker, 1.0)
+        running = Launch(plan, settings)
+        _drain_on_signals(running.drain)
+        _follow(settings, study, running.wait, as_json=as_json)
+    _end(settings, study, running.errors, as_json=as_json)
+
+
+def _choose(name: str | None) -> tuple[Settings, Study]:
+    from hpo.cli.project import opened, the_study
+    from hpo.readiness import require_same
+
+    with opened() as (settings, engine):
+        study = the_study(settings, engine, name, writing=True)
+        require_same(study, settings)  # said here at once, not by every worker a minute later
+        return settings, study
+
+
+def _drain_on_signals(drain: Callable[[], None]) -> None:
+    asked: list[int] = []
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        del frame
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        click.echo("hpo: workers leave at the end of their epoch; again to leave now", err=True)
+        drain()
+
+    signal.signal(signal.SIGINT, heard)
+    signal.signal(signal.SIGTERM, heard)
+
+
+def _follow(
+    settings: Settings, study: Study, wait: Callable[[float], bool], *, as_json: bool
+) -> None:
+    """Show progress until all workers have ended; what cannot be read now is read next time."""
+    from hpo.database.engine import connect
+    from hpo.status import status
+
+    engine = connect(settings, pool_size=1)
+    view = _Table() if sys.stdout.isatty() and not as_json else _Lines(sys.stderr if as_json else sys.stdout)
+    try:
+        with view:
+            while not wait(LOOK_S):
+                try:
+                    view.show(status(engine, study))
+                except HpoError as error:
+                    click.echo(f"hpo: {error}", err=True)
+    finally:
+        engine.dispose()
+
+
+class _Table:
+    """A live table in a terminal."""
+
+    def __enter__(self) -> None:
+        from rich.live import Live
+
+        self._live = Live(auto_refresh=False)
+        self._live.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def show(self, document: dict[str, Any]) -> None:
+        """Draw it anew."""
+        from hpo.cli.status_view import status_view
+
+        self._live.update(status_view(document), refresh=True)
+
+
+class _Lines:
+    """A line for each new epoch or ended trial, where there is no terminal."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._seen: dict[str, tuple[Any, Any]] = {}
+        self._ended = 0
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def show(self, document: dict[str, Any]) -> None:
+        """Print what is new in it."""
+        from hpo.cli.status_view import duration, number_text
+
+        best = document["best"]
+        tail = f"best {number_text(best['value'])} (trial {best['number']})" if best else ""
+        if document["eta_s"] is not None:
+            tail += f"  about {duration(document['eta_s'])} to go"
+        for worker in document["workers"]:
+            now = (worker["trial"], worker["epoch"])
+            if worker["trial"] is None or self._seen.get(worker["worker"]) == now:
+                continue
+            self._seen[worker["worker"]] = now
+            self._print(
+                f"trial {worker['trial']}: epoch {worker['epoch'] or 0}/"
+                f"{document['budget']['epochs'] or '?'}  {document['metric']} "
+                f"{number_text(worker['value'])}  {tail}"
+            )
+        counts = document["counts"]
+        ended = counts["complete"] + counts["pruned"] + counts["failed"]
+        if ended != self._ended:
+            self._ended = ended
+            self._print(f"{ended} of {document['budget']['trials']} trials ended  {tail}")
+
+    def _print(self, line: str) -> None:
+        click.echo(line.rstrip(), file=self._stream)
+
+
+def _end(settings: Settings, study: Study, errors: list[HpoError], *, as_json: bool) -> None:
+    from hpo.cli.project import opened
+    from hpo.cli.status_view import status_view
+    from hpo.status import status
+
+    with opened() as (_, engine):
+        document = status(engine, study)
+    if as_json:
+        print_json({"status": document, "errors": [str(error) for error in errors]})
+    else:
+        from rich.console import Console
+
+        Console().print(status_view(document))
+        if document["state"] == "finished":
+            click.echo(f"Next: `hpo champion --study {study.name}`, and `hpo up` to look at it.")
+        else:
+            click.echo("Next: `hpo launch` goes on where it stands.")
+    if errors:
+        raise errors[0]
+
+
+def _detach(settings: Settings, study: Study, *, as_json: bool) -> None:
+    """Start the same command without --detach as a process of its own."""
+    from hpo.background import start_background
+
+    arguments = [item for item in sys.argv[1:] if item not in ("--detach", "--json")]
+    command = [sys.executable, "-m", "hpo.cli", *arguments]
+    log = start_background(settings.home, f"launch-{study.name}", command)
+    if as_json:
+        print_json({"study": study.name, "log": str(log)})
+    else:
+        click.echo(f"Running in the background; it writes to {log}.")
+        click.echo("Next: `hpo status --watch`; `hpo down` stops it.")
