@@ -26,7 +26,7 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
         counts = connection.execute(query("status_counts"), key).one()
         best = connection.execute(query("status_best"), key | {"maximize": maximize}).one_or_none()
         workers = connection.execute(query("status_workers"), key).all()
-        behind = connection.scalar(query("mirror_behind"), key)
+        mirror = connection.execute(query("mirror_behind"), key).one_or_none()
         champion = connection.execute(
             query("champion"), {"model": study.spec.promotion.model}
         ).one_or_none()
@@ -55,7 +55,7 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
         },
         "workers": [_worker(row) for row in workers],
         "eta_s": _eta_s(counts, listed, len(workers)),
-        "mirror": {"behind": behind or 0},
+        "mirror": {"behind": mirror.behind if mirror else 0},
         "champion": champion
         and {
             "model": champion.model,

@@ -190,6 +190,8 @@ class Package:
         example: images for the input example, each an H x W x 3 uint8 RGB array as nested lists,
             or a path; None when there is none.
         outputs: name -> MLflow type of each column of a prediction, in order.
+        params: name -> default of each parameter of `predict`; MLflow passes on only those that
+            the signature declares.
     """
 
     code: Path
@@ -197,6 +199,7 @@ class Package:
     requirements: tuple[str, ...]
     example: Any
     outputs: Mapping[str, str]
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -24,6 +24,9 @@ from workers.process import TrainingProcess
 from workers.trial_run import Bench, Ended, TrialRun
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
@@ -135,7 +138,7 @@ class Worker:
             engine.dispose()
 
     def _serve(
-        self, engine: Engine, study: Study, process: TrainingProcess, data: object
+        self, engine: Engine, study: Study, process: TrainingProcess, data: Path | None
     ) -> Summary:
         from hpo.tracking.mirror_thread import MirrorThread
 
@@ -160,7 +163,7 @@ class Worker:
                 _left(engine, worker_id, summary.why)
         return summary
 
-    def _loop(self, bench: Bench, summary: Summary, wake: object) -> None:
+    def _loop(self, bench: Bench, summary: Summary, wake: Callable[[], None]) -> None:
         waiting = False
         while not (why := self._enough(summary)):
             claim = bench.claims.claim()
@@ -181,9 +184,9 @@ class Worker:
                 self._drain.wait(min(self._settings.lease_s / 4, _LONGEST_WAIT_S))
         summary.why = why
 
-    def _watched(self, wake: object) -> Watch:
+    def _watched(self, wake: Callable[[], None]) -> Watch:
         def watch(event: Event) -> None:
-            wake()  # type: ignore[operator]
+            wake()
             self._watch(event)
 
         return watch
@@ -220,7 +223,7 @@ class Worker:
 
         self._watch(Event(Kind.NOTE, text="the study is finished; looking at the best trial"))
         try:
-            decision = finalize(engine, self._settings, study, process)
+            decision = finalize(engine, self._settings, study, process, device=self._device)
         except HpoError as error:
             # The trials are told and safe; promoting can be done again by hand.
             log.warning("not promoted: %s", error)

@@ -63,6 +63,26 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "delete",
         "Delete a study and its trials; registered models and MLflow's runs stay.",
     ),
+    "doctor": (
+        "hpo.cli.doctor",
+        "doctor",
+        "Check what a study needs on this machine, and say how to mend what is not well.",
+    ),
+    "finalize": (
+        "hpo.cli.promotion",
+        "finalize",
+        "Promote a study's best trial to champion of its registered model, once.",
+    ),
+    "champion": (
+        "hpo.cli.promotion",
+        "champion",
+        "Show the champion of a registered model: version, trial, value and when it was decided.",
+    ),
+    "mirror": (
+        "hpo.cli.mirror",
+        "mirror",
+        "Bring MLflow to equal PostgreSQL, and prove that it does.",
+    ),
     "space": ("hpo.cli.space", "space", "List, show and check search spaces."),
     "data": ("hpo.cli.data", "data", "Make, fingerprint and check datasets."),
     "up": ("hpo.cli.services", "up", "Start PostgreSQL, MLflow and optuna-dashboard here."),

@@ -28,9 +28,8 @@ _UNREACHABLE = (
     "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND",
 )  # fmt: skip
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
-# The database was emptied under us (opening anew makes its tables again), or MLflow's server makes
-# its tables at this moment.
-_PASSING = ("42P01", "3F000", "42P07", "42710", "23505")
+_NO_TABLE = "42P01"  # the database was emptied under us: opening anew makes its tables again
+_MADE_MEANWHILE = ("42P07", "42710", "23505")  # table, type or row is there already
 _SYSTEM = re.compile(r"\[Errno [^]]*\] ([\w ]+)")
 _HINT = "Start it (`hpo up`), or check MLFLOW_TRACKING_URI. `hpo mirror sync` catches up later."
 
@@ -131,7 +130,7 @@ def _meaning(error: Exception, uri: str) -> TrackingError | None:
         return None
     for cause in _chain(error):
         lost = isinstance(cause, DBAPIError) and (
-            is_lost(cause) or getattr(cause.orig, "pgcode", None) in _PASSING
+            is_lost(cause) or getattr(cause.orig, "pgcode", None) == _NO_TABLE
         )
         # An HTTPError is an answer; the codes below judge it.
         if lost or (
@@ -192,6 +191,7 @@ def _create_tables(uri: str) -> None:
     from mlflow.store.db import utils
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
 
     # MLflow would try for 100 s to reach a database that does not answer.
@@ -200,6 +200,13 @@ def _create_tables(uri: str) -> None:
         # The client's own store is kept for the life of the process and would not look again.
         SqlAlchemyStore(uri, "")
         utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, 2)
+    except DBAPIError as error:
+        if getattr(error.orig, "pgcode", None) not in _MADE_MEANWHILE:
+            raise
+        raise TrackingError(
+            f"MLflow's tables in {database_name(uri)} are being made by another program just now",
+            hint="Try again in a moment.",
+        ) from error
     except MlflowException as error:
         if "out-of-date database schema" not in str(error):
             raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.artifacts import open_store
 from hpo.database.engine import connect, storage_url
 from hpo.database.queries import query
-from hpo.errors import HpoError, TrackingError, WeightsError
+from hpo.errors import TrackingError, WeightsError
 from hpo.tracking import runs
 from hpo.tracking.client import error_code, is_missing, open_client, scrub
 from hpo.tracking.rows import STATUS, STUDY_STATUS, read_study, read_trial
@@ -139,7 +139,10 @@ class Mirror:
         study = self._study()
         if study is None:
             return False
-        experiment_id, parent = self._ensure_parent()
+        place = self._ensure_parent()
+        if place is None:
+            return False
+        experiment_id, parent = place
         self._run("mirror_add", trial_id=trial_id, study_id=self.study_id)
         with self.engine.begin() as connection:
             connection.execute(query("mirror_patience"))
@@ -194,8 +197,11 @@ class Mirror:
             self._ensure_parent(pending.study_state)
         return True
 
-    def _ensure_parent(self, state: str | None = None) -> tuple[str, str]:
-        """(experiment id, run id) of the study; with `state`, its run shows it afterwards."""
+    def _ensure_parent(self, state: str | None = None) -> tuple[str, str] | None:
+        """(experiment id, run id) of the study; with `state`, its run shows it afterwards.
+
+        None when the study was deleted.
+        """
         self._run("mirror_study_add", study_id=self.study_id)
         with self.engine.begin() as connection:
             connection.execute(query("mirror_patience"))
@@ -205,7 +211,7 @@ class Mirror:
             ).one_or_none()
             study = read_study(connection, self.study_id)
             if mark is None or study is None:
-                raise _Deleted
+                return None
             client = self.client()
             run = runs.live_run(client, mark.run_id)
             if run is not None and state is None:
@@ -289,8 +295,6 @@ class Mirror:
     def _attempt(self, trial_id: int, result: Synced) -> None:
         try:
             result.copied += self.sync_trial(trial_id)
-        except _Deleted:
-            self._forget()
         except Exception as error:
             if isinstance(error, TrackingError):
                 self.client().ping()  # raises when it is not this trial's fault
@@ -344,10 +348,6 @@ class Mirror:
     def close(self) -> None:
         """Give the database connections back."""
         self.engine.dispose()
-
-
-class _Deleted(HpoError):
-    """The study went away while it was mirrored."""
 
 
 def open_mirror(settings: Settings, study_id: int) -> Mirror:

@@ -209,8 +209,8 @@ def read_study(connection: Connection, study_id: int) -> StudyRow | None:
     return StudyRow(
         row.study_id, row.name, spec, row.spec_sha256, row.dataset_fingerprint, row.code_version,
         row.trials, row.created_ms or row.first_ms, row.created_ms is not None, row.last_ms,
-        given[0] if given else "objective", tuple(names), spec is not None and _simulated(spec.trainer),
-        row.experiment_id, row.run_id, row.mirrored_state,
+        given[0] if given else "objective", tuple(names),
+        spec is not None and _simulated(spec.trainer), row.experiment_id, row.run_id, row.mirrored_state,
         None if best is None else (best.number, best.value),
     )  # fmt: skip
 
@@ -274,4 +274,6 @@ def _tags(values: Mapping[str, Any]) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return json.dumps(value, sort_keys=True) if isinstance(value, bool | dict | list) else str(value)
+    return (
+        json.dumps(value, sort_keys=True) if isinstance(value, bool | dict | list) else str(value)
+    )

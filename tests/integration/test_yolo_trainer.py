@@ -249,14 +249,21 @@ import io, numpy, pandas
 from pathlib import Path
 import mlflow
 from PIL import Image
-code, weights, picture, out = sys.argv[1:]
+from mlflow.models import ModelSignature
+from mlflow.types.schema import AnyType, ColSpec, ParamSchema, ParamSpec, Schema
+code, weights, picture, out, params = sys.argv[1:]
+kinds = {float: "double", int: "long"}
+params = [ParamSpec(name, kinds[type(value)], value) for name, value in json.loads(params).items()]
+signature = ModelSignature(Schema([ColSpec(AnyType(), "image")]), None, ParamSchema(params))
 artifacts = {"weights": weights}
-mlflow.pyfunc.save_model(out, python_model=code, artifacts=artifacts, pip_requirements=[])
+mlflow.pyfunc.save_model(
+    out, python_model=code, artifacts=artifacts, pip_requirements=[], signature=signature
+)
 model = mlflow.pyfunc.load_model(out)
 array = numpy.asarray(Image.open(picture).convert("RGB"))
 black = numpy.zeros((40, 70, 3), dtype=numpy.uint8)
 cells = [picture, Path(picture).read_bytes(), array, array.tolist(), black]
-table = model.predict(pandas.DataFrame({"image": cells}))
+table = model.predict(pandas.DataFrame({"image": cells}), params={"conf": 0.05})
 none = model.predict(pandas.DataFrame({"image": [black]}))
 kinds = [[str(kind) for kind in one.dtypes] for one in (table, none)]
 print(json.dumps([table.to_dict("records"), list(table.columns), kinds, len(none)]))
@@ -270,7 +277,12 @@ def test_the_packaged_model_finds_the_same_boxes_in_every_form_of_an_image(
     package = lab.process.package(lab.base, lab.job(tmp_path / "run"))
     picture = lab.data.parent / "images" / "val" / "0.png"
     rows, columns, kinds, none = in_torch(
-        PREDICT, package.code, package.artifacts["weights"], picture, tmp_path / "model"
+        PREDICT,
+        package.code,
+        package.artifacts["weights"],
+        picture,
+        tmp_path / "model",
+        json.dumps(dict(package.params)),
     )
     assert columns == list(package.outputs)
     assert kinds[0] == kinds[1]
@@ -283,3 +295,4 @@ def test_the_packaged_model_finds_the_same_boxes_in_every_form_of_an_image(
         assert 0 <= row["x1"] < row["x2"] <= 64
         assert row["name"] in ("square", "disc")
     assert package.example is not None
+    assert package.params["imgsz"] == 64

@@ -85,7 +85,7 @@ def test_show_yaml_prints_a_file_to_start_from(tmp_path: Path) -> None:
     text = invoke("show", "yolov8n", "--yaml")
     assert "# initial learning rate" in text
     (tmp_path / "copy.yaml").write_text(text)
-    assert ": ok, 24 parameters (lr0, lrf," in invoke("check", str(tmp_path / "copy.yaml"))
+    assert ": ok, 25 parameters (lr0, lrf," in invoke("check", str(tmp_path / "copy.yaml"))
 
 
 def test_check_reports_every_fault_of_every_file(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ OUTPUTS = {
     "confidence": "double",
 }
 
+PREDICT_PARAMS = {"conf": 0.25, "iou": 0.7}  # as Ultralytics' own prediction
+
 
 class YoloTrainer:
     """Trainer `yolo`."""
@@ -123,7 +125,12 @@ class YoloTrainer:
             requirements=tuple(f"{name}=={version(name).partition('+')[0]}" for name in names),
             example=None if job.data is None else [example_image(job.data)],
             outputs=OUTPUTS,
+            params={**PREDICT_PARAMS, "imgsz": _settings(job).get("imgsz", _default("imgsz"))},
         )
+
+
+def _default(name: str) -> Any:
+    return arguments()[name].default
 
 
 def _settings(job: Job) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""`hpo mirror`: bring MLflow to equal PostgreSQL, and prove that it does."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.common import json_option, show, study_option
+from hpo.cli.project import opened, the_study
+from hpo.database.queries import query
+from hpo.errors import HpoError
+from hpo.tracking.mirror import open_mirror
+from hpo.tracking.shown_in_dashboard import show_pending
+from hpo.tracking.verify import verify
+
+if TYPE_CHECKING:
+    from hpo.settings import Settings
+
+SLOW_S = 2.0  # between two lines of progress
+SHOWN = 50  # differences printed for a person; `--json` has all
+
+
+@click.group()
+def mirror() -> None:
+    """Bring MLflow to equal PostgreSQL, and prove that it does.
+
+    Every trial is mirrored into MLflow while workers run. These commands catch up after MLflow
+    was away, and compare. They know plain Optuna studies of the same database too.
+    """
+
+
+@mirror.command()
+@study_option
+@json_option
+def sync(study_name: str | None, as_json: bool) -> None:
+    """Bring MLflow to what PostgreSQL has, also where runs were deleted there."""
+    settings, study_id, name = _meant(study_name, writing=True)
+    with closing(open_mirror(settings, study_id)) as copier:
+        result = copier.sync_study(on_trial=_Progress("copied"))
+        show_pending(copier, settings)
+
+    def text() -> None:
+        count = "1 trial" if result.copied == 1 else f"{result.copied} trials"
+        rebuilt = f", {result.rebuilt} of them gone from MLflow before" if result.rebuilt else ""
+        click.echo(f"{name}: {count} copied{rebuilt}, {result.behind} behind")
+
+    show(as_json, {"study": name, **asdict(result)}, text)
+    if result.errors:
+        lines = "".join(f"\n  - {error}" for error in result.errors)
+        raise HpoError(f"{name}: not everything could be copied{lines}")
+
+
+@mirror.command("verify")
+@study_option
+@json_option
+def verify_runs(study_name: str | None, as_json: bool) -> int:
+    """Compare every run in MLflow with PostgreSQL; exit 1 with the differences."""
+    settings, study_id, name = _meant(study_name, writing=False)
+    with closing(open_mirror(settings, study_id)) as copier:
+        client = copier.client()
+        result = verify(copier.engine, client, study_id, on_trial=_Progress("compared"))
+    found = result.differences
+
+    def text() -> None:
+        if not found:
+            click.echo(f"{name}: {result.runs} runs equal")
+            return
+        for difference in found[:SHOWN]:
+            click.echo(str(difference))
+        if len(found) > SHOWN:
+            click.echo(f"… and {len(found) - SHOWN} more (`--json` lists all)")
+        count = "1 difference" if len(found) == 1 else f"{len(found)} differences"
+        click.echo(f"{name}: {count} in {result.runs} runs")
+        click.echo(f"`hpo mirror sync --study {name}` copies what is missing.", err=True)
+
+    document = {
+        "study": name,
+        "equal": not found,
+        "runs": result.runs,
+        "differences": [asdict(difference) for difference in found],
+    }
+    show(as_json, document, text)
+    return 1 if found else 0
+
+
+def _meant(name: str | None, *, writing: bool) -> tuple[Settings, int, str]:
+    """(settings, Optuna's id, name) of the study meant, which may be Optuna's alone."""
+    with opened() as (settings, engine):
+        wanted = name or settings.study
+        if wanted is not None:
+            with engine.connect() as connection:
+                study_id = connection.scalar(query("optuna_study"), {"name": wanted})
+            if study_id is not None:
+                return settings, int(study_id), wanted
+        study = the_study(settings, engine, name, writing=writing)
+        return settings, study.study_id, study.name
+
+
+class _Progress:
+    """Says on stderr how far long work is."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb, self._said = verb, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._said > SLOW_S:
+            self._said = time.monotonic()
+            click.echo(f"hpo: {done} of {total} trials {self._verb}", err=True)

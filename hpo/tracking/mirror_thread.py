@@ -1,0 +1,182 @@
+"""The thread that keeps MLflow and optuna-dashboard up to date while a worker trains.
+
+Whoever wakes it returns at once and never sees an error of it: MLflow can neither fail nor slow a
+trial. What it could not copy stays pending in PostgreSQL, for its next attempt, another worker's
+thread or `hpo mirror sync`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+
+from hpo.database.queries import query
+from hpo.tracking.mirror import Mirror, open_mirror
+from hpo.tracking.shown_in_dashboard import show_pending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+    from hpo.settings import Settings
+    from hpo.study import Study
+
+log = logging.getLogger(__name__)
+
+POLL_S = 5.0  # between two looks for what others left behind
+FIRST_WAIT_S = 1.0  # after a failure
+LONGEST_WAIT_S = 60.0
+FLUSH_S = 30.0
+_TRIES = 2  # of a flush, before it leaves the rest to `hpo mirror sync`
+
+
+class MirrorThread:
+    """A study's mirror in a daemon thread; a context manager that flushes at its end.
+
+    Args:
+        settings: where PostgreSQL, MLflow and the files are.
+        study: the study, or Optuna's id of it.
+        make: makes the mirror, in the thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        study: Study | int,
+        *,
+        make: Callable[[], Mirror] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._study_id = study if isinstance(study, int) else study.study_id
+        self._make = make or (lambda: open_mirror(settings, self._study_id))
+        self._mirror: Mirror | None = None
+        self._changed = threading.Condition()
+        self._woken, self._closing = True, False
+        self._own: set[int] = set()
+        self._asked = self._answered = 0  # flushes
+        self._failures = 0  # in a row
+        self._clean = False  # whether the last pass left nothing behind
+        self._thread = threading.Thread(target=self._run, name="hpo-mirror", daemon=True)
+        self._thread.start()
+
+    def wake(self, trial_id: int | None = None) -> None:
+        """There is something to copy, of `trial_id` first of all; returns at once."""
+        with self._changed:
+            self._woken = True
+            if trial_id is not None:
+                self._own.add(trial_id)
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        """Wait until everything known now is copied.
+
+        Returns:
+            False when the time was up or MLflow could not be reached.
+        """
+        with self._changed:
+            self._asked += 1
+            mine = self._asked
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._answered >= mine or not self._thread.is_alive(), timeout_s
+            )
+            return self._answered >= mine and self._clean
+
+    def close(self, timeout_s: float = FLUSH_S) -> bool:
+        """Flush and end the thread; returns what `flush` does."""
+        until = time.monotonic() + timeout_s
+        clean = self.flush(timeout_s)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        # A thread that hangs in a request is left behind: it is a daemon.
+        self._thread.join(max(0.0, until - time.monotonic()))
+        if not clean:
+            log.warning("MLflow does not hold everything yet: `hpo mirror sync` catches up")
+        return clean
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._is_due, self._pause_s())
+                if self._closing:
+                    break
+                asked, own = self._asked, list(self._own)
+                self._woken = False
+                self._own.clear()
+            clean = self._pass(own)
+            with self._changed:
+                self._clean = clean
+                if clean or self._failures >= _TRIES:
+                    self._answered = asked
+                self._changed.notify_all()
+        if self._mirror is not None:
+            self._mirror.close()
+
+    def _is_due(self) -> bool:
+        if self._closing or self._asked > self._answered:
+            # A flush does not wait for the end of a long back-off, but nor does it spin.
+            return self._closing or self._failures == 0
+        return self._woken and self._failures == 0
+
+    def _pause_s(self) -> float:
+        if self._failures == 0:
+            return POLL_S * random.uniform(0.8, 1.2)  # noqa: S311 - spreads workers, hides nothing
+        if self._asked > self._answered:
+            return FIRST_WAIT_S
+        return float(min(FIRST_WAIT_S * 2 ** (self._failures - 1), LONGEST_WAIT_S))
+
+    def _pass(self, own: list[int]) -> bool:
+        """Copy what is pending once; whether nothing is left behind."""
+        try:
+            if self._mirror is None:
+                self._mirror = self._make()
+            if self._failures:
+                self._mirror.lose_client()
+                self._mirror.reconcile()  # MLflow may have come back empty
+            result = self._mirror.sync_pending(own)
+            show_pending(self._mirror, self._settings)
+        except Exception as error:  # noqa: BLE001 - nothing of the mirror may reach a trial
+            self._fail(error)
+            return False
+        if self._failures:
+            log.warning("the mirror works again")
+        self._failures = 0
+        return result.behind == 0
+
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        text = str(error) if self._mirror is None else self._mirror.note(error)
+        if self._failures > 1:
+            log.debug("the mirror still fails: %s", text)
+            return
+        log.warning("nothing reaches MLflow for now, training goes on: %s", text)
+        if isinstance(error, DBAPIError) or self._mirror is None:
+            return
+        self._note(self._mirror, text)
+
+    def _note(self, mirror: Mirror, text: str) -> None:
+        values: dict[str, Any] = {"study_id": self._study_id}
+        try:
+            with mirror.engine.begin() as connection:
+                connection.execute(query("mirror_study_add"), values)
+                connection.execute(query("mirror_study_failed"), values | {"error": text})
+        except DBAPIError as error:
+            log.debug("the reason is not stored: %s", mirror.note(error))

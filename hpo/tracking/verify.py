@@ -1,0 +1,213 @@
+"""Compares MLflow's runs of a study with PostgreSQL, figure by figure; changes nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.artifacts import sha256_of
+from hpo.database.queries import query
+from hpo.tracking import runs
+from hpo.tracking.rows import STATUS, STUDY_STATUS, read_study, read_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from sqlalchemy import Engine
+
+    from hpo.tracking.client import Client
+    from hpo.tracking.rows import Point, StudyRow, TrialRow
+
+_PARENT = "mlflow.parentRunId"
+_NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that MLflow has otherwise than PostgreSQL.
+
+    Attributes:
+        where: the run, for instance `trial-0007` or `study`.
+        what: for instance `metric mAP50, step 3`.
+        expected: what PostgreSQL says.
+        found: what MLflow says.
+    """
+
+    where: str
+    what: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}: {self.expected} expected, {self.found} in MLflow"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How many runs were compared, and what differs."""
+
+    runs: int
+    differences: list[Difference]
+
+
+def verify(
+    engine: Engine,
+    client: Client,
+    study_id: int,
+    *,
+    on_trial: Callable[[int, int], None] | None = None,
+) -> Verified:
+    """Compare all runs of a study.
+
+    Args:
+        engine: the studies' database.
+        client: MLflow.
+        study_id: Optuna's id.
+        on_trial: called with (how many are done, of how many).
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    with engine.connect() as connection:
+        study = read_study(connection, study_id)
+        key = {"study_id": study_id}
+        ids = [row.trial_id for row in connection.execute(query("mirror_trials"), key)]
+        behind = connection.execute(query("mirror_behind"), key).one_or_none()
+    if study is None or behind is None:
+        return Verified(0, [])
+    found = _by_place(client, study)
+    differences = list(_study(client, study, behind.study_state, found.pop("study", [])))
+    parent = study.run_id
+    for done, trial_id in enumerate(ids):
+        if on_trial is not None:
+            on_trial(done, len(ids))
+        with engine.connect() as connection:  # none is held while MLflow is asked
+            trial = read_trial(connection, study, trial_id)
+        if trial is not None:
+            differences += _trial(client, trial, parent, found.pop(str(trial.number), []))
+    for place, extra in found.items():
+        differences += [
+            Difference(f"trial-{place}", "run", _NOTHING, run.info.run_id) for run in extra
+        ]
+    return Verified(len(ids) + 1, differences)
+
+
+def _by_place(client: Client, study: StudyRow) -> dict[str, list[Any]]:
+    """All live runs that say they are of the study, by trial number; `study` for its own."""
+    experiment = runs.find_experiment(client, study.experiment_id, study.name)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        return {}
+    tags = {"hpo.study_id": str(study.study_id)}
+    places: dict[str, list[Any]] = {}
+    for run in runs.find_runs(client, experiment.experiment_id, tags):
+        place = "study" if run.data.tags.get("hpo.kind") == "study" else None
+        place = place or run.data.tags.get("hpo.trial", "of no number")
+        places.setdefault(place, []).append(run)
+    return places
+
+
+def _study(client: Client, study: StudyRow, state: str, found: list[Any]) -> Iterator[Difference]:
+    run = yield from _single("study", study.run_id, found)
+    if run is None:
+        return
+    tags = study.tags() | {"hpo.state": state}
+    # The best trial moves while the study is open; it is written when the study's state changes.
+    if state == "open":
+        tags = {key: text for key, text in tags.items() if not key.startswith("hpo.best_")}
+    yield from _texts("study", "parameter", study.params(), run.data.params)
+    yield from _texts("study", "tag", tags, run.data.tags)
+    yield from _same("study", "status", STUDY_STATUS[state], run.info.status)
+    if study.spec is not None and "study.json" not in runs.list_files(client, run.info.run_id):
+        yield Difference("study", "file study.json", "a file", _NOTHING)
+
+
+def _trial(
+    client: Client, trial: TrialRow, parent: str | None, found: list[Any]
+) -> Iterator[Difference]:
+    where = trial.name
+    run = yield from _single(where, None, found)
+    if run is None:
+        return
+    info = run.info
+    tags = trial.tags() | ({} if parent is None else {_PARENT: parent})
+    yield from _texts(where, "parameter", trial.params(), run.data.params, exact=True)
+    yield from _texts(where, "tag", tags, run.data.tags)
+    yield from _same(where, "status", STATUS[trial.state], info.status)
+    yield from _same(where, "start", trial.row.start_ms, info.start_time)
+    if trial.ended:
+        yield from _same(where, "end", trial.row.end_ms, info.end_time)
+        yield from _files(client, trial, run)
+    if trial.study.fingerprint is not None:
+        digest = trial.study.fingerprint[: runs.LONGEST_DIGEST]
+        there = ", ".join(one.dataset.digest for one in run.inputs.dataset_inputs) or _NOTHING
+        yield from _same(where, "dataset", digest, there)
+    yield from _metrics(client, where, trial.points(), run)
+
+
+def _single(where: str, recorded: str | None, found: list[Any]) -> Any:
+    """Yields differences; returns the run, or None when there is none."""
+    if not found:
+        yield Difference(where, "run", recorded or "a run", _NOTHING)
+        return None
+    if len(found) > 1:
+        ids = ", ".join(sorted(run.info.run_id for run in found))
+        yield Difference(where, "run", "one run", f"{len(found)} runs: {ids}")
+    return next((run for run in found if run.info.run_id == recorded), found[0])
+
+
+def _metrics(client: Client, where: str, points: Iterable[Point], run: Any) -> Iterator[Difference]:
+    expected = _newest((p.metric, p.step, p.at_ms, p.value) for p in points)
+    names = sorted({metric for metric, _ in expected} | set(run.data.metrics))
+    history = [one for name in names for one in client.get_metric_history(run.info.run_id, name)]
+    found = _newest((one.key, one.step, one.timestamp, one.value) for one in history)
+    for metric, step in sorted(expected.keys() | found.keys()):
+        a, b = expected.get((metric, step)), found.get((metric, step))
+        if a != b:
+            yield Difference(where, f"metric {metric}, step {step}", _figure(a), _figure(b))
+
+
+def _newest(points: Iterable[tuple[str, int, int, float]]) -> dict[tuple[str, int], float]:
+    """(metric, step) -> its newest value. MLflow deletes no point; NaN takes one back."""
+    newest: dict[tuple[str, int], tuple[int, float]] = {}
+    for metric, step, at_ms, value in points:
+        if (metric, step) not in newest or newest[metric, step][0] <= at_ms:
+            newest[metric, step] = (at_ms, value)
+    return {key: value for key, (_, value) in newest.items() if not math.isnan(value)}
+
+
+def _files(client: Client, trial: TrialRow, run: Any) -> Iterator[Difference]:
+    there = runs.list_files(client, run.info.run_id) if trial.files else {}
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    for name, (sha256, size) in sorted(trial.files.items()):
+        if there.get(name) != size:
+            found = _NOTHING if name not in there else f"{there[name]} bytes"
+            yield Difference(trial.name, f"file {name}", f"{size} bytes", found)
+        elif folder.is_dir():  # its content can be read here
+            yield from _same(trial.name, f"sha256 of {name}", sha256, sha256_of(folder / name))
+
+
+def _texts(
+    where: str,
+    what: str,
+    expected: Mapping[str, str],
+    found: Mapping[str, str],
+    *,
+    exact: bool = False,
+) -> Iterator[Difference]:
+    for key in sorted(expected.keys() | found.keys() if exact else expected.keys()):
+        yield from _same(where, f"{what} {key}", expected.get(key), found.get(key))
+
+
+def _same(where: str, what: str, expected: Any, found: Any) -> Iterator[Difference]:
+    if expected != found:
+        yield Difference(where, what, _shown(expected), _shown(found))
+
+
+def _shown(value: Any) -> str:
+    return _NOTHING if value is None else repr(value) if isinstance(value, str) else str(value)
+
+
+def _figure(value: float | None) -> str:
+    return _NOTHING if value is None else repr(value)
