@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOCK_WAIT_S = 180.0
 START_WAIT_S = 120.0
 POLL_S = 0.2
-LOG_LINES = 8  # of a service that did not start, in its error
+LOG_LINES = 3  # of a service that did not start, in its error
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,15 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], program: Program, log:
         ended = process.poll() is not None
         if ended or time.monotonic() > deadline:
             what = "ended while starting" if ended else f"does not answer after {START_WAIT_S:g} s"
-            said = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-            lines = "".join(f"\n  {line}" for line in said)
-            raise ServiceError(f"{program.title} {what}:{lines}", hint=f"Its log: {log}")
+            raise ServiceError(f"{program.title} {what}{_last_words(log)}", hint=f"Its log: {log}")
         time.sleep(POLL_S)
+
+
+def _last_words(log: Path) -> str:
+    """The last lines of a log that a person would read: no indented ones, as of a traceback."""
+    lines = log.read_text(errors="replace").splitlines()
+    plain = [line for line in lines if line[:1].strip() and not line.startswith("Traceback")]
+    return "".join(f"\n  {line}" for line in plain[-LOG_LINES:])
 
 
 def _answers(port: int, path: str) -> bool:

@@ -80,7 +80,9 @@ def champion(study_name: str | None, model: str | None, as_json: bool) -> None:
 
 def _print(document: dict[str, Any] | None, model: str) -> None:
     if document is None:
-        click.echo(f"{model} has no champion yet. `hpo finalize` makes one of a study's best trial.")
+        click.echo(
+            f"{model} has no champion yet. `hpo finalize` makes one of a study's best trial."
+        )
         return
     if document["version"] is not None:
         note = " [simulated: no real training]" if document["simulated"] else ""

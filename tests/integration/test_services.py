@@ -128,7 +128,7 @@ def test_up_shows_everything_and_down_leaves_nothing(project: Project) -> None:
 
 
 def test_mlflow_shows_files_that_were_written_directly(project: Project) -> None:
-    """A run's file, written beside the server into HPO_ARTIFACTS, is listed and served over HTTP."""
+    """A run's file, written into HPO_ARTIFACTS without the server, is served over HTTP."""
     mlflow = project.up("--no-dashboard")["mlflow"]["address"]
     experiment = json.loads(get(mlflow, "/api/2.0/mlflow/experiments/create", {"name": "mine"}))
     new = {"experiment_id": experiment["experiment_id"]}
@@ -193,7 +193,8 @@ def test_a_service_that_does_not_start_says_why(project: Project) -> None:
     failed = project.hpo("up", "--no-mlflow", "--dashboard-port", str(any_free()))
     assert failed.returncode == 3
     assert "optuna-dashboard ended while starting" in failed.stderr
-    assert "Traceback" not in failed.stderr.splitlines()[1]
+    assert "File exists" in failed.stderr or "Not a directory" in failed.stderr
+    assert "Traceback" not in failed.stderr
     assert project.json("down") == {"stopped": ["postgresql"]}
 
 
