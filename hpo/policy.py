@@ -141,7 +141,8 @@ def make_pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
     return pruners.PercentilePruner(
         options.get("percentile", 50.0),  # the median is the 50th percentile
         n_startup_trials=options["startup_trials"],
-        n_warmup_steps=options["warmup_epochs"],
+        # Optuna takes steps to count from 0: it skips those below the number
+        n_warmup_steps=options["warmup_epochs"] + 1,
         interval_steps=options["interval"],
     )
 

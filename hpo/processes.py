@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    import subprocess
 
 STOP_S = 15.0
 SAME_S = 0.5  # a start time written as JSON and read again may differ in its last digits
@@ -72,6 +76,12 @@ def session(leader: int, started: float) -> list[psutil.Process]:
         for pid in psutil.pids()
         if _session_id(pid) == leader and (start_time(pid) or 0) >= started - SAME_S
     ]
+
+
+def release(process: subprocess.Popen[bytes]) -> None:
+    """Let a started process outlive this one, without Python's warning that nobody waited."""
+    if process.poll() is None:
+        process.returncode = 0
 
 
 def end_session(leader: int, started: float, *, wait_s: float = STOP_S) -> bool:

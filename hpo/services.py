@@ -107,8 +107,7 @@ def start_service(home: Path, program: Program, serves: str) -> Service:
         stop_service(home, service)
         process.wait()
         raise
-    # It is meant to outlive us; Popen would warn that nobody waited for it.
-    process.returncode = 0
+    processes.release(process)
     return service
 
 

@@ -115,8 +115,9 @@ class StudySpec:
         )
 
     def canonical(self) -> str:
-        """One JSON text for all equal specs."""
-        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        """One JSON text for all equal specs, whatever wrote the numbers and ordered the keys."""
+        plain = _plain_numbers(self.to_dict())
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def sha256(self) -> str:
         """Hex digest of the canonical text."""
@@ -134,14 +135,31 @@ def differences(stored: StudySpec, given: StudySpec) -> list[str]:
     return lines
 
 
+def _plain_numbers(value: Any) -> Any:
+    """Each number in one form: PostgreSQL's jsonb gives 1e+16 back as a whole number."""
+    if isinstance(value, dict):
+        return {key: _plain_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_numbers(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+        return int(value)
+    if isinstance(value, int) and _EXACT < abs(value) <= _LARGEST:
+        return float(value)
+    return value
+
+
+_EXACT = 2**53  # whole numbers up to this are the same as int and as float
+_LARGEST = 2**1023  # a larger whole number is no float
+
+
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
     items: list[tuple[Any, Any]]
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         items = list(value.items())
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple) and value:
         items = list(enumerate(value))
     else:
-        return {path: value}
+        return {path: value}  # an empty list or mapping is a value too
     flat: dict[str, Any] = {}
     for key, item in items:
         flat |= _flat(item, f"{path}.{key}" if path else str(key))

@@ -19,11 +19,14 @@ def check_choices(
     space: SearchSpace, sampler: Choice, pruner: Choice, budget: Budget, faults: list[str]
 ) -> None:
     """Sampler and pruner against the space and the budget."""
-    if "epochs" in space.bounds() and pruner.name != "none":
+    epochs = next((item for item in space.parameters if item.name == "epochs"), None)
+    if epochs is not None and pruner.name != "none":
         faults.append(
             f"pruner.name: '{pruner.name}' compares trials at equal epochs, but `epochs` is "
             "searched and schedules differ; use `none`"
         )
+    if epochs is not None and epochs.when:
+        faults.append("search_space.epochs: has a condition, but every trial needs its epochs")
     if sampler.name in ("grid", "qmc"):
         conditional = [item.name for item in space.parameters if item.when]
         if conditional:
@@ -48,16 +51,18 @@ def _check_cmaes(faults: list[str]) -> None:
 def check_against_trainer(
     spec: StudySpec, trainer: Trainer, data: Path | None, faults: list[str]
 ) -> None:
-    """The whole spec against its trainer, and a grid's size against the budget."""
-    searched = spec.space.bounds()
-    for name in sorted(searched.keys() & spec.train.keys()):
-        faults.append(f"train.{name}: is fixed here and searched by the search space; remove one")
+    """The whole spec against its trainer, and the number of trials against what must run."""
     if spec.sampler.name == "grid":
         _check_grid(spec, faults)
+    elif len(spec.baselines) > spec.budget.trials:
+        faults.append(
+            f"budget.trials: is {spec.budget.trials}, but there are {len(spec.baselines)} "
+            "baselines, which count too"
+        )
     question = TrainSpec(
         model=spec.model,
         train=spec.train,
-        searched=searched,
+        searched=spec.space.bounds(),
         epochs=spec.budget.epochs,
         metric=spec.objective.metric,
         direction=spec.objective.direction,

@@ -6,44 +6,54 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.faults import shown
 from search_spaces.names import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-_UNIT_S = (86400.0, 3600.0, 60.0, 1.0)
+_UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _UNIT_S))
+_LONGEST_S = 3650 * 86400.0  # ten years: PostgreSQL's intervals and times end somewhere beyond
+_LARGEST = 2**1023  # a larger whole number is no float
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def seconds(value: Any) -> float | None:
-    """Seconds of `90`, `45s`, `2h` or `1h30m`; None when it is no duration above zero."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        total = float(value)
-    else:
-        match = _DURATION.fullmatch(str(value).strip()) if value else None
-        if match is None:
-            return None
-        parts = zip(match.groups(), _UNIT_S, strict=True)
-        total = sum(float(number) * unit for number, unit in parts if number)
-    return total if 0 < total < math.inf else None
+    """Seconds of `90`, `45s`, `2h` or `1h30m`; None when it is none from above 0 to 3650 days."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    text = str(value).strip()
+    try:
+        total = float(text)
+    except ValueError:
+        match = _DURATION.fullmatch(text)
+        parts = zip(match.groups(), _UNIT_S.values(), strict=True) if match else ()
+        total = sum(float(number) * unit_s for number, unit_s in parts if number)
+    return total if 0 < total <= _LONGEST_S else None
 
 
 class Fields:
     """One mapping of a study file, at `path`; faults go into the list shared by all of them."""
 
-    def __init__(self, values: Any, path: str, faults: list[str], known: Iterable[str]) -> None:
+    def __init__(
+        self, values: Any, path: str, faults: list[str], known: Iterable[str] | None
+    ) -> None:
+        """Note each unknown key; `known` None lets the values' own reader judge them."""
         self.path, self.faults = path, faults
         if values is None:
             values = {}
         if not isinstance(values, dict):
-            self.fault("", f"is {values!r}, a mapping is expected")
+            self.fault("", f"is {shown(values)}, a mapping is expected")
             values = {}
         self.values: dict[str, Any] = values
-        known = list(known)
+        names = None if known is None else list(known)
         for key in values:
-            if key not in known:
-                self.fault(str(key), f"unknown key{did_you_mean(key, known)}")
+            if not isinstance(key, str):
+                # YAML reads the unquoted keys on, off, yes and no as true and false
+                self.fault("", f"the key {shown(key)} is no text: quote it")
+            elif names is not None and key not in names:
+                self.fault(key, f"unknown key{did_you_mean(key, names)}")
 
     def fault(self, key: str, text: str) -> None:
         """Note a fault of `key`."""
@@ -78,9 +88,9 @@ class Fields:
                 self.fault(key, f"is missing; {required}")
             return default
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) <= _LARGEST else math.inf
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            self.fault(key, f"is {value!r}, {_WORDS[kind]} is expected")
+            self.fault(key, f"is {shown(value)}, {_WORDS[kind]} is expected")
             return default
         if not self._within(key, value, low, high):
             return default
@@ -95,10 +105,10 @@ class Fields:
             self.fault(key, f"is {value}, a finite number is expected")
             return False
         if low is not None and value < low:
-            self.fault(key, f"is {value}, at least {low:g} is expected")
+            self.fault(key, f"is {shown(value)}, at least {low:.12g} is expected")
             return False
         if high is not None and value > high:
-            self.fault(key, f"is {value}, at most {high:g} is expected")
+            self.fault(key, f"is {shown(value)}, at most {high:.12g} is expected")
             return False
         return True
 

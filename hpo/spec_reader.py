@@ -1,17 +1,19 @@
-"""Study file -> StudySpec, checked as a whole: every fault is reported at once; opens no database."""
+"""Study file -> StudySpec, checked as a whole with all its faults at once; opens no database."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo.datasets.builtin import BUILT_IN
 from hpo.errors import FaultsError, SpecError
 from hpo.policy import DEFAULT_PRUNER, DEFAULT_SAMPLER, PRUNERS, SAMPLERS, Option
 from hpo.spec import Budget, Choice, Objective, Promotion, StudySpec
 from hpo.spec_checks import check_against_trainer, check_choices
 from hpo.spec_fields import Fields, merged, seconds
+from hpo.spec_names import alias_fault, name_fault
 from hpo.trainer import Description, Trainer, load_trainer, trainer_names
-from search_spaces.faults import SpaceFaults
+from search_spaces.faults import SpaceFaults, shown
 from search_spaces.reader import builtin_names, load_space
 from search_spaces.yaml_text import parse_yaml
 
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).parent / "templates" / "study.yaml"
 _KEYS = (
-    "study trainer model data search_space objective budget sampler pruner train baselines "
-    "promotion"
-).split()
-_RESERVED_ALIASES = ("latest",)  # MLflow refuses these and `v1`, `v2`, ...
+    *("study", "trainer", "model", "data", "search_space", "objective", "budget", "sampler"),
+    *("pruner", "train", "baselines", "promotion"),
+)
+_LARGEST = 2**31 - 1  # of PostgreSQL's integer
 
 
 def read_study_file(
@@ -43,18 +45,29 @@ def read_study_file(
     """
     source = TEMPLATE if path is None else path
     name = "the built-in study" if path is None else str(path)
+    hint = "`hpo init -o FILE` writes one to start from, with every key explained."
     try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "`hpo init` writes one to start from."
-        raise SpecError(name, [f"cannot be read: {error}"], hint=hint) from error
+        text = source.read_bytes()
+    except OSError as error:
+        raise SpecError(name, [f"cannot be read: {error.strerror}"], hint=hint) from error
     values, faults = parse_yaml(text)
     if faults:
-        raise SpecError(name, faults)
+        raise SpecError(name, faults, hint=hint)
     if not isinstance(values, dict):
-        raise SpecError(name, [f"holds {type(values).__name__}, a mapping is expected"])
-    base = Path.cwd() if path is None else path.parent
-    return build_spec(merged(values, overrides), name, base, resolve_data)
+        seen = "is empty" if values is None else f"holds {shown(values)}"
+        raise SpecError(name, [f"{seen}, a mapping of keys is expected"], hint=hint)
+    base = Path.cwd() if path is None else path.absolute().parent
+    try:
+        return build_spec(merged(_spelt_out(values), overrides), name, base, resolve_data)
+    except SpecError as error:
+        error.hint = error.hint or "Mend it and run the command again. " + hint
+        raise
+
+
+def _spelt_out(values: dict[str, Any]) -> dict[str, Any]:
+    """`sampler: random` as `sampler: {name: random}`, so that an override of its seed is merged."""
+    short = {key: values.get(key) for key in ("sampler", "pruner")}
+    return values | {key: {"name": name} for key, name in short.items() if isinstance(name, str)}
 
 
 def build_spec(
@@ -67,9 +80,7 @@ def build_spec(
     """
     faults: list[str] = []
     top = Fields(values, "", faults, _KEYS)
-    name = top.take("study", str, "", required="give the study a name")
-    if name and ("/" in name or not name.strip() or len(name) > _NAME_CHARS):
-        top.fault("study", f"{name!r} must have no '/' and at most {_NAME_CHARS} characters")
+    name = _name(top, "study", "", "/", required="give the study a name")
     trainer = _trainer(top)
     space = _space(top, base)
     seed, sampler = _choice(top, "sampler", SAMPLERS, DEFAULT_SAMPLER)
@@ -77,15 +88,19 @@ def build_spec(
     _, pruner = _choice(top, "pruner", PRUNERS, "none" if searched else DEFAULT_PRUNER)
     budget = _budget(top, epochs_searched=searched)
     promotion = _promotion(top, name)
-    train = Fields(values.get("train"), "train", faults, values.get("train") or ()).values
+    train = Fields(values.get("train"), "train", faults, None).values
     if trainer is None or space is None:
         raise SpecError(what, faults)
     description = trainer.describe()
+    if space.trainer != description.name:
+        theirs = f"'{space.name}' is for the trainer '{space.trainer}'"
+        top.fault("search_space", f"{theirs}, this study's is '{description.name}'")
+        raise SpecError(what, faults)
     objective = _objective(top, description)
     model = top.take("model", str, description.models[0])
     data, data_yaml = _data(top, description, base, resolve_data)
-    check_choices(space, sampler, pruner, budget, faults)
     baselines = _baselines(values, space, description, train, faults)
+    check_choices(space, sampler, pruner, budget, faults)
     spec = StudySpec(
         study=name, trainer=description.name, model=model, data=data, space=space,
         objective=objective, budget=budget, sampler=sampler, pruner=pruner, seed=seed,
@@ -97,7 +112,12 @@ def build_spec(
     return spec
 
 
-_NAME_CHARS = 200
+def _name(fields: Fields, key: str, default: str, forbidden: str, required: str = "") -> str:
+    name: str = fields.take(key, str, default, required=required)
+    fault = name_fault(name, forbidden) if name or isinstance(fields.values.get(key), str) else ""
+    if fault:
+        fields.fault(key, fault)
+    return name
 
 
 def _trainer(top: Fields) -> Trainer | None:
@@ -124,12 +144,12 @@ def _choice(
     raw = top.values.get(key)
     if isinstance(raw, str):
         raw = {"name": raw}
-    shared = {"name", "seed"} if key == "sampler" else {"name"}
-    name = raw.get("name", default) if isinstance(raw, dict) else default
-    options = table.get(name, {}) if isinstance(name, str) else {}
-    unknown_name = name not in table
+    given = raw.get("name") if isinstance(raw, dict) else None
+    name = default if given is None else given
     # With an unknown name the options cannot be judged: one fault, not one for each.
-    known = shared | set(raw) if unknown_name and isinstance(raw, dict) else shared | set(options)
+    options = table.get(name) if isinstance(name, str) else None
+    shared = ("name", "seed") if key == "sampler" else ("name",)
+    known = None if options is None else (*shared, *options)
     fields = Fields(raw, key, top.faults, known)
     name = fields.take("name", str, default, choices=table)
     seed = fields.take("seed", int, 0, low=0, high=2**32 - 1)
@@ -137,35 +157,37 @@ def _choice(
         option: fields.take(
             option, rule.kind, rule.default, low=rule.low, high=rule.high, choices=rule.choices
         )
-        for option, rule in options.items()
+        for option, rule in (options or {}).items()
     }
     return seed, Choice(name, values)
 
 
 def _budget(top: Fields, *, epochs_searched: bool) -> Budget:
     fields = Fields(top.values.get("budget"), "budget", top.faults, ("trials", "epochs", "timeout"))
-    trials = fields.take("trials", int, 1, required="say how many trials, e.g. `trials: 12`", low=1)
-    epochs = fields.take("epochs", int, None, low=1)
+    trials = fields.take(
+        "trials", int, 1, required="say how many trials, e.g. `trials: 12`", low=1, high=_LARGEST
+    )
+    epochs = fields.take("epochs", int, None, low=1, high=_LARGEST)
     if epochs_searched and epochs is not None:
         fields.fault("epochs", "is refused where the search space searches `epochs`; remove one")
-    elif not epochs_searched and epochs is None and "epochs" not in fields.values:
+    elif not epochs_searched and fields.values.get("epochs") is None:
         fields.fault("epochs", "is missing; say how many epochs a trial has, e.g. `epochs: 8`")
     timeout = fields.values.get("timeout")
     timeout_s = None if timeout is None else seconds(timeout)
     if timeout is not None and timeout_s is None:
-        fields.fault("timeout", f"is {timeout!r}, a duration like 90s, 45m or 1h30m is expected")
+        wanted = "a duration like 90s, 45m or 1h30m, at most 3650d, is expected"
+        fields.fault("timeout", f"is {shown(timeout)}, {wanted}")
     return Budget(trials, epochs, timeout_s)
 
 
 def _promotion(top: Fields, study: str) -> Promotion:
     fields = Fields(top.values.get("promotion"), "promotion", top.faults, ("model", "alias"))
-    model = fields.take("model", str, study)
+    if fields.values.get("model") is None and ":" in study:
+        fields.fault("model", f"is missing; the study's name {study!r} has ':', a model's must not")
+    model = _name(fields, "model", "", "/:") or study
     alias = fields.take("alias", str, "champion")
-    if any(mark in model for mark in "/:") or not model.strip():
-        fields.fault("model", f"{model!r} must have neither '/' nor ':' and not be empty")
-    reserved = alias in _RESERVED_ALIASES or (alias[:1] == "v" and alias[1:].isdigit())
-    if reserved or not alias.replace("-", "").replace("_", "").isalnum():
-        fields.fault("alias", f"{alias!r} is none that MLflow takes (letters, digits, - and _)")
+    if fault := alias_fault(alias):
+        fields.fault("alias", fault)
     return Promotion(model, alias)
 
 
@@ -194,8 +216,7 @@ def _data(
     except FaultsError as error:
         top.faults.extend(f"data: {fault}" for fault in error.faults)
         return None, None
-    built_in = not (name.endswith((".yaml", ".yml")) or "/" in name)
-    return (name if built_in else str(path)), path
+    return (name if name in BUILT_IN else str(path)), path
 
 
 def _baselines(
@@ -205,15 +226,16 @@ def _baselines(
     train: Mapping[str, Any],
     faults: list[str],
 ) -> tuple[dict[str, Any], ...]:
-    raw = values.get("baselines") or []
+    raw = values.get("baselines")
+    raw = [] if raw is None else raw
     if not isinstance(raw, list):
-        faults.append(f"baselines: is {raw!r}, a list of mappings is expected")
+        faults.append(f"baselines: is {shown(raw)}, a list of mappings is expected")
         return ()
     defaults = {name: argument.default for name, argument in description.arguments.items()}
     filled = []
     for index, given in enumerate(raw):
         if not isinstance(given, dict):
-            faults.append(f"baselines[{index}]: is {given!r}, a mapping is expected")
+            faults.append(f"baselines[{index}]: is {shown(given)}, a mapping is expected")
             continue
         try:
             filled.append(space.complete(given, defaults | dict(train)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hpo.database.queries import query
+from hpo.errors import UnknownStudyError
 from hpo.study import study_state
 from hpo.trainer import load_trainer
 from hpo.trial_rows import trial_rows
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
 
 
 def status(engine: Engine, study: Study) -> dict[str, Any]:
-    """The document of `hpo status --json`: JSON-able, its keys in DESIGN's order."""
+    """The document of `hpo status --json`: JSON-able.
+
+    Raises:
+        UnknownStudyError: the study was deleted meanwhile.
+    """
     key = {"study_id": study.study_id}
     maximize = study.spec.objective.direction == "maximize"
     with engine.connect() as connection:
-        listed = next(
-            row for row in connection.execute(query("study_names")) if row.study_id == study.study_id
-        )
+        rows = connection.execute(query("study_names")).all()
+        listed = next((row for row in rows if row.study_id == study.study_id), None)
+        if listed is None:
+            raise UnknownStudyError(f"the study '{study.name}' was deleted")
         counts = connection.execute(query("status_counts"), key).one()
         best = connection.execute(query("status_best"), key | {"maximize": maximize}).one_or_none()
         workers = connection.execute(query("status_workers"), key).all()

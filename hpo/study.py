@@ -71,21 +71,21 @@ def create_study(
         StudyExistsError: the name is taken, and not by an equal study with `exist_ok`.
     """
     with engine.begin() as connection:
-        # Optuna's unique index on the name makes a second creator wait here and then find it.
         connection.execute(query("forget_deleted"))
-        taken = connection.scalar(query("optuna_study"), {"name": spec.study})
-        if taken is None:
-            _insert(connection, spec, fingerprint, code_version)
-    stored = find_study(engine, spec.study) if taken is not None else None
-    if taken is not None:
-        _require_equal(stored, spec, fingerprint, exist_ok=exist_ok)
-    return load_study(engine, spec.study), taken is None
+        made = _insert(connection, spec, fingerprint, code_version)
+    if not made:
+        _require_equal(find_study(engine, spec.study), spec, fingerprint, exist_ok=exist_ok)
+    return load_study(engine, spec.study), made
 
 
 def _insert(
     connection: Connection, spec: StudySpec, fingerprint: str | None, code_version: str
-) -> None:
+) -> bool:
+    """Write the study and its baselines; False when the name is taken."""
+    # Optuna's unique index on the name makes a second creator wait here for the first.
     study_id = connection.scalar(query("insert_optuna_study"), {"name": spec.study})
+    if study_id is None:
+        return False
     direction = spec.objective.direction.upper()
     connection.execute(query("insert_direction"), {"study_id": study_id, "direction": direction})
     names = json.dumps([spec.objective.metric])
@@ -100,13 +100,14 @@ def _insert(
     connection.execute(
         query("insert_study"),
         {
-            "study_id": study_id, "name": spec.study, "spec": spec.canonical(),
+            "study_id": study_id, "name": spec.study, "spec": json.dumps(spec.to_dict()),
             "sha256": spec.sha256(), "fingerprint": fingerprint, "code_version": code_version,
             "trials": spec.budget.trials, "timeout_s": spec.budget.timeout_s,
         },
     )  # fmt: skip
     for baseline in spec.baselines:
         _insert_waiting(connection, study_id, baseline)
+    return True
 
 
 def _insert_waiting(connection: Connection, study_id: int | None, params: Mapping[str, Any]) -> int:
@@ -181,9 +182,11 @@ def study_state(row: Any) -> str:
     """`open`, `running`, `finished` or `stopped`, of a row with the counts that decide it."""
     if row.state == "stopped":
         return "stopped"
-    if row.running:
+    if row.held:
         return "running"
-    return "finished" if row.claimed >= row.trials or row.timed_out else "open"
+    # A trial whose worker is gone waits for a takeover: the study is open until then.
+    spent = row.claimed >= row.trials or row.timed_out
+    return "finished" if spent and not row.running else "open"
 
 
 def choose_study(engine: Engine, name: str | None, *, writing: bool) -> tuple[str, str]:
@@ -219,7 +222,7 @@ def enqueue(engine: Engine, study: Study, params: Mapping[str, Any], defaults: M
 
     Raises:
         UsageError: a parameter that the space does not have, or a value outside its range.
-        StudyClosedError: the budget has no room for it.
+        StudyClosedError: the budget has no room for it, or its time is over.
     """
     try:
         filled = study.spec.space.complete(params, defaults)
@@ -230,6 +233,11 @@ def enqueue(engine: Engine, study: Study, params: Mapping[str, Any], defaults: M
         counts = connection.execute(
             query("claimed_and_waiting"), {"study_id": study.study_id}
         ).one()
+        if counts.timed_out:
+            raise StudyClosedError(
+                f"the budget.timeout of '{study.name}' is over: no trial starts any more",
+                hint="`hpo create-study --name NAME` makes a new one of the same file.",
+            )
         if counts.claimed + counts.waiting >= budget:
             raise StudyClosedError(
                 f"the budget of {budget} trials has no room: {counts.claimed} claimed, "
@@ -244,6 +252,7 @@ def extend(engine: Engine, study: Study, trials: int) -> None:
 
     Raises:
         UsageError: it is not above the present one, or the sampler is `grid`.
+        UnknownStudyError: the study was deleted.
     """
     if study.spec.sampler.name == "grid":
         raise UsageError("a grid has as many points as it has: its study cannot be extended")
@@ -272,13 +281,13 @@ def _locked_budget(connection: Connection, study: Study) -> int:
 
 
 def delete_study(engine: Engine, study: Study) -> None:
-    """Delete it from Optuna and the schema `hpo`; promotions and MLflow's runs stay."""
-    import optuna
+    """Delete it from Optuna's tables and the schema `hpo`; promotions and MLflow's runs stay.
 
+    Raises:
+        UnknownStudyError: it was deleted already.
+    """
+    key = {"study_id": study.study_id}
     with engine.begin() as connection:
-        connection.execute(query("delete_study"), {"study_id": study.study_id})
-    storage = optuna.storages.RDBStorage(engine.url.render_as_string(hide_password=False))
-    try:
-        optuna.delete_study(study_name=study.name, storage=storage)
-    finally:
-        storage.engine.dispose()
+        _locked_budget(connection, study)
+        connection.execute(query("lock_trials"), key)
+        connection.execute(query("delete_study"), key)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["fixtures.environment", "fixtures.postgres"]
+pytest_plugins = ["fixtures.environment", "fixtures.mirrored", "fixtures.postgres", "fixtures.command_line"]

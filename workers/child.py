@@ -11,6 +11,7 @@ import faulthandler
 import gc
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError, TrialError
 from hpo.trainer import load_trainer
-from workers.messages import Answer, Done, Evaluate, Failed, Pack, Reported, Train
+from workers.messages import Answer, Done, Evaluate, Failed, Pack, Ready, Reported, Train
 
 if TYPE_CHECKING:
     from hpo.trainer import Epoch, Trainer, Verdict
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> None:
 def serve(connection: Connection[Any, Any], name: str) -> None:
     """Load the trainer, then answer each request until the connection's end."""
     trainer, fault = _load(name)
+    connection.send(Ready())
     while True:
         try:
             request = connection.recv()
@@ -131,6 +133,8 @@ def _die_with_parent(lifeline: int, parent: int) -> None:
     while os.getppid() == parent:
         if select.select([lifeline], [], [], PARENT_CHECK_S)[0]:
             break
+    # The worker would have removed it
+    shutil.rmtree(os.environ.get("HPO_SCRATCH", ""), ignore_errors=True)
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 

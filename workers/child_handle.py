@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from workers.messages import Answer, Reply, Request
 
 TICK_S = 0.5  # how often a wait looks for a death, a stall or the worker's own wish to stop
+START_S = 300.0  # imports of torch from a cold network disk take minutes
 DYING_S = 5.0  # how long a process may take to end after its connection did
 TAIL_LINES = 12
 TAIL_BYTES = 4000
@@ -44,6 +45,7 @@ class ChildHandle:
     def __init__(self, trainer: str, log: Path, env: Mapping[str, str]) -> None:
         self.log = log
         self._killed = False
+        self._ready = False
         # Settings, fonts and the like that libraries insist on writing; removed with the child
         self._scratch = Path(tempfile.mkdtemp(prefix="hpo-training-"))
         ours, theirs = socket.socketpair()
@@ -79,6 +81,17 @@ class ChildHandle:
         """Whether it still runs."""
         return self._process.poll() is None
 
+    def wait_ready(self, interrupted: Callable[[], bool] | None = None) -> None:
+        """Wait until its imports are over, so that no training is blamed for them.
+
+        Raises:
+            TrialError: as `receive`.
+            Interrupted: as `receive`.
+        """
+        if not self._ready:
+            self.receive(stall_timeout_s=START_S, interrupted=interrupted)
+            self._ready = True
+
     def send(self, message: Request | Answer) -> None:
         """Send; raises TrialError when the process is dead."""
         try:
@@ -110,7 +123,7 @@ class ChildHandle:
                 if stall_timeout_s is not None and silent_s > stall_timeout_s:
                     self.kill()
                     raise TrialError(
-                        "hung", f"no epoch for {silent_s:.0f} s, the limit is {stall_timeout_s:g} s"
+                        "hung", f"silent for {silent_s:.0f} s, the limit is {stall_timeout_s:g} s"
                     )
             reply: Reply = self._connection.recv()
         except (EOFError, ConnectionResetError):

@@ -1,7 +1,8 @@
 """What a worker and its training process say to each other; knows no pipe and no process.
 
 Worker to child: one of `Train`, `Evaluate`, `Pack`, and an `Answer` to each `Reported`.
-Child to worker: any number of `Reported`, then one `Done` or `Failed`.
+Child to worker: one `Ready`; then for each request any number of `Reported`, and one `Done` or
+`Failed`.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """The trainer is loaded and its imports are over, or have failed: the first request tells."""
+
+
+@dataclass(frozen=True)
 class Reported:
     """An epoch has ended; the child waits for an `Answer`."""
 
@@ -80,4 +86,4 @@ class Failed:
 
 
 Request = Train | Evaluate | Pack
-Reply = Reported | Done | Failed
+Reply = Ready | Reported | Done | Failed

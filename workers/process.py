@@ -93,21 +93,20 @@ class TrainingProcess:
                 caller once the child is idle again or gone.
             poll: called about twice a second while an epoch runs. STOP ends the training at
                 once, by ending the child; a Result without weights is returned then.
-            stall_timeout_s: longest silence of the child; None for no limit. The first epoch's
-                includes the start of a child that is not warm.
+            stall_timeout_s: longest silence of the child; None for no limit. The start of a child
+                does not count, what a trainer does after the last epoch (its pictures) does.
 
         Raises:
             TrialError: the training failed; the next job gets a new child where needed.
         """
         child = self._running()
+        interrupted = None if poll is None else lambda: poll() is Verdict.STOP
         settled = False
         try:
+            child.wait_ready(interrupted)
             child.send(Train(job))
             while True:
-                reply = child.receive(
-                    stall_timeout_s=stall_timeout_s,
-                    interrupted=None if poll is None else lambda: poll() is Verdict.STOP,
-                )
+                reply = child.receive(stall_timeout_s=stall_timeout_s, interrupted=interrupted)
                 if not isinstance(reply, Reported):
                     settled = True
                     break
@@ -157,6 +156,7 @@ class TrainingProcess:
         child = self._running()
         reply = None
         try:
+            child.wait_ready()
             child.send(request)
             reply = child.receive()
         finally:

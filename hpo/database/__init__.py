@@ -1,1 +1,1 @@
-"""PostgreSQL: connections, the private server, the tables, and the SQL that reads and writes them."""
+"""PostgreSQL: connections, the private server, the tables, and the SQL on them."""

@@ -10,13 +10,13 @@ import os
 import secrets
 import shutil
 import subprocess
-import tempfile
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psycopg2
 
+from hpo import processes
 from hpo.database.binaries import find_binaries
 from hpo.database.server_files import DATABASE, HOST, ROLE, write_private
 from hpo.database.server_life import open_connection, sole_life
@@ -93,19 +93,24 @@ def start(files: ServerFiles) -> None:
     user = _user(files)
     said = ""
     for _ in range(PORT_TRIES):
-        with sole_life(files) as descriptor:
+        with sole_life(files) as alive:
             user.own(files.data)
             # Nothing of this server lives, so its pid file is a dead one's. PostgreSQL itself
             # would refuse to start when that number is now another process's.
             files.pid_file.unlink(missing_ok=True)
-            if not files.log.exists() or files.log.stat().st_size > LOG_KEEP_BYTES:
-                write_private(files.log, "", user)
-            begin = files.log.stat().st_size
             write_private(files.port_file, f"{_usable_port(files.port())}\n", user)
-            outcome = _run(files, _start_words(files), keep=(descriptor,))
-        if outcome.returncode == 0:
+            begin = _trim_log(files, user)
+            server = _launch(files, alive)
+        try:
+            wait_until_it_answers(files, server)
+        except DatabaseError:
+            if server.poll() is None:
+                raise
+        else:
             return
-        said = outcome.stdout + files.log.read_text(errors="replace")[begin:]
+        finally:
+            processes.release(server)
+        said = files.log.read_text(errors="replace")[begin:]
         if "Address already in use" not in said:
             break
         files.port_file.unlink()
@@ -124,15 +129,21 @@ def stop(files: ServerFiles) -> None:
         raise _failure(files, "PostgreSQL does not stop", outcome.stdout)
 
 
-def wait_until_it_answers(files: ServerFiles) -> None:
-    """Wait for a server that is starting already, and note its port.
+def wait_until_it_answers(
+    files: ServerFiles, server: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Wait for a server that is starting, and note its port.
+
+    Args:
+        files: where it is.
+        server: its process, when it is a child of this one.
 
     Raises:
-        DatabaseError: it does not answer for START_WAIT_S seconds.
+        DatabaseError: it ended, or does not answer for START_WAIT_S seconds.
     """
     deadline = time.monotonic() + START_WAIT_S
     said = ""
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and (server is None or server.poll() is None):
         port = files.written_port()
         if port is not None:
             if port != files.port():
@@ -144,7 +155,7 @@ def wait_until_it_answers(files: ServerFiles) -> None:
             else:
                 return
         time.sleep(POLL_S)
-    raise _failure(files, "PostgreSQL runs but does not answer", said)
+    raise _failure(files, "PostgreSQL does not answer", said)
 
 
 def create_database(files: ServerFiles) -> None:
@@ -164,39 +175,61 @@ def _user(files: ServerFiles) -> ServerUser:
 def _run(
     files: ServerFiles, words: tuple[str, ...], keep: tuple[int, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of PostgreSQL's programs as the server's user; `keep`: descriptors it inherits."""
+    """Run one of PostgreSQL's programs to its end; `keep`: descriptors it inherits."""
+    return subprocess.run(
+        _command(files, words),
+        cwd=files.folder,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        errors="replace",
+        text=True,
+        pass_fds=keep,
+        start_new_session=True,
+        check=False,
+    )
+
+
+def _launch(files: ServerFiles, alive: int) -> subprocess.Popen[bytes]:
+    """Begin the server itself: pg_ctl would hand our paths to a shell."""
+    options = {**OPTIONS, "port": str(files.port())}
+    settings = (word for name, value in options.items() for word in ("-c", f"{name}={value}"))
+    with files.log.open("ab") as log:
+        return subprocess.Popen(
+            _command(files, ("postgres", "-D", str(files.data), *settings)),
+            cwd=files.folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(alive,),
+            start_new_session=True,
+        )
+
+
+def _command(files: ServerFiles, words: tuple[str, ...]) -> list[str]:
     version = files.data / "PG_VERSION"
     binaries = find_binaries(int(version.read_text()) if version.exists() else None)
+    return [*_user(files).prefix, str(binaries.folder / words[0]), *words[1:]]
+
+
+def _environment() -> dict[str, str]:
     # PG* variables of the user would redirect the programs; ours may hold passwords, and the
     # server, which lives long, has no use for them.
-    environment = {
+    kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PG", "HPO_", "MLFLOW_"))
     }
-    # A file and not a pipe: the server keeps open what it was started with, and a pipe that it
-    # holds would never end.
-    with tempfile.TemporaryFile("w+", errors="replace") as output:
-        done = subprocess.run(
-            [*_user(files).prefix, str(binaries.folder / words[0]), *words[1:]],
-            cwd=files.folder,
-            env={**environment, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=keep,
-            start_new_session=True,
-            check=False,
-        )
-        output.seek(0)
-        return subprocess.CompletedProcess(done.args, done.returncode, output.read())
+    return {**kept, "LC_ALL": "C"}
 
 
-def _start_words(files: ServerFiles) -> tuple[str, ...]:
-    options = {**OPTIONS, "port": str(files.port())}
-    text = " ".join(f"-c {name}='{value}'" for name, value in options.items())
-    where = ("-D", str(files.data), "-l", str(files.log))
-    return ("pg_ctl", "start", "-w", "-t", str(START_WAIT_S), *where, "-o", text)
+def _trim_log(files: ServerFiles, user: ServerUser) -> int:
+    """Begin the log anew when it has grown; returns where this start's part begins, in bytes."""
+    if not files.log.exists() or files.log.stat().st_size > LOG_KEEP_BYTES:
+        write_private(files.log, "", user)
+    return files.log.stat().st_size
 
 
 def _usable_port(wanted: int | None) -> int:

@@ -11,11 +11,10 @@ import logging
 import random
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
-from hpo.database.queries import query
 from hpo.tracking.mirror import Mirror, open_mirror
 from hpo.tracking.shown_in_dashboard import show_pending
 
@@ -149,8 +148,7 @@ class MirrorThread:
             if self._mirror is None:
                 self._mirror = self._make()
             if self._failures:
-                self._mirror.lose_client()
-                self._mirror.reconcile()  # MLflow may have come back empty
+                self._mirror.recover()
             result = self._mirror.sync_pending(own)
             show_pending(self._mirror, self._settings)
         except Exception as error:  # noqa: BLE001 - nothing of the mirror may reach a trial
@@ -168,15 +166,9 @@ class MirrorThread:
             log.debug("the mirror still fails: %s", text)
             return
         log.warning("nothing reaches MLflow for now, training goes on: %s", text)
-        if isinstance(error, DBAPIError) or self._mirror is None:
+        if self._mirror is None:
             return
-        self._note(self._mirror, text)
-
-    def _note(self, mirror: Mirror, text: str) -> None:
-        values: dict[str, Any] = {"study_id": self._study_id}
         try:
-            with mirror.engine.begin() as connection:
-                connection.execute(query("mirror_study_add"), values)
-                connection.execute(query("mirror_study_failed"), values | {"error": text})
-        except DBAPIError as error:
-            log.debug("the reason is not stored: %s", mirror.note(error))
+            self._mirror.marks.study_failed(text)
+        except DBAPIError as trouble:
+            log.debug("the reason is not stored: %s", self._mirror.note(trouble))

@@ -69,8 +69,14 @@ class StudyRow:
     simulated: bool
     experiment_id: str | None
     run_id: str | None
-    mirrored_state: str | None
     best: tuple[int, float] | None
+
+    @property
+    def dataset(self) -> tuple[str, str] | None:
+        """(name, fingerprint) of the dataset; None where there is none."""
+        if self.fingerprint is None:
+            return None
+        return (self.spec and self.spec.data) or self.name, self.fingerprint
 
     def params(self) -> dict[str, str]:
         """What its run shows as parameters: everything that all its trials share."""
@@ -110,11 +116,17 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial of `study`; `change` and `steps` say how far its figures reach."""
+    """A trial of `study`, with its figures since a mark.
+
+    Attributes:
+        study: its study.
+        row: of the statement `mirror_trial`.
+        known: how many of Optuna's own intermediate values the mark has already.
+    """
 
     study: StudyRow
     row: Any
-    change: int
+    known: int
 
     @property
     def trial_id(self) -> int:
@@ -129,6 +141,11 @@ class TrialRow:
         return str(self.row.state)
 
     @property
+    def change(self) -> int:
+        """The newest of its epochs' changes; 0 before the first."""
+        return int(self.row.last_change or 0)
+
+    @property
     def ended(self) -> bool:
         return self.state in ("COMPLETE", "PRUNED", "FAIL")
 
@@ -140,6 +157,14 @@ class TrialRow:
     def files(self) -> dict[str, tuple[str, int]]:
         """Name -> (sha256, bytes) of its files; {} while it runs."""
         return {name: (pair[0], int(pair[1])) for name, pair in self.row.files.items()}
+
+    def is_at(self, mark: Any) -> bool:
+        """Whether the mark has all of it."""
+        return bool(
+            mark.run_id is not None
+            and (mark.state, mark.files) == (self.state, self.ended)
+            and (mark.change, mark.steps) == (self.change, len(self.row.steps))
+        )
 
     def params(self) -> dict[str, str]:
         """Its active parameters, fixed ones included, and the study's fixed arguments."""
@@ -177,7 +202,8 @@ class TrialRow:
                 if value is not None or self.row.takeovers:
                     figure = math.nan if value is None else float(value)
                     points.append(Point(metric_name(metric), epoch, at_ms, figure))
-        for step, value, kind in self.row.steps:
+        # They may come out of order: at the end all are taken.
+        for step, value, kind in self.row.steps[0 if self.ended else self.known :]:
             figure = _value(value, kind)
             # Optuna keeps no time of an intermediate value
             if not math.isnan(figure):
@@ -210,19 +236,20 @@ def read_study(connection: Connection, study_id: int) -> StudyRow | None:
         row.study_id, row.name, spec, row.spec_sha256, row.dataset_fingerprint, row.code_version,
         row.trials, row.created_ms or row.first_ms, row.created_ms is not None, row.last_ms,
         given[0] if given else "objective", tuple(names),
-        spec is not None and _simulated(spec.trainer), row.experiment_id, row.run_id, row.mirrored_state,
+        spec is not None and _simulated(spec.trainer), row.experiment_id, row.run_id,
         None if best is None else (best.number, best.value),
     )  # fmt: skip
 
 
 def read_trial(
-    connection: Connection, study: StudyRow, trial_id: int, *, after: int = 0
+    connection: Connection, study: StudyRow, trial_id: int, mark: Any = None
 ) -> TrialRow | None:
-    """The trial with its epochs changed `after` that, or None when it was deleted."""
+    """The trial with its figures since the mark, or all of them; None when it was deleted."""
+    after = 0 if mark is None else mark.change
     row: Row[Any] | None = connection.execute(
         query("mirror_trial"), {"trial_id": trial_id, "change": after}
     ).one_or_none()
-    return None if row is None else TrialRow(study, row, int(row.last_change or 0))
+    return None if row is None else TrialRow(study, row, 0 if mark is None else mark.steps)
 
 
 def metric_name(name: str) -> str:

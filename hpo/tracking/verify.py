@@ -139,8 +139,8 @@ def _trial(
     if trial.ended:
         yield from _same(where, "end", trial.row.end_ms, info.end_time)
         yield from _files(client, trial, run)
-    if trial.study.fingerprint is not None:
-        digest = trial.study.fingerprint[: runs.LONGEST_DIGEST]
+    if trial.study.dataset is not None:
+        digest = trial.study.dataset[1][: runs.LONGEST_DIGEST]
         there = ", ".join(one.dataset.digest for one in run.inputs.dataset_inputs) or _NOTHING
         yield from _same(where, "dataset", digest, there)
     yield from _metrics(client, where, trial.points(), run)

@@ -247,6 +247,17 @@ def test_a_server_that_cannot_start_says_why(home: Path) -> None:
     assert str(home / "postgres" / "log") in caught.value.hint
 
 
+def test_any_folder_name_will_do(tmp_path: Path) -> None:
+    """Spaces, quotes and what a shell would run are only characters of a folder's name."""
+    home = tmp_path / 'it\'s a "new" $(touch made) & `touch made`' / ".hpo"
+    try:
+        assert ask(embedded.ensure_running(home, create=True), "SELECT 1") == 1
+        assert embedded.stop(home) is True
+        assert not list(tmp_path.rglob("made"))
+    finally:
+        embedded.stop(home)
+
+
 def test_the_log_stays_small(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that has grown is begun anew at the next start."""
     embedded.ensure_running(home, create=True)

@@ -310,7 +310,7 @@ def test_a_champion_s_weights_are_found_in_the_store_or_in_the_version(
     sha256 = bench.finalize(first).evidence["weights_sha256"]
     if not kept_in_store:
         (bench.folder / ".hpo" / "artifacts" / "objects" / sha256[:2] / sha256).unlink()
-    second = bench.study("second")
+    second = bench.study("second", seed=1)  # other weights than the first's
     bench.told(second, 0.97, 0.95)
     decision = bench.finalize(second)
     assert decision.evidence["champion_evaluated"]
@@ -325,7 +325,7 @@ def test_a_champion_that_cannot_be_evaluated_stays_until_someone_decides(bench: 
     source = bench.client.get_model_version(MODEL, "1").source
     for file in _folder(source).rglob("weights.json"):
         file.write_text("{}", encoding="utf-8")
-    second = bench.study("second")
+    second = bench.study("second", seed=1)  # other weights than the first's
     bench.told(second, 0.97, 0.95)
     decision = bench.finalize(second)
     assert decision.outcome is Outcome.KEPT

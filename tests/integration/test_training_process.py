@@ -10,7 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.training import Recorder, is_running, make_job, wait_until
+from fixtures.training import Recorder, install_trainer, is_running, make_job, wait_until
 
 from hpo.errors import SpecError, TrialError, WeightsError
 from hpo.trainer import Epoch, Verdict
@@ -50,12 +50,7 @@ def process(tmp_path: Path) -> Iterator[TrainingProcess]:
 @pytest.fixture
 def plugin(tmp_path: Path) -> dict[str, str]:
     """Variables that let a child find the plugin trainer."""
-    info = tmp_path / "plugin" / "plugin-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[hpo.trainers]\nplugin = plugin_trainer:Trainer\n")
-    (info.parent / "plugin_trainer.py").write_text(PLUGIN)
-    return {"PYTHONPATH": str(info.parent)}
+    return install_trainer(tmp_path / "plugin", "plugin", PLUGIN)
 
 
 def test_the_second_training_reuses_the_process(process: TrainingProcess, tmp_path: Path) -> None:
@@ -83,8 +78,9 @@ def test_a_failure_has_its_reason_and_costs_no_later_trial(
 ) -> None:
     """Whatever becomes of the child, the error says it, and the next training works."""
     seen = Recorder()
+    stall_s = 1 if "hang_at" in train else None
     with pytest.raises(TrialError, match=words) as caught:
-        process.train(make_job(tmp_path / "bad", train=train), seen, stall_timeout_s=1)
+        process.train(make_job(tmp_path / "bad", train=train), seen, stall_timeout_s=stall_s)
     assert caught.value.reason == reason
     assert seen.numbers == [1]
     after = Recorder()

@@ -11,7 +11,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.training import Recorder, make_images, make_job
+from fixtures.training import Recorder, install_trainer, make_images, make_job
 
 from hpo.errors import DatasetError, TrialError
 from hpo.trainer import Result, Verdict
@@ -167,6 +167,40 @@ def test_the_optimizers_own_values_are_compared(lab: Lab, tmp_path: Path, optimi
     result = lab.process.train(job, Recorder(at=1, verdict=Verdict.STOP))
     assert {name: result.effective[name] for name in params} == pytest.approx(params)
     assert result.effective["optimizer"] == optimizer
+
+
+# Ultralytics' own training, on a device with room for 4 images
+SMALL = """
+from workers.yolo.trainer import YoloTrainer
+
+class Trainer(YoloTrainer):
+    def warm(self):
+        super().warm()
+        from workers.yolo import detector
+
+        class Small(detector.DetectionTrainer):
+            def preprocess_batch(self, batch):
+                if len(batch["img"]) > 4:
+                    raise RuntimeError("CUDA out of memory")
+                return super().preprocess_batch(batch)
+
+        detector.Detector.__bases__ = (Small,)
+"""
+
+
+def test_a_batch_halved_for_memory_is_recorded_and_fails_a_searched_one(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Ultralytics halves it silently: a fixed one is recorded, a searched one fails."""
+    env = install_trainer(tmp_path / "plugin", "small", SMALL)
+    with TrainingProcess("small", tmp_path / "logs", env) as process:
+        fixed = lab.job(tmp_path / "fixed")
+        assert process.train(fixed, Recorder()).effective["batch"] == 4
+        train = {name: value for name, value in TRAIN.items() if name != "batch"}
+        searched = lab.job(tmp_path / "searched", train=train, params={"batch": 8})
+        with pytest.raises(TrialError, match="parameter batch=8 was not applied: effective 4") as e:
+            process.train(searched, Recorder())
+    assert e.value.reason == "out_of_memory"
 
 
 def test_a_loss_that_is_nan_ends_the_trial_as_diverged(lab: Lab, tmp_path: Path) -> None:

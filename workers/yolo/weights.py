@@ -55,7 +55,7 @@ def _download(path: Path) -> None:
         except Exception as error:
             raise TrialError(
                 "error",
-                f"{path.name} is not here and could not be downloaded: {error}",
+                f"{path.name} is not here and could not be downloaded: {str(error).lstrip('❌ ')}",
                 hint=f"Put the file at {path}, or train from scratch: `model: yolov8n.yaml`.",
             ) from error
         draft.replace(path)

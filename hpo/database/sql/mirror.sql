@@ -54,7 +54,7 @@ select s.study_id, s.study_name as name, h.spec, h.spec_sha256, h.dataset_finger
          where a.study_id = s.study_id and a.key = 'study:metric_names') as metric_names,
        (select coalesce(jsonb_agg(d.direction::text order by d.objective), '[]')
           from study_directions d where d.study_id = s.study_id) as directions,
-       m.experiment_id, m.run_id, m.state as mirrored_state
+       m.experiment_id, m.run_id
   from studies s
   left join hpo.study h on h.study_id = s.study_id
   left join hpo.mirror_study m on m.study_id = s.study_id
@@ -197,3 +197,6 @@ on conflict (study_id, key) do nothing
 
 -- name: dashboard_done
 update hpo.mirror set dashboard = true where trial_id = :trial_id
+
+-- name: mirror_study_reset
+update hpo.mirror_study set run_id = null, state = null where study_id = :study_id

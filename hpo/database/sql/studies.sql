@@ -12,19 +12,35 @@ select h.study_id, h.name, h.state, h.trials, h.created_at,
        (select count(*) from trials t where t.study_id = h.study_id and t.state <> 'WAITING')
            as claimed,
        (select count(*) from trials t join hpo.lease l on l.trial_id = t.trial_id
-         where t.study_id = h.study_id and t.state = 'RUNNING' and l.told_at is null) as running
+         where t.study_id = h.study_id and t.state = 'RUNNING' and l.told_at is null) as running,
+       (select count(*) from trials t join hpo.lease l on l.trial_id = t.trial_id
+         where t.study_id = h.study_id and t.state = 'RUNNING' and l.told_at is null
+           and l.expires_at > clock_timestamp()) as held
   from hpo.study h join studies s on s.study_id = h.study_id
  order by h.created_at desc, h.study_id desc
 
 -- name: forget_deleted
--- Rows of studies that were deleted in Optuna or optuna-dashboard.
-delete from hpo.study h where not exists (select 1 from studies s where s.study_id = h.study_id)
+-- Rows of studies that were deleted in Optuna or optuna-dashboard. The mirror forgets its own.
+with gone as (
+    select h.study_id from hpo.study h
+     where not exists (select 1 from studies s where s.study_id = h.study_id)
+), leased as (
+    delete from hpo.lease where study_id in (select study_id from gone) returning trial_id
+), gone_epochs as (
+    delete from hpo.epoch where trial_id in (select trial_id from leased)
+), gone_files as (
+    delete from hpo.artifact where trial_id in (select trial_id from leased)
+), gone_workers as (
+    delete from hpo.worker where study_id in (select study_id from gone)
+)
+delete from hpo.study where study_id in (select study_id from gone)
 
 -- name: optuna_study
 select study_id from studies where study_name = :name
 
 -- name: insert_optuna_study
-insert into studies (study_name) values (:name) returning study_id
+-- No row when the name is taken, be it by a creator whose transaction this one waited for.
+insert into studies (study_name) values (:name) on conflict do nothing returning study_id
 
 -- name: insert_direction
 insert into study_directions (direction, study_id, objective)
@@ -65,11 +81,21 @@ update hpo.study set state = :state where study_id = :study_id
 update hpo.study set trials = :trials where study_id = :study_id
 
 -- name: claimed_and_waiting
-select count(*) filter (where state <> 'WAITING') as claimed,
-       count(*) filter (where state = 'WAITING') as waiting
-  from trials where study_id = :study_id
+select count(t.trial_id) filter (where t.state <> 'WAITING') as claimed,
+       count(t.trial_id) filter (where t.state = 'WAITING') as waiting,
+       coalesce(clock_timestamp() >= h.first_claim_at + hpo.seconds(h.timeout_s), false)
+           as timed_out
+  from hpo.study h left join trials t on t.study_id = h.study_id
+ where h.study_id = :study_id
+ group by h.study_id
+
+-- name: lock_trials
+-- Whoever writes for a trial holds its row: wait for them before the trial is deleted.
+select count(*) from (
+    select 1 from trials where study_id = :study_id order by trial_id for update) held
 
 -- name: delete_study
+-- Optuna's tables and ours in one statement: a crash leaves all of it or nothing.
 with trial as (
     select trial_id from trials where study_id = :study_id
 ), gone as (
@@ -84,8 +110,30 @@ with trial as (
     delete from hpo.mirror_study where study_id = :study_id
 ), gone_workers as (
     delete from hpo.worker where study_id = :study_id
+), gone_ours as (
+    delete from hpo.study where study_id = :study_id
+), gone_params as (
+    delete from trial_params where trial_id in (select trial_id from trial)
+), gone_values as (
+    delete from trial_values where trial_id in (select trial_id from trial)
+), gone_steps as (
+    delete from trial_intermediate_values where trial_id in (select trial_id from trial)
+), gone_heartbeats as (
+    delete from trial_heartbeats where trial_id in (select trial_id from trial)
+), gone_attrs as (
+    delete from trial_user_attributes where trial_id in (select trial_id from trial)
+), gone_system_attrs as (
+    delete from trial_system_attributes where trial_id in (select trial_id from trial)
+), gone_trials as (
+    delete from trials where study_id = :study_id
+), gone_directions as (
+    delete from study_directions where study_id = :study_id
+), gone_study_attrs as (
+    delete from study_user_attributes where study_id = :study_id
+), gone_study_system_attrs as (
+    delete from study_system_attributes where study_id = :study_id
 )
-delete from hpo.study where study_id = :study_id
+delete from studies where study_id = :study_id
 
 -- name: register_worker
 insert into hpo.worker (study_id, host, pid, device, slot)

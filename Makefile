@@ -1,0 +1,97 @@
+# Everything a developer or a CI machine calls. `make` alone lists the targets.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Test processes; 2 fits the smallest machine that CI uses
+JOBS ?= 2
+DEMO := demo
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv with the pinned dependencies; .venv/bin/hpo is the command
+	@echo "Ready: $(VENV)/bin/hpo --help"
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make setup: there is no $(PYTHON) here; install Python 3.11 or newer, or name one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make setup: $(PYTHON) is $$($(PYTHON) --version 2>&1), needed is 3.11 or newer; name one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make setup: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing about 7 GB (PyTorch, Ray, MLflow); this takes a few minutes."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cmaes]'
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(MAKE) --no-print-directory headless-opencv
+	@touch $@
+
+# Ultralytics asks for opencv-python, whose windows need libGL and GLib. A bare machine has neither
+# and this project opens no window: the same version without them is laid over it.
+.PHONY: headless-opencv
+headless-opencv:
+	@echo "OpenCV finds no libGL or GLib on this machine: using its build without windows."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall \
+	  $$(sed -n 's/^opencv-python==\([^ ;]*\).*/opencv-python-headless==\1/p' constraints.txt)
+	$(BIN)/python -c 'import cv2'
+
+.PHONY: demo
+demo: $(STAMP) ## A whole study in demo/: 12 YOLOv8n trainings by 2 workers, a champion, pages to look at
+	@mkdir -p $(DEMO)/.hpo
+	cd $(DEMO) && ../$(BIN)/hpo create-study --exist-ok
+	cd $(DEMO) && ../$(BIN)/hpo launch --workers 2
+	cd $(DEMO) && ../$(BIN)/hpo champion
+	cd $(DEMO) && ../$(BIN)/hpo up
+	@printf '%s\n' '' 'How to go on, from the folder $(DEMO):' \
+	  '  ../$(VENV)/bin/hpo trials                every trial with its parameters' \
+	  '  ../$(VENV)/bin/hpo extend --trials 20    open the study again for 8 more trials' \
+	  '  ../$(VENV)/bin/hpo launch --workers 2    and run them' \
+	  '  ../$(VENV)/bin/hpo init mine             a study file for data of your own' \
+	  '  ../$(VENV)/bin/hpo down                  stop everything that runs here'
+
+.PHONY: test
+test: $(STAMP) ## Run all tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+.PHONY: lint
+lint: $(STAMP) ## Check style and types; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(STAMP) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(STAMP) ## Measure training overhead and the cost of claims; prints figures
+	@for script in benchmarks/bench_*.py; do $(BIN)/python "$$script" || exit 1; done
+
+.PHONY: docs
+docs: $(STAMP) ## Write docs/cli.md anew from the commands themselves
+	$(BIN)/python -m hpo.cli.reference > docs/.cli.md.new
+	mv docs/.cli.md.new docs/cli.md
+
+.PHONY: constraints
+constraints: $(STAMP) ## Pin what pyproject.toml asks for; UPGRADE=--upgrade moves every pin to today's versions
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command 'make constraints' $(UPGRADE) --quiet -o constraints.txt
+
+.PHONY: test-wheel
+test-wheel: $(STAMP) ## Install the built wheel in an empty environment and use hpo there (minutes)
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	PYTHON=$(PYTHON) tests/wheel/use_wheel.sh dist/*.whl
+
+.PHONY: clean
+clean: ## Remove demo/, built files and caches; .venv stays
+	[ ! -d $(DEMO)/.hpo ] || [ ! -x $(BIN)/hpo ] || (cd $(DEMO) && ../$(BIN)/hpo down)
+	rm -rf $(DEMO) dist build .pytest_cache .ruff_cache .mypy_cache
+	find hpo search_spaces workers tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,134 @@
+"""How far MLflow holds a study: the rows of `hpo.mirror`; knows no MLflow.
+
+A trial's row is its lock: who holds it writes the trial's run, and nobody else does.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpo.database.queries import query
+from hpo.tracking.rows import read_study
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import Connection, Engine, Row
+
+    from hpo.tracking.rows import StudyRow, TrialRow
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What MLflow lacks.
+
+    Attributes:
+        trials: ids of the trials that are not there as they are here, by number.
+        study_state: `open`, `finished` or `stopped`; "" when the study does not exist.
+        study: whether the study's own run is not there as it is here.
+    """
+
+    trials: list[int]
+    study_state: str
+    study: bool
+
+    @property
+    def count(self) -> int:
+        """Runs behind."""
+        return len(self.trials) + int(self.study)
+
+
+class Marks:
+    """The marks of one study. Each call is a transaction of its own, but for the locks."""
+
+    def __init__(self, engine: Engine, study_id: int) -> None:
+        self.engine, self.study_id = engine, study_id
+
+    def pending(self) -> Pending:
+        """What MLflow lacks."""
+        with self.engine.connect() as connection:
+            row = connection.execute(
+                query("mirror_behind"), {"study_id": self.study_id}
+            ).one_or_none()
+        if row is None:
+            return Pending([], "", study=False)
+        return Pending(list(row.trials), row.study_state, study=row.study_behind)
+
+    def study(self) -> StudyRow | None:
+        """The study; when it was deleted None, and its marks are gone too."""
+        with self.engine.connect() as connection:
+            study = read_study(connection, self.study_id)
+        if study is None:
+            self.forget()
+        return study
+
+    @contextmanager
+    def locked(self, trial_id: int) -> Iterator[tuple[Connection, Row[Any] | None]]:
+        """A transaction with the trial's mark, locked; None when another mirror holds it."""
+        # In a transaction of its own: a second mirror would wait for an uncommitted row.
+        self._run("mirror_add", trial_id=trial_id, study_id=self.study_id)
+        with self.engine.begin() as connection:
+            connection.execute(query("mirror_patience"))
+            mark = connection.execute(query("mirror_lock"), {"trial_id": trial_id}).one_or_none()
+            yield connection, mark
+
+    @contextmanager
+    def locked_study(self) -> Iterator[tuple[Connection, Row[Any] | None]]:
+        """A transaction with the study's mark; waits for another mirror, as all need its run."""
+        self._run("mirror_study_add", study_id=self.study_id)
+        with self.engine.begin() as connection:
+            connection.execute(query("mirror_patience"))
+            key = {"study_id": self.study_id}
+            yield connection, connection.execute(query("mirror_study_lock"), key).one_or_none()
+
+    @staticmethod
+    def done(connection: Connection, trial: TrialRow, run_id: str) -> None:
+        """The run shows the trial as it was read."""
+        connection.execute(
+            query("mirror_done"),
+            {
+                "trial_id": trial.trial_id, "run_id": run_id, "change": trial.change,
+                "steps": len(trial.row.steps), "state": trial.state, "files": trial.ended,
+            },
+        )  # fmt: skip
+
+    def study_done(
+        self, connection: Connection, experiment_id: str, run_id: str, state: str
+    ) -> None:
+        """The study's own run shows this state."""
+        row = {"study_id": self.study_id, "experiment_id": experiment_id, "run_id": run_id}
+        connection.execute(query("mirror_study_done"), row | {"state": state})
+
+    def failed(self, trial_id: int, error: str) -> None:
+        """Why a trial's copy failed."""
+        self._run("mirror_failed", trial_id=trial_id, error=error)
+
+    def study_failed(self, error: str) -> None:
+        """Why nothing is copied."""
+        self._run("mirror_study_add", study_id=self.study_id)
+        self._run("mirror_study_failed", study_id=self.study_id, error=error)
+
+    def recorded(self) -> dict[str, int]:
+        """Run id -> trial id of what was mirrored."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(query("mirror_trials"), {"study_id": self.study_id}).all()
+        return {row.run_id: row.trial_id for row in rows if row.run_id is not None}
+
+    def reset(self, trial_ids: Sequence[int]) -> None:
+        """These runs are gone from MLflow: to be built again."""
+        self._run("mirror_reset", trial_ids=list(trial_ids))
+
+    def reset_study(self) -> None:
+        """So is the study's own."""
+        self._run("mirror_study_reset", study_id=self.study_id)
+
+    def forget(self) -> None:
+        """Drop the marks of what was deleted in Optuna."""
+        self._run("mirror_forget", study_id=self.study_id)
+        self._run("mirror_forget_study", study_id=self.study_id)
+
+    def _run(self, name: str, **values: Any) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(query(name), values)
