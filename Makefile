@@ -74,9 +74,11 @@ bench: $(STAMP) ## Measure training overhead and the cost of claims; prints figu
 	@for script in benchmarks/bench_*.py; do $(BIN)/python "$$script" || exit 1; done
 
 .PHONY: docs
-docs: $(STAMP) ## Write docs/cli.md anew from the commands themselves
-	$(BIN)/python -m hpo.cli.reference > docs/.cli.md.new
-	mv docs/.cli.md.new docs/cli.md
+docs: $(STAMP) ## Write docs/cli.md and docs/files.md anew from the sources
+	$(BIN)/python -m hpo.cli.reference > docs/.new
+	mv docs/.new docs/cli.md
+	PYTHONPATH=tests $(BIN)/python -m fixtures.floors > docs/.new
+	mv docs/.new docs/files.md
 
 .PHONY: constraints
 constraints: $(STAMP) ## Pin what pyproject.toml asks for; UPGRADE=--upgrade moves every pin to today's versions

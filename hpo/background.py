@@ -8,13 +8,13 @@ import signal
 import subprocess
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo import processes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 DRAIN_S = 60.0  # for the workers' epochs to end
 _FOLDER = "background"

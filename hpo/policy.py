@@ -37,12 +37,16 @@ SAMPLERS: dict[str, dict[str, Option]] = {
     "grid": {},
     "tpe": {
         "startup_trials": _STARTUP,
-        "multivariate": Option(True, bool, "Optuna 5's; parameters are modelled together"),
+        "multivariate": Option(
+            default=True, kind=bool, why="Optuna 5's; parameters are modelled together"
+        ),
         "ei_candidates": Option(24, int, "Optuna's", low=1),
     },
     "qmc": {
         "sequence": Option("sobol", str, "Optuna's", choices=("sobol", "halton")),
-        "scramble": Option(True, bool, "unscrambled sequences begin in a corner of the space"),
+        "scramble": Option(
+            default=True, kind=bool, why="unscrambled sequences begin in a corner of the space"
+        ),
     },
     "gp": {"startup_trials": _STARTUP},
     "cmaes": {"startup_trials": Option(1, int, "Optuna's", low=0)},
@@ -107,10 +111,20 @@ def make_sampler(spec: StudySpec, number: int, rank: int) -> optuna.samplers.Bas
     seed = trial_seed(spec.seed, number)
     if name == "random":
         return samplers.RandomSampler(seed=seed)
+    # What these two cannot model (CMA-ES: choices; both: parameters under a condition) is sampled
+    # at random; a warning for each such value of each trial would help nobody.
     if name == "gp":
-        return samplers.GPSampler(seed=seed, n_startup_trials=options["startup_trials"])
+        return samplers.GPSampler(
+            seed=seed,
+            n_startup_trials=options["startup_trials"],
+            warn_independent_sampling=False,
+        )
     if name == "cmaes":
-        return samplers.CmaEsSampler(seed=seed, n_startup_trials=options["startup_trials"])
+        return samplers.CmaEsSampler(
+            seed=seed,
+            n_startup_trials=options["startup_trials"],
+            warn_independent_sampling=False,
+        )
     return samplers.TPESampler(
         seed=seed,
         n_startup_trials=options["startup_trials"],

@@ -7,8 +7,10 @@ trial is claimed, so every point is used exactly once.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import GridSampler, QMCSampler
 
 if TYPE_CHECKING:
@@ -38,9 +40,18 @@ class RankedQMCSampler(QMCSampler):
     """Optuna's QMC sequence over a whole unconditional space; rank r takes element r."""
 
     def __init__(
-        self, space: dict[str, BaseDistribution], rank: int, *, qmc_type: str, scramble: bool, seed: int
+        self,
+        space: dict[str, BaseDistribution],
+        rank: int,
+        *,
+        qmc_type: str,
+        scramble: bool,
+        seed: int,
     ) -> None:
-        super().__init__(qmc_type=qmc_type, scramble=scramble, seed=seed)
+        with warnings.catch_warnings():
+            # "The interface can change": the versions in constraints.txt and the tests pin it.
+            warnings.filterwarnings("ignore", "QMCSampler is exp", ExperimentalWarning)
+            super().__init__(qmc_type=qmc_type, scramble=scramble, seed=seed)
         self._space = space
         self._rank = rank
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,11 @@ def should_prune(spec: StudySpec, snapshot: Snapshot, trial_id: int) -> tuple[bo
     import optuna
 
     study = optuna.Study(spec.study, snapshot, optuna.samplers.RandomSampler(), make_pruner(spec))
-    pruned = study.pruner.prune(study, snapshot.get_trial(trial_id))
+    with warnings.catch_warnings():
+        # A trial, or an epoch of all trials, with no finite value: Optuna's pruners ask NumPy for
+        # the best of nothing and handle the NaN that comes back.
+        warnings.filterwarnings("ignore", "All-NaN slice encountered", RuntimeWarning)
+        pruned = study.pruner.prune(study, snapshot.get_trial(trial_id))
     return pruned, _texts(snapshot.new_attrs)
 
 

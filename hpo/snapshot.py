@@ -7,6 +7,7 @@ CMA-ES state) is collected for one fenced statement. Not thread-safe: one snapsh
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
@@ -84,14 +85,27 @@ class Snapshot(BaseStorage):
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        trial = self._by_id[trial_id]
-        trial.params[param_name] = distribution.to_external_repr(param_value_internal)
-        trial.distributions[param_name] = distribution
+        trial = self._copied(trial_id)
+        value = distribution.to_external_repr(param_value_internal)
+        trial.params = trial.params | {param_name: value}
+        trial.distributions = trial.distributions | {param_name: distribution}
         self.new_params[param_name] = (param_value_internal, distribution)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._by_id[trial_id].system_attrs[key] = value
+        trial = self._copied(trial_id)
+        trial.system_attrs = trial.system_attrs | {key: value}
         self.new_attrs[key] = value
+
+    def _copied(self, trial_id: int) -> FrozenTrial:
+        """A copy in the trial's place: lists handed out before do not see what is set after.
+
+        Optuna's storages do the same, and successive halving counts on it: it would count a
+        trial's own value twice.
+        """
+        old = self._by_id[trial_id]
+        trial = self._by_id[trial_id] = copy.copy(old)
+        self._trials[self._trials.index(old)] = trial
+        return trial
 
     # What no sampler or pruner calls, and a snapshot cannot do.
 

@@ -128,9 +128,11 @@ def differences(stored: StudySpec, given: StudySpec) -> list[str]:
     """One line for each value that differs: `key.path: stored -> given`."""
     left, right = _flat(stored.to_dict()), _flat(given.to_dict())
     lines = []
-    for key in sorted(left.keys() | right.keys()):
+    keys = sorted(left.keys() | right.keys())
+    for key in keys:
         a, b = left.get(key, "(absent)"), right.get(key, "(absent)")
-        if a != b:
+        filled = any(other.startswith(f"{key}.") for other in keys)  # an empty one on one side only
+        if a != b and not filled:
             lines.append(f"{key}: {a} -> {b}")
     return lines
 

@@ -84,8 +84,8 @@ def _worker(row: Row[Any]) -> dict[str, Any]:
 
 
 def _eta_s(counts: Row[Any], listed: Row[Any], workers: int) -> float | None:
-    """Seconds to go by the mean duration of the trials so far; None while there is nothing known."""
-    left = listed.trials - counts.complete - counts.pruned - counts.failed
+    """Seconds to go by the mean duration of the trials so far; None while nothing is known."""
+    left: int = listed.trials - counts.complete - counts.pruned - counts.failed
     if not workers or counts.mean_trial_s is None or left <= 0:
         return None
     return round(float(counts.mean_trial_s) * left / workers, 1)

@@ -214,7 +214,9 @@ def choose_study(engine: Engine, name: str | None, *, writing: bool) -> tuple[st
     return newest, f"taking the newest study, {newest}" if len(studies) > 1 else ""
 
 
-def enqueue(engine: Engine, study: Study, params: Mapping[str, Any], defaults: Mapping[str, Any]) -> int:
+def enqueue(
+    engine: Engine, study: Study, params: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> int:
     """Put a trial with these parameters in the queue; missing ones take the defaults.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A study's trials for people: `hpo trials` and `hpo show`; reads PostgreSQL only, loads no optuna."""
+"""A study's trials for people (`hpo trials`, `hpo show`); reads PostgreSQL, loads no Optuna."""
 
 from __future__ import annotations
 

@@ -2,4 +2,11 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["fixtures.environment", "fixtures.mirrored", "fixtures.postgres", "fixtures.command_line"]
+pytest_plugins = [
+    "fixtures.environment",
+    "fixtures.mirrored",
+    "fixtures.mlflow_server",
+    "fixtures.postgres",
+    "fixtures.private_server",
+    "fixtures.command_line",
+]

@@ -6,6 +6,7 @@ database address. A node of a cluster reads HPO_STORAGE from its own environment
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import uuid
@@ -188,6 +189,10 @@ def cluster(address: str | None, plan: Plan) -> Iterator[None]:
             "num_cpus": max(cores, round(plan.workers * plan.cpus + 0.5)),
             "include_dashboard": False,
         }
+    # That its token authentication is on is as it should be, and no warning.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(
+        logging.ERROR
+    )
     try:
         ray.init(**options)
     except (RayError, OSError, RuntimeError, ValueError) as error:

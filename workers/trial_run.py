@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpo.claims import End, Standing
-from hpo.errors import TrialError
+from hpo.errors import ServiceError, TrialError
 from hpo.lease import LeaseKeeper
 from hpo.trainer import Epoch, Job, Result, Verdict
 from workers.events import Event, Kind, Watch
 
 if TYPE_CHECKING:
+    import threading
     from pathlib import Path
 
     from hpo.artifacts import FolderStore, Stored
@@ -86,16 +86,18 @@ class TrialRun:
             DatabaseError: PostgreSQL stayed away longer than the patience.
             OSError: the run's folder or the store cannot be written; the trial is given back.
         """
-        bench, claim = self._bench, self._claim
+        claim = self._claim
         params: dict[str, object] = dict(claim.params)
         self._watch(Event(Kind.CLAIMED, claim.number, epochs=self._job.epochs, params=params))
         try:
             self._job.run_dir.mkdir(parents=True)
             with self._keeper:
                 ended = self._train()
+        except ServiceError:
+            raise  # PostgreSQL is gone: asking it to release would wait again; the lease runs out
         except BaseException:
-            # Interrupted, no space, no database: the trial is not over, another worker may have it.
-            self._release()
+            # Interrupted, or no space: the trial is not over, another worker may have it at once.
+            self._release_if_possible()
             raise
         finally:
             shutil.rmtree(self._job.run_dir, ignore_errors=True)
@@ -110,26 +112,27 @@ class TrialRun:
                 self._job, self._report, poll=self._poll, stall_timeout_s=bench.stall_timeout_s
             )
         except TrialError as error:
-            return self._lost_or(lambda: self._fail(error))
-        if self._answered is Verdict.STOP:
-            return self._lost_or(self._give_back)
-        return self._lost_or(lambda: self._finish(result))
+            return self._is_lost() if self._lost else self._fail(error)
+        if self._lost:
+            return self._is_lost()
+        return self._give_back() if self._answered is Verdict.STOP else self._finish(result)
 
     def _report(self, epoch: Epoch) -> Verdict:
         """Store an epoch under the lease and decide how the training goes on."""
         claims, claim = self._bench.claims, self._claim
         standing = claims.report(claim, epoch)
+        if standing is Standing.LOST:
+            self._lost, self._answered = True, Verdict.STOP
+            return self._answered
         value = epoch.metrics.get(self._job.metric, math.nan)
         self._watch(Event(Kind.EPOCH, claim.number, epoch.number, self._job.epochs, value))
-        self._lost = standing is Standing.LOST
-        if standing is not Standing.GO:
-            self._answered = Verdict.STOP
-        elif epoch.number < self._job.epochs and self._drain.is_set():
-            # A trial in its last epoch is done in a moment: it is finished, not given back.
-            self._answered = Verdict.STOP
-        elif epoch.number < self._job.epochs and claims.prunes(claim, epoch.number):
-            # The last epoch is not judged: nothing is left to save by pruning.
-            self._answered = Verdict.PRUNE
+        # After its last epoch a trial is done in a moment: it is told, not given back, and not
+        # judged, as nothing is left to save by pruning.
+        if epoch.number < self._job.epochs:
+            if standing is Standing.STOP or self._drain.is_set():
+                self._answered = Verdict.STOP
+            elif claims.prunes(claim, epoch.number):
+                self._answered = Verdict.PRUNE
         return self._answered
 
     def _poll(self) -> Verdict | None:
@@ -140,12 +143,9 @@ class TrialRun:
             return Verdict.STOP
         return None
 
-    def _lost_or(self, go_on: Any) -> Ended:
-        if self._lost:
-            log.warning("trial %d is no longer this worker's", self._claim.number)
-            return Ended(None, lost=True)
-        ended: Ended = go_on()
-        return ended
+    def _is_lost(self) -> Ended:
+        log.warning("trial %d is no longer this worker's", self._claim.number)
+        return Ended(None, lost=True)
 
     def _finish(self, result: Result) -> Ended:
         end = End.PRUNED if self._answered is Verdict.PRUNE else End.COMPLETE
@@ -160,7 +160,7 @@ class TrialRun:
             "effective": dict(result.effective),
         }
         told = self._bench.claims.tell(self._claim, end, attrs=attrs, files=self._keep(result))
-        return Ended(end) if told else Ended(None, lost=True)
+        return Ended(end) if told else self._is_lost()
 
     def _keep(self, result: Result) -> dict[str, Stored]:
         files = {f"pictures/{name}": path for name, path in result.pictures.items()}
@@ -177,16 +177,17 @@ class TrialRun:
         told = self._bench.claims.tell(
             self._claim, End.FAIL, reason=f"{error.reason}: {error}", attrs=attrs
         )
-        if not told:
-            return Ended(None, lost=True)
-        return Ended(End.FAIL, error=f"{error.reason}: {error}")
+        return Ended(End.FAIL, error=f"{error.reason}: {error}") if told else self._is_lost()
 
     def _give_back(self) -> Ended:
-        self._release()
+        self._bench.claims.release(self._claim)
         return Ended(None)
 
-    def _release(self) -> None:
-        self._bench.claims.release(self._claim)
+    def _release_if_possible(self) -> None:
+        try:
+            self._bench.claims.release(self._claim)
+        except ServiceError as error:  # the lease runs out by itself; the first error goes on
+            log.warning("trial %d not given back: %s", self._claim.number, error)
 
 
 def make_job(bench: Bench, claim: Claim) -> Job:

@@ -61,10 +61,12 @@ class Summary:
         ended: trials it ended, by how.
         why: why it left: `limit`, `timeout`, `all claimed`, `finished`, `stopped`, `deleted` or
             `drained`.
+        notes: what the finalizer said, where this worker called it.
     """
 
     ended: dict[End, int] = field(default_factory=dict)
     why: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -158,7 +160,7 @@ class Worker:
             try:
                 self._loop(bench, summary, mirror.wake)
                 if summary.why == "finished":
-                    self._finalize(engine, study, process)
+                    summary.notes.append(self._finalize(engine, study, process))
             finally:
                 _left(engine, worker_id, summary.why)
         return summary
@@ -209,7 +211,7 @@ class Worker:
         if ended.end is not End.FAIL:
             self._failures.clear()
             return
-        if self._failures and self._failures[-1] != ended.error:
+        if self._failures and first_line(self._failures[-1]) != first_line(ended.error):
             self._failures.clear()
         self._failures.append(ended.error)
         if len(self._failures) >= SAME_FAILURES:
@@ -218,19 +220,24 @@ class Worker:
                 hint="Mend the cause, then start workers again; the rest of the budget is kept.",
             )
 
-    def _finalize(self, engine: Engine, study: Study, process: TrainingProcess) -> None:
+    def _finalize(self, engine: Engine, study: Study, process: TrainingProcess) -> str:
+        """Promote the best trial; what came of it, in a sentence."""
         from hpo.promotion.finalizer import finalize
 
         self._watch(Event(Kind.NOTE, text="the study is finished; looking at the best trial"))
         try:
-            decision = finalize(engine, self._settings, study, process, device=self._device)
+            said = finalize(engine, self._settings, study, process, device=self._device).sentence()
         except HpoError as error:
             # The trials are told and safe; promoting can be done again by hand.
-            log.warning("not promoted: %s", error)
-            text = f"not promoted: {error}. Mend it, then run `hpo finalize --study {study.name}`"
-            self._watch(Event(Kind.NOTE, text=text))
-        else:
-            self._watch(Event(Kind.NOTE, text=decision.sentence()))
+            said = f"not promoted: {error}. Mend it, then: hpo finalize --study {study.name}"
+            log.warning("%s", said)
+        self._watch(Event(Kind.NOTE, text=said))
+        return said
+
+
+def first_line(text: str) -> str:
+    """What makes two errors the same: later lines are a log's tail, with addresses that change."""
+    return text.partition("\n")[0]
 
 
 def _register(

@@ -7,18 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpo.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
 )
+COUNT = click.IntRange(min=1, max=2**31 - 1)  # what PostgreSQL's integer holds
 study_option = click.option(
     "--study",
     "study_name",
     metavar="NAME",
     help="The study meant (default: HPO_STUDY, else the only open one).",
 )
+
+
+def key_value(item: str, option: str, example: str) -> tuple[str, Any]:
+    """Key and value of `KEY=VALUE`; the value is YAML, read as in a study file.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    from search_spaces.yaml_text import parse_yaml
+
+    key, mark, text = item.partition("=")
+    if not mark or not key.strip():
+        raise UsageError(f"{option}{item!r} is not KEY=VALUE, e.g. {example}")
+    value, faults = parse_yaml(text)
+    if faults:
+        raise UsageError(f"{option}{item!r}: the value is no YAML, e.g. {example}")
+    return key.strip(), value
 
 
 def print_json(document: Any) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
 
-from hpo.cli.common import json_option, show
+from hpo.cli.common import COUNT, json_option, key_value, show
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.spec import StudySpec
 
-DEFAULT_FILE = Path("hpo.yaml")
+SUFFIX = ".yaml"
+DEFAULT_FILE = Path(f"hpo{SUFFIX}")
 
 
 @click.command()
@@ -29,19 +31,46 @@ def init(name: str | None, output: Path) -> None:
 
     NAME is the study's name. `hpo create-study` finds the file as hpo.yaml.
     """
-    from hpo.settings import HOME_NAME
+    from hpo.settings import Settings
     from hpo.spec_reader import TEMPLATE
 
+    settings = Settings.read()
     if output.exists():
-        raise UsageError(f"{output} exists", hint=f"Edit it, or: `hpo init -o OTHER{output.suffix}`")
+        raise UsageError(
+            f"{output} exists", hint=f"Edit it, or write another one: `hpo init -o OTHER{SUFFIX}`"
+        )
+    if not output.parent.is_dir():
+        raise UsageError(f"there is no folder {output.parent}", hint=f"`mkdir -p {output.parent}`")
     text = TEMPLATE.read_text(encoding="utf-8")
-    if name:
-        text = text.replace("shapes-quick", name)
+    if name is not None:
+        text = _renamed(text, name)
     temporary = output.with_name(f".{output.name}.new")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(output)  # a Ctrl-C leaves no half file
-    (output.parent / HOME_NAME).mkdir(exist_ok=True)
+    settings.home.mkdir(parents=True, exist_ok=True)
     click.echo(f"Wrote {output}. Edit it, then: hpo create-study {_argument(output)}".rstrip())
+
+
+def _renamed(text: str, name: str) -> str:
+    """The template with `name` for the study and its model.
+
+    Raises:
+        UsageError: a name that neither could have.
+    """
+    from hpo.spec_names import name_fault
+
+    if fault := name_fault(name, "/:"):
+        raise UsageError(f"NAME {fault}")
+    quoted = name if _is_plain(name) else json.dumps(name)  # JSON's quoting is YAML's too
+    return text.replace("shapes-quick", quoted)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether YAML reads it as this very text, comment behind it and all."""
+    try:
+        return bool(yaml.safe_load(f"study: {name}  # comment") == {"study": name})
+    except yaml.YAMLError:
+        return False
 
 
 def _argument(output: Path) -> str:
@@ -51,8 +80,8 @@ def _argument(output: Path) -> str:
 @click.command("create-study")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the study, instead of the file's.")
-@click.option("--trials", type=int, help="budget.trials")
-@click.option("--epochs", type=int, help="budget.epochs")
+@click.option("--trials", type=COUNT, metavar="N", help="budget.trials")
+@click.option("--epochs", type=COUNT, metavar="N", help="budget.epochs")
 @click.option("--data", help="A built-in dataset or the path of a data YAML.")
 @click.option(
     "--set", "settings_given", multiple=True, metavar="KEY=VALUE",
@@ -61,6 +90,7 @@ def _argument(output: Path) -> str:
 @click.option("--exist-ok", is_flag=True, help="Go on with an equal study that exists.")
 @json_option
 def create_study(
+    *,
     file: Path | None,
     name: str | None,
     trials: int | None,
@@ -98,28 +128,27 @@ def _overrides(given: tuple[str, ...]) -> dict[str, Any]:
 
     values: dict[str, Any] = {}
     for item in given:
-        key, mark, text = item.partition("=")
-        if not mark or not key.strip():
-            raise UsageError(f"--set {item!r} is not KEY=VALUE, e.g. --set train.imgsz=160")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {item!r}: the value is no YAML: {error}") from error
-        set_path(values, key.strip(), value)
+        key, value = key_value(item, "--set ", "--set train.imgsz=160")
+        set_path(values, key, value)
     return values
 
 
 def _from_here(data: str) -> str:
-    path = Path(data)
-    return str(path.resolve()) if path.suffix in (".yaml", ".yml") or path.exists() else data
+    from hpo.datasets.builtin import BUILT_IN
+
+    path = Path(data).expanduser()
+    is_path = path.suffix in (".yaml", ".yml") or "/" in data or path.exists()
+    return str(path.absolute()) if is_path and data not in BUILT_IN else data
 
 
 def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -> StudySpec:
-    from hpo.datasets.builtin import resolve
+    from hpo.datasets.builtin import BUILT_IN, planned, resolve
     from hpo.datasets.check import require
     from hpo.spec_reader import read_study_file
 
     def resolve_data(name: str, base: Path) -> Path:
+        if name in BUILT_IN:
+            return planned(name, home=settings.home)  # made once everything else is sound
         path = resolve(name, home=settings.home, base=base)
         require(path)
         return path
@@ -128,6 +157,7 @@ def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -
 
 
 def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: bool) -> None:
+    from hpo.cli.project import plainly
     from hpo.database import schema
     from hpo.database.engine import connect
     from hpo.datasets.builtin import resolve
@@ -143,7 +173,8 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
     description = load_trainer(spec.trainer).describe()
     engine = connect(settings, create=True)
     try:
-        schema.upgrade(engine)
+        with plainly(engine):
+            schema.upgrade(engine)
         study, made = store(
             engine, spec, fingerprint=mark, code_version=description.code_version, exist_ok=exist_ok
         )

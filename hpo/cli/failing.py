@@ -29,9 +29,7 @@ def run_guarded(cli: click.Group) -> int:
     except HpoError as error:
         return _show(error)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return _show(no_space(error))
+        return _show(_plain(error))
     return result if isinstance(result, int) else 0
 
 
@@ -42,6 +40,18 @@ def no_space(error: OSError) -> StorageFullError:
         f"no space left on the device{where}",
         hint="Free some space (`df -h .` shows it), or set HPO_HOME and HPO_ARTIFACTS elsewhere.",
     )
+
+
+def _plain(error: OSError) -> HpoError:
+    """The error of a file or folder that could not be used as it was meant."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return no_space(error)
+    plain = HpoError(
+        f"{error.filename}: {error.strerror}" if error.filename else str(error),
+        hint="Check the path and its rights; HPO_DEBUG=1 shows where it was used.",
+    )
+    plain.__cause__ = error  # so that HPO_DEBUG=1 shows it
+    return plain
 
 
 def _show(error: HpoError) -> int:

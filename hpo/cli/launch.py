@@ -23,18 +23,26 @@ LOOK_S = 1.0
 
 
 @click.command()
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=2, show_default=True,
+    help="How many at once.",
+)  # fmt: skip
 @click.option("--n-trials", type=click.IntRange(min=1), help="Each worker leaves after so many.")
 @click.option("--timeout", metavar="T", help="Workers claim no more after this time.")
 @click.option(
-    "--cpus-per-worker", type=click.FloatRange(min=0.01), default=1.0, show_default=True
-)
+    "--cpus-per-worker", type=click.FloatRange(min=0.01), default=1.0, show_default=True,
+    help="Cores that Ray reserves for each.",
+)  # fmt: skip
 @click.option(
     "--gpus-per-worker", type=click.FloatRange(min=0), default=None,
     help="Fractions share a GPU (default: 1 where the cluster has GPUs, else 0).",
 )  # fmt: skip
-@click.option("--address", help="An existing Ray cluster (default: RAY_ADDRESS, else a private one).")
-@click.option("--detach", is_flag=True, help="Leave it running in the background; `hpo down` stops it.")
+@click.option(
+    "--address", help="An existing Ray cluster (default: RAY_ADDRESS, else a private one)."
+)
+@click.option(
+    "--detach", is_flag=True, help="Leave it running in the background; `hpo down` stops it."
+)
 @study_option
 @json_option
 def launch(
@@ -72,7 +80,7 @@ def launch(
         running = Launch(plan, settings)
         _drain_on_signals(running.drain)
         _follow(settings, study, running.wait, as_json=as_json)
-    _end(settings, study, running.errors, as_json=as_json)
+    _end(study, running.errors, as_json=as_json)
 
 
 def _choose(name: str | None) -> tuple[Settings, Study]:
@@ -108,7 +116,8 @@ def _follow(
     from hpo.status import status
 
     engine = connect(settings, pool_size=1)
-    view = _Table() if sys.stdout.isatty() and not as_json else _Lines(sys.stderr if as_json else sys.stdout)
+    in_terminal = sys.stdout.isatty() and not as_json
+    view = _Table() if in_terminal else _Lines(sys.stderr if as_json else sys.stdout)
     try:
         with view:
             while not wait(LOOK_S):
@@ -181,7 +190,7 @@ class _Lines:
         click.echo(line.rstrip(), file=self._stream)
 
 
-def _end(settings: Settings, study: Study, errors: list[HpoError], *, as_json: bool) -> None:
+def _end(study: Study, notes: list[str], errors: list[HpoError], *, as_json: bool) -> None:
     from hpo.cli.project import opened
     from hpo.cli.status_view import status_view
     from hpo.status import status
@@ -189,11 +198,15 @@ def _end(settings: Settings, study: Study, errors: list[HpoError], *, as_json: b
     with opened() as (_, engine):
         document = status(engine, study)
     if as_json:
-        print_json({"status": document, "errors": [str(error) for error in errors]})
+        said = [str(error) for error in errors]
+        print_json({"status": document, "notes": notes, "errors": said})
     else:
         from rich.console import Console
 
         Console().print(status_view(document))
+        for note in dict.fromkeys(notes):  # every worker asks for the promotion, one makes it
+            if "already" not in note:
+                click.echo(note)
         if document["state"] == "finished":
             click.echo(f"Next: `hpo champion --study {study.name}`, and `hpo up` to look at it.")
         else:

@@ -19,7 +19,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "create_study",
         "Check a study file as a whole and create the study.",
     ),
-    "worker": ("hpo.cli.worker", "worker", "Run one worker here."),
+    "worker": (
+        "hpo.cli.worker",
+        "worker",
+        "Run one worker here: it claims trials and trains them until the study is finished.",
+    ),
     "launch": ("hpo.cli.launch", "launch", "Run workers on Ray and follow their progress."),
     "list": ("hpo.cli.watching", "list_studies", "List all studies, the newest first."),
     "status": (

@@ -6,9 +6,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+from sqlalchemy.exc import DBAPIError
 
 from hpo.database import schema
 from hpo.database.engine import connect
+from hpo.database.failures import explain
+from hpo.errors import DatabaseError
 from hpo.settings import Settings
 from hpo.study import choose_study, load_study
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
     from hpo.study import Study
 
+NO_RIGHT = "42501"  # SQLSTATE insufficient_privilege
+
 
 @contextmanager
 def opened() -> Iterator[tuple[Settings, Engine]]:
@@ -26,10 +31,37 @@ def opened() -> Iterator[tuple[Settings, Engine]]:
     settings = Settings.read()
     engine = connect(settings)
     try:
-        schema.check(engine)
-        yield settings, engine
+        with plainly(engine):
+            schema.check(engine)
+            yield settings, engine
     finally:
         engine.dispose()
+
+
+@contextmanager
+def plainly(engine: Engine) -> Iterator[None]:
+    """Say in plain words what PostgreSQL refused, or that it went away, in here.
+
+    Raises:
+        DatabaseError: the connection was lost, or the user may not do this.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        meaning = explain(error, str(engine.url))
+        if getattr(error.orig, "pgcode", None) == NO_RIGHT:
+            meaning = DatabaseError(
+                f"PostgreSQL refuses user '{engine.url.username}': {_first_line(error.orig)}",
+                hint=f"As its owner: GRANT CREATE ON DATABASE {engine.url.database}, and ON SCHEMA "
+                f"public, TO {engine.url.username};",
+            )
+        if meaning is None:
+            raise
+        raise meaning from error
+
+
+def _first_line(error: BaseException | None) -> str:
+    return next(iter(str(error).splitlines()), "no reason given")
 
 
 def the_study(settings: Settings, engine: Engine, name: str | None, *, writing: bool) -> Study:

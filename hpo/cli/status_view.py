@@ -56,9 +56,7 @@ def status_view(document: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def workers_table(
-    workers: Iterable[Mapping[str, Any]], metric: str, epochs: int | None
-) -> Table:
+def workers_table(workers: Iterable[Mapping[str, Any]], metric: str, epochs: int | None) -> Table:
     """Who runs what."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("worker", "device", "trial", "epoch", metric):
@@ -114,8 +112,10 @@ def trial_view(details: Mapping[str, Any], metric: str) -> RenderableType:
         for row in details["history"]:
             table.add_row(str(row["epoch"]), *(number_text(row.get(name)) for name in names))
         parts.append(table)
-    for file in details["files"]:
-        parts.append(Text(f"{file['name']}  {file['bytes']} bytes  sha256 {file['sha256'][:12]}"))
+    parts += [
+        Text(f"{file['name']}  {file['bytes']} bytes  sha256 {file['sha256'][:12]}")
+        for file in details["files"]
+    ]
     return Group(*parts)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
-from hpo.cli.common import json_option, show, study_option
+from hpo.cli.common import COUNT, json_option, key_value, show, study_option
 from hpo.cli.project import opened, the_study
-from hpo.errors import UsageError
+from hpo.errors import HpoError, UsageError
 
 if TYPE_CHECKING:
     from hpo.study import Study
@@ -28,10 +27,10 @@ def enqueue(values: tuple[str, ...], study_name: str | None, as_json: bool) -> N
 
     params: dict[str, Any] = {}
     for item in values:
-        key, mark, text = item.partition("=")
-        if not mark:
-            raise UsageError(f"{item!r} is not KEY=VALUE, e.g. lr0=0.005")
-        params[key] = yaml.safe_load(text)
+        key, value = key_value(item, "", "lr0=0.005")
+        if key in params:
+            raise UsageError(f"{key} is given twice")
+        params[key] = value
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=True)
         number = put(engine, study, params, defaults(study))
@@ -59,9 +58,16 @@ def retry(number: int, study_name: str | None, as_json: bool) -> None:
         study = the_study(settings, engine, study_name, writing=True)
         with engine.connect() as connection:
             rows = trial_rows(connection, study, number)
-        if not rows or rows[0].state in ("running", "waiting"):
-            state = rows[0].state if rows else "unknown"
-            raise UsageError(f"trial {number} is {state}; only an ended one can be tried again")
+        if not rows:
+            raise UsageError(
+                f"the study '{study.name}' has no trial {number}",
+                hint=f"`hpo trials --study {study.name}` lists them.",
+            )
+        if rows[0].state in ("running", "waiting"):
+            raise UsageError(
+                f"trial {number} is {rows[0].state}; only an ended one can be tried again",
+                hint=f"`hpo show {number} --study {study.name}` shows where it stands.",
+            )
         made = put(engine, study, rows[0].params, defaults(study))
     show(
         as_json,
@@ -71,7 +77,7 @@ def retry(number: int, study_name: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--trials", type=click.IntRange(min=1), required=True, help="The new total.")
+@click.option("--trials", type=COUNT, metavar="N", required=True, help="The new total.")
 @study_option
 @json_option
 def extend(trials: int, study_name: str | None, as_json: bool) -> None:
@@ -124,7 +130,8 @@ def delete(study_name: str | None, yes: bool, as_json: bool) -> None:
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=True)
-        if not yes:
-            click.confirm(f"Delete the study '{study.name}' and all its trials?", abort=True, err=True)
+        question = f"Delete the study '{study.name}' and all its trials?"
+        if not yes and not click.confirm(question, err=True):
+            raise HpoError("nothing was deleted")
         delete_study(engine, study)
     show(as_json, {"deleted": study.name}, lambda: click.echo(f"Deleted {study.name}."))

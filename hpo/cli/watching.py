@@ -27,13 +27,18 @@ def list_studies(as_json: bool) -> None:
 
     with opened() as (_, engine):
         studies = listed(engine)
-    rows = [{"study": s.name, "state": s.state, "claimed": s.claimed, "trials": s.trials} for s in studies]
+    rows = [
+        {"study": s.name, "state": s.state, "claimed": s.claimed, "trials": s.trials}
+        for s in studies
+    ]
 
     def text() -> None:
         if not rows:
             click.echo("No study yet: `hpo create-study` makes one.")
         for row in rows:
-            click.echo(f"{row['study']:<30} {row['state']:<9} {row['claimed']}/{row['trials']} trials")
+            click.echo(
+                f"{row['study']:<30} {row['state']:<9} {row['claimed']}/{row['trials']} trials"
+            )
 
     show(as_json, rows, text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import time
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import json_option, print_json, study_option
+from hpo.cli.common import COUNT, json_option, print_json, study_option
+from hpo.cli.failing import INTERRUPTED
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,18 +36,15 @@ NEXT = {
 
 
 @click.command()
-@click.option("--n-trials", type=click.IntRange(min=1), help="Leave after ending this many trials.")
+@click.option("--n-trials", type=COUNT, metavar="N", help="Leave after ending this many trials.")
 @click.option("--timeout", metavar="T", help="Claim no more after this time, e.g. 90s or 1h30m.")
 @click.option("--no-wait", is_flag=True, help="With everything claimed, leave instead of waiting.")
-@click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-)
-@click.option(
-    "--stall-timeout", metavar="T", help="A training silent for longer fails as hung."
-)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--stall-timeout", metavar="T", help="A training silent for longer fails as hung.")
 @study_option
 @json_option
 def worker(
+    *,
     n_trials: int | None,
     timeout: str | None,
     no_wait: bool,
@@ -53,7 +52,7 @@ def worker(
     stall_timeout: str | None,
     study_name: str | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Run one worker here: it claims trials and trains them until the study is finished.
 
     Ctrl-C leaves at the end of the epoch and gives the trial back; a second one leaves now.
@@ -68,9 +67,11 @@ def worker(
         settings, study.name, limits=limits, device=device, watch=shown,
         stall_timeout_s=seconds_of("--stall-timeout", stall_timeout),
     )  # fmt: skip
-    drain_on_signals(one)
+    heard = drain_on_signals(one)
     summary = one.run()
     _say_end(settings, study, summary, as_json=as_json)
+    # Ctrl-C ends a script's `hpo worker && …` too; SIGTERM asks to leave, and this did.
+    return INTERRUPTED if summary.why == "drained" and signal.SIGINT in heard else 0
 
 
 def _choose(name: str | None) -> tuple[Settings, Study]:
@@ -90,14 +91,18 @@ def seconds_of(option: str, text: str | None) -> float | None:
 
     if text is None:
         return None
-    value = seconds(text) or seconds(f"{text}s")
+    value = seconds(text)
     if value is None:
-        raise UsageError(f"{option} {text!r} is no duration like 90s, 45m or 1h30m")
+        raise UsageError(f"{option} {text!r} is no duration like 90s, 45m or 1h30m, up to 3650d")
     return value
 
 
-def drain_on_signals(one: Worker) -> None:
-    """The first SIGINT or SIGTERM lets the epoch end; the second leaves now."""
+def drain_on_signals(one: Worker) -> list[int]:
+    """The first SIGINT or SIGTERM lets the epoch end; the second leaves now.
+
+    Returns:
+        The list that the signals heard are put into.
+    """
     asked: list[int] = []
 
     def heard(number: int, frame: FrameType | None) -> None:
@@ -110,6 +115,7 @@ def drain_on_signals(one: Worker) -> None:
 
     signal.signal(signal.SIGINT, heard)
     signal.signal(signal.SIGTERM, heard)
+    return asked
 
 
 class _Lines:
@@ -134,8 +140,10 @@ class _Lines:
         elif event.kind is Kind.EPOCH and event.epoch and event.epochs:
             value = event.value
             better = self._spec.objective.better
-            if value is not None and (self._best is None or better(value, self._best)):
-                self._best = value
+            if value is not None and math.isfinite(value):
+                self._best = (
+                    value if self._best is None or better(value, self._best) else self._best
+                )
             left = (time.monotonic() - self._at) / event.epoch * (event.epochs - event.epoch)
             yield (
                 f"trial {event.trial}: epoch {event.epoch}/{event.epochs}  "
@@ -171,9 +179,8 @@ def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: boo
     click.echo(f"This worker ended {summary.count} trials and leaves: {NEXT[summary.why]}.")
     over = counts["complete"] + counts["pruned"] + counts["failed"]
     line = f"{study.name}: {document['state']}, {over} of {budget['trials']} trials ended"
-    best = document["best"]
-    if best:
-        line += f", best {study.spec.objective.metric} {number_text(best['value'])} (trial {best['number']})"
+    if best := document["best"]:
+        line += f", best {document['metric']} {number_text(best['value'])} (trial {best['number']})"
     click.echo(line + ".")
     if document["simulated"]:
         click.echo("SIMULATED: no model is trained, the figures mean nothing.")

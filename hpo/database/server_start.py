@@ -94,7 +94,7 @@ def start(files: ServerFiles) -> None:
     said = ""
     for _ in range(PORT_TRIES):
         with sole_life(files) as alive:
-            user.own(files.data)
+            user.own(files.folder)  # as after a copy made by root
             # Nothing of this server lives, so its pid file is a dead one's. PostgreSQL itself
             # would refuse to start when that number is now another process's.
             files.pid_file.unlink(missing_ok=True)

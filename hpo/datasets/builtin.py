@@ -27,7 +27,7 @@ def resolve(name_or_path: str, *, home: Path, base: Path) -> Path:
         DatasetError: neither a built-in set nor a file.
     """
     if name_or_path in BUILT_IN:
-        return _shapes(home)
+        return make_shapes(_shapes_folder(home))
     path = base / Path(name_or_path).expanduser()
     if path.is_dir() and (path / YAML_NAME).is_file():
         path /= YAML_NAME
@@ -45,8 +45,15 @@ def resolve(name_or_path: str, *, home: Path, base: Path) -> Path:
     raise DatasetError(f"data: {name_or_path}", [fault], hint=hint)
 
 
-def _shapes(home: Path) -> Path:
+def planned(name: str, *, home: Path) -> Path:
+    """Where `resolve` finds or makes the built-in set of that name; makes nothing."""
+    if name not in BUILT_IN:
+        raise ValueError(f"{name!r} is no built-in set")
+    return _shapes_folder(home) / YAML_NAME
+
+
+def _shapes_folder(home: Path) -> Path:
     is_ = parameters()
     counts = f"{is_['train']}-{is_['val']}-{is_['test']}"
     name = f"shapes-{is_['imgsz']}px-{counts}-seed{is_['seed']}-v{is_['drawing']}"
-    return make_shapes(home.resolve() / "datasets" / name)
+    return home.resolve() / "datasets" / name

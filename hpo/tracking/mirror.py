@@ -164,12 +164,12 @@ class Mirror:
             if mark is None or study is None:
                 return None
             client = self.client()
-            run = runs.live_run(client, mark.run_id)
-            if run is not None and state is None:
-                return run.info.experiment_id, run.info.run_id
             experiment_id = runs.ensure_experiment(
                 client, mark.experiment_id, study.name, self._location
             )
+            run = runs.live_run(client, mark.run_id)
+            if run is not None and state is None:
+                return experiment_id, run.info.run_id
             if run is None:
                 run = self._new_parent(client, experiment_id, study)
             shown = state or "open"

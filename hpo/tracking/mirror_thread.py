@@ -32,6 +32,7 @@ POLL_S = 5.0  # between two looks for what others left behind
 FIRST_WAIT_S = 1.0  # after a failure
 LONGEST_WAIT_S = 60.0
 FLUSH_S = 30.0
+_BUSY_WAIT_S = 0.5
 _TRIES = 2  # of a flush, before it leaves the rest to `hpo mirror sync`
 
 
@@ -60,6 +61,8 @@ class MirrorThread:
         self._own: set[int] = set()
         self._asked = self._answered = 0  # flushes
         self._failures = 0  # in a row
+        self._busy = False  # whether another mirror was at something in the last pass
+        self._told: set[str] = set()  # refusals that were logged
         self._clean = False  # whether the last pass left nothing behind
         self._thread = threading.Thread(target=self._run, name="hpo-mirror", daemon=True)
         self._thread.start()
@@ -120,30 +123,31 @@ class MirrorThread:
                 asked, own = self._asked, list(self._own)
                 self._woken = False
                 self._own.clear()
-            clean = self._pass(own)
+            self._pass(own)
             with self._changed:
-                self._clean = clean
-                if clean or self._failures >= _TRIES:
+                if self._failures >= _TRIES or not (self._failures or self._busy):
                     self._answered = asked
                 self._changed.notify_all()
         if self._mirror is not None:
             self._mirror.close()
 
     def _is_due(self) -> bool:
-        if self._closing or self._asked > self._answered:
-            # A flush does not wait for the end of a long back-off, but nor does it spin.
-            return self._closing or self._failures == 0
-        return self._woken and self._failures == 0
+        # After a failure, or where another mirror is at it, the pause is waited out.
+        wanted = self._woken or self._asked > self._answered
+        return self._closing or (wanted and not self._failures and not self._busy)
 
     def _pause_s(self) -> float:
-        if self._failures == 0:
-            return POLL_S * random.uniform(0.8, 1.2)  # noqa: S311 - spreads workers, hides nothing
-        if self._asked > self._answered:
-            return FIRST_WAIT_S
-        return float(min(FIRST_WAIT_S * 2 ** (self._failures - 1), LONGEST_WAIT_S))
+        flushing = self._asked > self._answered
+        if self._failures:
+            back_off = FIRST_WAIT_S * 2 ** min(self._failures - 1, 6)
+            return FIRST_WAIT_S if flushing else min(back_off, LONGEST_WAIT_S)
+        if self._busy and flushing:
+            return _BUSY_WAIT_S
+        return POLL_S * random.uniform(0.8, 1.2)  # noqa: S311 - spreads workers, hides nothing
 
-    def _pass(self, own: list[int]) -> bool:
-        """Copy what is pending once; whether nothing is left behind."""
+    def _pass(self, own: list[int]) -> None:
+        """Copy what is pending once."""
+        self._clean = False
         try:
             if self._mirror is None:
                 self._mirror = self._make()
@@ -153,11 +157,15 @@ class MirrorThread:
             show_pending(self._mirror, self._settings)
         except Exception as error:  # noqa: BLE001 - nothing of the mirror may reach a trial
             self._fail(error)
-            return False
+            return
         if self._failures:
             log.warning("the mirror works again")
         self._failures = 0
-        return result.behind == 0
+        for text in set(result.errors) - self._told:
+            self._told.add(text)
+            log.warning("MLflow lacks a trial: %s", text)
+        self._clean = result.behind == 0
+        self._busy = result.behind > len(result.errors)
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1

@@ -43,10 +43,10 @@ def write_model(package: Package, identity: Identity, folder: Path) -> Path:
     example = EXAMPLE_PATH if package.example is None else package.example
     if isinstance(example, str) or not isinstance(example, (list, tuple)):
         example = [example]
-    with _ONE_AT_A_TIME, warnings.catch_warnings():
-        # MLflow warns of its own type hints when imported, and advises hints for `predict`, which
-        # would replace the signature given here.
-        warnings.simplefilter("ignore")
+    # MLflow warns of its own type hints when imported, and advises hints for `predict`, which would
+    # replace the signature given here. It puts its own filter in front, so they are recorded away.
+    with _ONE_AT_A_TIME, warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
         import mlflow.pyfunc
         from mlflow.models import Model
 

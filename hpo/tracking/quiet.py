@@ -34,6 +34,7 @@ _CHATTY = {
     "mlflow.store": logging.CRITICAL,
     "mlflow.tracking": logging.ERROR,
     "mlflow.utils": logging.ERROR,
+    "mlflow.pyfunc": logging.WARNING,  # it tells each step of writing a model's files
     "urllib3.connectionpool": logging.ERROR,
 }
 _loading = threading.Lock()

@@ -66,9 +66,7 @@ def test_the_budget_is_exact_with_many_workers(engine: Engine, database_url: str
     study = simulated_study(engine, trials=40)
     workers = make_engine(database_url, pool_size=16)
     with ThreadPoolExecutor(16) as pool:
-        counts = list(
-            pool.map(lambda n: run_to_end(claims_of(workers, study, n), 1), range(16))
-        )
+        counts = list(pool.map(lambda n: run_to_end(claims_of(workers, study, n), 1), range(16)))
     workers.dispose()
     assert sum(counts) == 40
     plain = optuna.load_study(study_name=study.name, storage=database_url)
@@ -84,7 +82,7 @@ def test_starting_workers_on_a_finished_study_makes_no_trial(engine: Engine) -> 
 
 
 def test_what_claims_write_is_read_by_plain_optuna(engine: Engine, database_url: str) -> None:
-    """Parameters, intermediate values, state, value and times read back through Optuna's own API."""
+    """Parameters, intermediate values, state, value and times read back through Optuna itself."""
     study = simulated_study(engine, trials=1)
     claims = claims_of(engine, study)
     claim = claimed(claims)

@@ -24,20 +24,10 @@ from hpo.database.server_life import sole_life
 from hpo.errors import DatabaseError, HpoError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 STARTER = "import sys, pathlib; from hpo.database import embedded; "
 START = STARTER + "print(embedded.ensure_running(pathlib.Path(sys.argv[1]), create=True))"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A `.hpo` folder to be made; its server is stopped afterwards."""
-    home = tmp_path / ".hpo"
-    yield home
-    embedded.stop(home)
-    shutil.rmtree(home, ignore_errors=True)
 
 
 def ask(url: str, statement: str) -> object:
@@ -67,19 +57,19 @@ def kill_server(home: Path) -> int:
     return pid
 
 
-def test_reading_commands_make_no_project(home: Path) -> None:
+def test_reading_commands_make_no_project(new_home: Path) -> None:
     """Without `create`, a missing project is a usage error and no folder appears."""
     with pytest.raises(UsageError, match="no project here") as caught:
-        embedded.ensure_running(home)
+        embedded.ensure_running(new_home)
     assert "hpo create-study" in caught.value.hint
-    assert not home.exists()
-    assert embedded.stop(home) is False
-    assert embedded.status(home) == embedded.Status(exists=False, pid=None, port=None)
+    assert not new_home.exists()
+    assert embedded.stop(new_home) is False
+    assert embedded.status(new_home) == embedded.Status(exists=False, pid=None, port=None)
 
 
 def test_data_port_and_password_stay(home: Path) -> None:
     """A second call finds the server; after a stop it comes back with its port and its rows."""
-    url = embedded.ensure_running(home, create=True)
+    url = embedded.ensure_running(home)
     ask(url, "CREATE TABLE kept AS SELECT 42 AS n")
     pid = running_pid(home)
     assert embedded.ensure_running(home) == url
@@ -93,7 +83,7 @@ def test_data_port_and_password_stay(home: Path) -> None:
 
 def test_only_loopback_and_only_with_the_password(home: Path) -> None:
     """The server listens on 127.0.0.1 alone, without a socket, and trusts nobody."""
-    url = embedded.ensure_running(home, create=True)
+    url = embedded.ensure_running(home)
     assert ask(url, "SHOW listen_addresses") == "127.0.0.1"
     assert ask(url, "SHOW unix_socket_directories") == ""
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
@@ -105,23 +95,23 @@ def test_only_loopback_and_only_with_the_password(home: Path) -> None:
         ask(with_password(url, ""), "SELECT 1")
 
 
-def test_eight_processes_start_one_server(home: Path, tmp_path: Path) -> None:
+def test_eight_processes_start_one_server(new_home: Path, tmp_path: Path) -> None:
     """Eight processes at once, each with its own temporary folder, get one and the same URL."""
     starters = []
     for number in range(8):
         folder = tmp_path / f"tmp{number}"
         folder.mkdir()
         environment = {**os.environ, "TMPDIR": str(folder)}
-        words = [sys.executable, "-c", START, str(home)]
+        words = [sys.executable, "-c", START, str(new_home)]
         starters.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True))
     urls = {starter.communicate()[0].strip() for starter in starters}
     assert [starter.returncode for starter in starters] == [0] * 8
-    assert urls == {embedded.ensure_running(home)}
+    assert urls == {embedded.ensure_running(new_home)}
 
 
-def test_the_server_outlives_its_starter(home: Path) -> None:
+def test_the_server_outlives_its_starter(new_home: Path) -> None:
     """Neither the end of the starting process nor a Ctrl-C in its terminal ends the server."""
-    words = [sys.executable, "-c", START + "; input()", str(home)]
+    words = [sys.executable, "-c", START + "; input()", str(new_home)]
     starter = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -134,7 +124,7 @@ def test_the_server_outlives_its_starter(home: Path) -> None:
 
 def test_a_killed_server_comes_back_and_an_innocent_process_lives(home: Path) -> None:
     """A pid file that names another process neither passes for a server nor harms that process."""
-    url = embedded.ensure_running(home, create=True)
+    url = embedded.ensure_running(home)
     ask(url, "CREATE TABLE kept AS SELECT 42 AS n")
     dead = kill_server(home)
     pid_file = home / "postgres" / "data" / "postmaster.pid"
@@ -152,7 +142,7 @@ def test_a_killed_server_comes_back_and_an_innocent_process_lives(home: Path) ->
 
 def test_a_damaged_pid_file_is_no_obstacle(home: Path) -> None:
     """Whatever a crash left in the pid file, the server starts."""
-    embedded.ensure_running(home, create=True)
+    embedded.ensure_running(home)
     for text in ("", "nonsense\n-1\n", "99999999999999999999\n"):
         kill_server(home)
         (home / "postgres" / "data" / "postmaster.pid").write_text(text)
@@ -161,7 +151,7 @@ def test_a_damaged_pid_file_is_no_obstacle(home: Path) -> None:
 
 def test_a_taken_port_is_given_up(home: Path) -> None:
     """When somebody else listens on the port of the last start, a new one is taken and noted."""
-    first = embedded.ensure_running(home, create=True)
+    first = embedded.ensure_running(home)
     port = embedded.port(home)
     embedded.stop(home)
     with socket.create_server(("127.0.0.1", port or 0)):
@@ -172,21 +162,21 @@ def test_a_taken_port_is_given_up(home: Path) -> None:
     assert make_url(second).password == make_url(first).password
 
 
-def test_an_interrupted_first_start_leaves_nothing_half_made(home: Path) -> None:
+def test_an_interrupted_first_start_leaves_nothing_half_made(new_home: Path) -> None:
     """Killed while the data folder is being made: there is none yet, and the next start works."""
-    words = [sys.executable, "-c", START, str(home)]
+    words = [sys.executable, "-c", START, str(new_home)]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as starter:
-        while not list(home.glob("postgres/new-*/global")):
+        while not list(new_home.glob("postgres/new-*/global")):
             assert starter.poll() is None
         starter.kill()
-    assert not (home / "postgres" / "data").exists()
-    assert ask(embedded.ensure_running(home, create=True), "SELECT 1") == 1
-    assert not list(home.glob("postgres/new-*"))
+    assert not (new_home / "postgres" / "data").exists()
+    assert ask(embedded.ensure_running(new_home, create=True), "SELECT 1") == 1
+    assert not list(new_home.glob("postgres/new-*"))
 
 
 def test_a_copied_folder_does_not_pass_for_the_first_one(home: Path, tmp_path: Path) -> None:
     """A copy knows the same port and password; it still gets a server and a port of its own."""
-    first = embedded.ensure_running(home, create=True)
+    first = embedded.ensure_running(home)
     embedded.stop(home)
     copy = tmp_path / "copy" / ".hpo"
     shutil.copytree(home, copy)
@@ -202,7 +192,7 @@ def test_a_copied_folder_does_not_pass_for_the_first_one(home: Path, tmp_path: P
 
 def test_a_moved_project_keeps_its_running_server(home: Path, tmp_path: Path) -> None:
     """A project folder renamed while its server runs is still that server's."""
-    url = embedded.ensure_running(home, create=True)
+    url = embedded.ensure_running(home)
     pid = running_pid(home)
     moved = tmp_path / "moved"
     home.rename(moved)
@@ -218,7 +208,7 @@ def test_a_server_seen_by_its_lock_alone_is_left_alone(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server in another container holds its lock: no second one starts on the same data."""
-    embedded.ensure_running(home, create=True)
+    embedded.ensure_running(home)
     embedded.stop(home)
     monkeypatch.setattr("hpo.database.server_life.GONE_WAIT_S", 0.2)
     with sole_life(ServerFiles(home / "postgres")):
@@ -230,7 +220,7 @@ def test_a_server_seen_by_its_lock_alone_is_left_alone(
 
 def test_a_living_server_holds_its_lock(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock that speaks for a server in another container is really held by a server."""
-    embedded.ensure_running(home, create=True)
+    embedded.ensure_running(home)
     monkeypatch.setattr("hpo.database.server_life.GONE_WAIT_S", 0.2)
     with pytest.raises(DatabaseError), sole_life(ServerFiles(home / "postgres")):
         pass
@@ -238,7 +228,7 @@ def test_a_living_server_holds_its_lock(home: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_server_that_cannot_start_says_why(home: Path) -> None:
     """The last lines of PostgreSQL's own words stand in the error, and where its log is."""
-    embedded.ensure_running(home, create=True)
+    embedded.ensure_running(home)
     embedded.stop(home)
     settings = home / "postgres" / "data" / "postgresql.auto.conf"
     settings.write_text("work_mem = 'plenty'\n")
@@ -260,7 +250,7 @@ def test_any_folder_name_will_do(tmp_path: Path) -> None:
 
 def test_the_log_stays_small(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that has grown is begun anew at the next start."""
-    embedded.ensure_running(home, create=True)
+    embedded.ensure_running(home)
     embedded.stop(home)
     log = home / "postgres" / "log"
     with log.open("a") as file:

@@ -225,48 +225,36 @@ def test_a_full_disk_has_an_error_of_its_own(engine: Engine) -> None:
         patient(engine, call, patience_s=60)
 
 
-def test_the_private_server_is_revived_after_a_kill_but_not_after_a_stop(tmp_path: Path) -> None:
+def test_the_private_server_is_revived_after_a_kill_but_not_after_a_stop(home: Path) -> None:
     """Killed, it comes back for the worker that needs it; stopped, it stays away until asked."""
-    home = tmp_path / ".hpo"
-    settings = Settings.read({"HPO_HOME": str(home)}, tmp_path)
-    try:
-        engine = connect(settings, create=True)
-        pid = embedded.status(home).pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        assert patient(
-            engine, lambda connection: connection.scalar(text("SELECT 1")), patience_s=60
-        )
-        assert embedded.status(home).pid not in (None, pid)
+    engine = connect(Settings.read({"HPO_HOME": str(home)}, home.parent))
+    pid = embedded.status(home).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert patient(engine, lambda connection: connection.scalar(text("SELECT 1")), patience_s=60)
+    assert embedded.status(home).pid not in (None, pid)
 
-        embedded.stop(home)
-        with pytest.raises(DatabaseError):
-            patient(engine, lambda connection: connection.scalar(WHO), patience_s=0.5)
-        assert embedded.status(home).pid is None
+    embedded.stop(home)
+    with pytest.raises(DatabaseError):
+        patient(engine, lambda connection: connection.scalar(WHO), patience_s=0.5)
+    assert embedded.status(home).pid is None
 
-        with socket.create_server(("127.0.0.1", embedded.port(home) or 0)):
-            embedded.ensure_running(home)
-        assert patient(engine, lambda connection: connection.scalar(WHO), patience_s=60), (
-            "the engine follows the server to another port"
-        )
-        engine.dispose()
-    finally:
-        embedded.stop(home)
+    with socket.create_server(("127.0.0.1", embedded.port(home) or 0)):
+        embedded.ensure_running(home)
+    assert patient(engine, lambda connection: connection.scalar(WHO), patience_s=60), (
+        "the engine follows the server to another port"
+    )
+    engine.dispose()
 
 
-def test_a_restart_is_sat_out(tmp_path: Path) -> None:
+def test_a_restart_is_sat_out(home: Path) -> None:
     """A call made while the server is away waits, and succeeds when it is back."""
-    home = tmp_path / ".hpo"
-    try:
-        url = embedded.ensure_running(home, create=True)
-        engine = make_engine(url)
-        with engine.connect() as connection:
-            connection.scalar(WHO)
-        embedded.stop(home)
-        back = threading.Thread(target=lambda: (time.sleep(0.5), embedded.ensure_running(home)))
-        back.start()
-        assert patient(engine, lambda connection: connection.scalar(WHO), patience_s=60)
-        back.join()
-        engine.dispose()
-    finally:
-        embedded.stop(home)
+    engine = make_engine(embedded.ensure_running(home))
+    with engine.connect() as connection:
+        connection.scalar(WHO)
+    embedded.stop(home)
+    back = threading.Thread(target=lambda: (time.sleep(0.5), embedded.ensure_running(home)))
+    back.start()
+    assert patient(engine, lambda connection: connection.scalar(WHO), patience_s=60)
+    back.join()
+    engine.dispose()

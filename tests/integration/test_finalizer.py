@@ -9,18 +9,15 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.studies import simulated_spec
-from fixtures.told import Teller, promotions
+from fixtures.told import PromotionBench, Teller, promotions
 
 from hpo.claims import End
 from hpo.database.engine import make_engine
 from hpo.errors import TrackingError, WeightsError
-from hpo.promotion.decision import Decision, Outcome
+from hpo.promotion.decision import Outcome
 from hpo.promotion.finalizer import finalize
-from hpo.spec import Objective, Promotion
-from hpo.study import Study, create_study, extend, load_study
-from hpo.tracking.client import Client, open_client
-from hpo.tracking.registry import Registry
+from hpo.spec import Objective
+from hpo.study import extend, load_study
 from workers.process import TrainingProcess
 
 if TYPE_CHECKING:
@@ -32,89 +29,46 @@ if TYPE_CHECKING:
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-MODEL = "detector"
 
 
-@pytest.fixture
-def workshop(tmp_path: Path) -> Iterator[TrainingProcess]:
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingProcess]:
     """The real training process of the simulated trainer."""
-    with TrainingProcess("simulated", tmp_path / "logs") as process:
+    with TrainingProcess("simulated", tmp_path_factory.mktemp("workshop")) as process:
         yield process
 
 
-class Bench:
-    """Studies, trials and finalizations on one database."""
-
-    def __init__(
-        self, engine: Engine, settings: Settings, workshop: TrainingProcess, folder: Path
-    ) -> None:
-        self.engine, self.settings, self.workshop, self.folder = engine, settings, workshop, folder
-
-    def study(
-        self, name: str = "first", *, fingerprint: str | None = None, **changes: Any
-    ) -> Study:
-        """A stored study of two trials whose model is MODEL."""
-        changes = {"trials": 2, "promotion": Promotion(MODEL, "champion")} | changes
-        spec = simulated_spec(study=name, **changes)
-        study, _ = create_study(
-            self.engine, spec, fingerprint=fingerprint, code_version="simulated 1"
-        )
-        return study
-
-    def told(self, study: Study, *values: float) -> Teller:
-        """The study's trials, complete with these values."""
-        teller = Teller(self.engine, self.settings, study, self.folder)
-        for value in values:
-            teller.tell(value)
-        return teller
-
-    def finalize(self, study: Study, **options: Any) -> Decision:
-        """`finalize` with everything else given."""
-        return finalize(self.engine, self.settings, study, self.workshop, **options)
-
-    @property
-    def client(self) -> Client:
-        """A client of the MLflow in use."""
-        url = self.engine.url.render_as_string(hide_password=False)
-        return open_client(self.settings, url)
-
-    def versions(self) -> list[int]:
-        """Numbers of all versions of MODEL."""
-        return sorted(
-            int(one.version) for one in self.client.search_model_versions(f"name='{MODEL}'")
-        )
-
-    def champion(self) -> int | None:
-        """The number that the alias points to."""
-        found = Registry(self.client).champion(MODEL, "champion")
-        return None if found is None else found.number
-
-
 @pytest.fixture
-def bench(engine: Engine, settings: Settings, workshop: TrainingProcess, tmp_path: Path) -> Bench:
-    """A bench on the test's own database, and MLflow's beside it."""
-    return Bench(engine, settings, workshop, tmp_path)
+def bench(
+    engine: Engine, mirror_settings: Settings, workshop: TrainingProcess, tmp_path: Path
+) -> PromotionBench:
+    """A bench on the test's own database, and on the shared MLflow."""
+    return PromotionBench(engine, mirror_settings, workshop, tmp_path)
 
 
-def test_the_best_trial_becomes_the_champion_with_everything_that_explains_it(bench: Bench) -> None:
+def test_the_best_trial_becomes_the_champion_with_everything_that_explains_it(
+    bench: PromotionBench,
+) -> None:
     """Version, alias, tags, description, decision.md in the trial's run, one row."""
     study = bench.study()
     bench.told(study, 0.3, 0.6)
     decision = bench.finalize(study)
     assert (decision.outcome, decision.trial, decision.version) == (Outcome.PROMOTED, 1, 1)
-    version = bench.client.get_model_version_by_alias(MODEL, "champion")
+    version = bench.client.get_model_version_by_alias(bench.model, "champion")
     assert (version.tags["hpo.trial"], version.tags["hpo.value"]) == ("1", "0.6")
     assert version.tags["hpo.weights_sha256"] == decision.evidence["weights_sha256"]
-    assert (version.tags["simulated"], version.tags["hpo.study"]) == ("true", "first")
+    assert (version.tags["simulated"], version.tags["hpo.study"]) == ("true", study.name)
     assert version.description.startswith("SIMULATED")
     run = bench.client.get_run(version.run_id)
-    assert (run.data.tags["hpo.trial"], run.data.tags["hpo.study"]) == ("1", "first")
+    assert (run.data.tags["hpo.trial"], run.data.tags["hpo.study"]) == ("1", study.name)
     (row,) = promotions(bench.engine)
     assert (row.outcome, row.trial_number, row.version) == ("promoted", 1, 1)
     assert row.evidence["run_id"] == version.run_id
 
 
-def test_decision_md_says_what_why_and_how_to_undo_it(bench: Bench, tmp_path: Path) -> None:
+def test_decision_md_says_what_why_and_how_to_undo_it(
+    bench: PromotionBench, tmp_path: Path
+) -> None:
     """It is an artifact of the version's run, with the figures, the gain, the cost and the undo."""
     study = bench.study(baselines=({"x": 0.2, "y": 0.1, "kind": "a"},))
     bench.told(study, 0.25, 0.5)
@@ -128,28 +82,29 @@ def test_decision_md_says_what_why_and_how_to_undo_it(bench: Bench, tmp_path: Pa
     assert "| trial | state | mAP50 | best epoch | mAP50-95 | precision | recall |" in text
     assert "| 1 | complete | 0.50000 | 2 | 0.25000 |" in text
     assert "2 trials (2 complete), 6.0 s" in text
-    assert 'MlflowClient().delete_registered_model_alias("detector", "champion")' in text
-    assert 'load_model("models:/detector@champion")' in text
+    assert f'MlflowClient().delete_registered_model_alias("{bench.model}", "champion")' in text
+    assert f'load_model("models:/{bench.model}@champion")' in text
     assert decision.evidence["run_id"] in text
 
 
-def test_a_second_call_returns_the_recorded_decision_and_writes_nothing(bench: Bench) -> None:
+def test_a_second_call_returns_the_recorded_decision_and_writes_nothing(
+    bench: PromotionBench,
+) -> None:
     """Also after someone moved the alias back: an undone promotion stays undone."""
     study = bench.study()
     bench.told(study, 0.3, 0.6)
     first = bench.finalize(study)
-    bench.client.delete_registered_model_alias(MODEL, "champion")
+    bench.client.delete_registered_model_alias(bench.model, "champion")
     again = bench.finalize(study)
     assert (again.already, again.version, again.outcome) == (True, first.version, first.outcome)
     assert (bench.versions(), bench.champion(), len(promotions(bench.engine))) == ([1], None, 1)
 
 
-def test_four_at_once_make_one_version_one_alias_and_one_row(bench: Bench) -> None:
+def test_four_at_once_make_one_version_one_alias_and_one_row(bench: PromotionBench) -> None:
     """Each on a database pool of its own, as four workers are."""
     study = bench.study()
     bench.told(study, 0.3, 0.6)
     url = bench.engine.url.render_as_string(hide_password=False)
-    bench.client  # noqa: B018 - MLflow's tables are there before the race
     start, decisions, errors = threading.Barrier(4), [], []
 
     def one(number: int) -> None:
@@ -192,7 +147,7 @@ class Killed(BaseException):
     ids=["files", "uploaded", "version", "tags", "alias", "decision.md", "row"],
 )
 def test_whoever_is_killed_after_a_step_the_next_caller_completes(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+    bench: PromotionBench, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """One version, one alias, one row, with the champion before it still known."""
     older, study = bench.study("older"), bench.study()
@@ -216,7 +171,7 @@ def test_whoever_is_killed_after_a_step_the_next_caller_completes(
     assert (bench.versions(), bench.champion(), len(promotions(bench.engine))) == ([1, 2], 2, 2)
 
 
-def test_altered_weights_are_refused_and_nothing_is_half_promoted(bench: Bench) -> None:
+def test_altered_weights_are_refused_and_nothing_is_half_promoted(bench: PromotionBench) -> None:
     """No version, no alias, no row; mended, the same call goes through."""
     study = bench.study()
     bench.told(study, 0.3, 0.6)
@@ -234,7 +189,9 @@ def test_altered_weights_are_refused_and_nothing_is_half_promoted(bench: Bench) 
     assert bench.finalize(study).version == 1
 
 
-def test_a_better_champion_on_the_same_data_stays_and_the_record_says_so(bench: Bench) -> None:
+def test_a_better_champion_on_the_same_data_stays_and_the_record_says_so(
+    bench: PromotionBench,
+) -> None:
     """A second study on the same model is weighed; the alias does not move."""
     first, second = bench.study("first"), bench.study("second")
     bench.told(first, 0.4, 0.6)
@@ -253,7 +210,7 @@ def test_a_better_champion_on_the_same_data_stays_and_the_record_says_so(bench: 
     assert len(promotions(bench.engine)) == 2
 
 
-def test_a_better_trial_of_another_study_takes_the_place(bench: Bench) -> None:
+def test_a_better_trial_of_another_study_takes_the_place(bench: PromotionBench) -> None:
     """Two studies share a model: two versions, the alias at the better, the other remembered."""
     first, second = bench.study("first"), bench.study("second")
     bench.told(first, 0.4, 0.6)
@@ -266,7 +223,7 @@ def test_a_better_trial_of_another_study_takes_the_place(bench: Bench) -> None:
     assert (bench.versions(), bench.champion()) == ([1, 2], 2)
 
 
-def test_after_extend_a_better_trial_is_a_new_decision(bench: Bench) -> None:
+def test_after_extend_a_better_trial_is_a_new_decision(bench: PromotionBench) -> None:
     """It is weighed against the study's own earlier champion."""
     study = bench.study()
     teller = bench.told(study, 0.3, 0.6)
@@ -277,17 +234,17 @@ def test_after_extend_a_better_trial_is_a_new_decision(bench: Bench) -> None:
     assert (decision.outcome, decision.trial, decision.version) == (Outcome.PROMOTED, 2, 2)
 
 
-def test_our_record_of_the_champion_counts_more_than_its_tags(bench: Bench) -> None:
+def test_our_record_of_the_champion_counts_more_than_its_tags(bench: PromotionBench) -> None:
     """A figure typed over the tag in MLflow decides nothing."""
     first, second = bench.study("first"), bench.study("second")
     bench.told(first, 0.4, 0.6)
     bench.told(second, 0.1, 0.5)
     bench.finalize(first)
-    bench.client.set_model_version_tag(MODEL, "1", "hpo.value", "0.01")
+    bench.client.set_model_version_tag(bench.model, "1", "hpo.value", "0.01")
     assert bench.finalize(second).outcome is Outcome.KEPT
 
 
-def test_a_champion_of_other_data_is_evaluated_on_this_study_s(bench: Bench) -> None:
+def test_a_champion_of_other_data_is_evaluated_on_this_study_s(bench: PromotionBench) -> None:
     """Its weights are fetched and evaluated by the trainer, and that figure is compared."""
     first = bench.study("first", fingerprint="0" * 64)
     second = bench.study("second")
@@ -302,7 +259,7 @@ def test_a_champion_of_other_data_is_evaluated_on_this_study_s(bench: Bench) -> 
 
 @pytest.mark.parametrize("kept_in_store", [True, False])
 def test_a_champion_s_weights_are_found_in_the_store_or_in_the_version(
-    bench: Bench, kept_in_store: bool
+    bench: PromotionBench, kept_in_store: bool
 ) -> None:
     """The version's own files stand in for a store that was emptied."""
     first = bench.study("first", fingerprint="0" * 64)
@@ -316,13 +273,15 @@ def test_a_champion_s_weights_are_found_in_the_store_or_in_the_version(
     assert decision.evidence["champion_evaluated"]
 
 
-def test_a_champion_that_cannot_be_evaluated_stays_until_someone_decides(bench: Bench) -> None:
+def test_a_champion_that_cannot_be_evaluated_stays_until_someone_decides(
+    bench: PromotionBench,
+) -> None:
     """The record says how to go on; with the alias removed the same trial is promoted."""
     first = bench.study("first", fingerprint="0" * 64)
     bench.told(first, 0.3, 0.4)
     sha256 = bench.finalize(first).evidence["weights_sha256"]
     (bench.folder / ".hpo" / "artifacts" / "objects" / sha256[:2] / sha256).unlink()
-    source = bench.client.get_model_version(MODEL, "1").source
+    source = bench.client.get_model_version(bench.model, "1").source
     for file in _folder(source).rglob("weights.json"):
         file.write_text("{}", encoding="utf-8")
     second = bench.study("second", seed=1)  # other weights than the first's
@@ -332,7 +291,7 @@ def test_a_champion_that_cannot_be_evaluated_stays_until_someone_decides(bench: 
     assert "cannot be compared" in decision.reason
     assert "another promotion.model, or remove the alias" in decision.reason
     assert bench.champion() == 1
-    bench.client.delete_registered_model_alias(MODEL, "champion")
+    bench.client.delete_registered_model_alias(bench.model, "champion")
     assert bench.finalize(second).outcome is Outcome.PROMOTED
     assert bench.champion() == 2
 
@@ -341,11 +300,11 @@ def _folder(source: str) -> Path:
     return Path(source.removeprefix("file://"))
 
 
-def test_an_alias_that_another_hand_set_is_not_moved(bench: Bench) -> None:
+def test_an_alias_that_another_hand_set_is_not_moved(bench: PromotionBench) -> None:
     """A model registered without this service keeps its champion."""
-    bench.client.create_registered_model(MODEL)
-    bench.client.create_model_version(MODEL, source=str(bench.folder), await_creation_for=0)
-    bench.client.set_registered_model_alias(MODEL, "champion", "1")
+    bench.client.create_registered_model(bench.model)
+    bench.client.create_model_version(bench.model, source=str(bench.folder), await_creation_for=0)
+    bench.client.set_registered_model_alias(bench.model, "champion", "1")
     study = bench.study()
     bench.told(study, 0.3, 0.6)
     decision = bench.finalize(study)
@@ -353,7 +312,7 @@ def test_an_alias_that_another_hand_set_is_not_moved(bench: Bench) -> None:
     assert "another hand" in decision.reason
 
 
-def test_a_value_typed_into_the_dashboard_is_never_promoted(bench: Bench) -> None:
+def test_a_value_typed_into_the_dashboard_is_never_promoted(bench: PromotionBench) -> None:
     """A trial that optuna itself completed does not compete, however high its value."""
     import optuna
 
@@ -372,7 +331,9 @@ def test_a_value_typed_into_the_dashboard_is_never_promoted(bench: Bench) -> Non
     assert (decision.trial, decision.evidence["value"]) == (0, 0.3)
 
 
-def test_pruned_and_failed_trials_never_compete_and_the_reason_is_said_once(bench: Bench) -> None:
+def test_pruned_and_failed_trials_never_compete_and_the_reason_is_said_once(
+    bench: PromotionBench,
+) -> None:
     """A study without a complete trial promotes nothing, and records that once."""
     study = bench.study()
     teller = bench.told(study)
@@ -386,7 +347,7 @@ def test_pruned_and_failed_trials_never_compete_and_the_reason_is_said_once(benc
     assert (row.outcome, row.trial_number, row.version) == ("none", None, None)
 
 
-def test_an_unfinished_study_promotes_only_when_asked_by_hand(bench: Bench) -> None:
+def test_an_unfinished_study_promotes_only_when_asked_by_hand(bench: PromotionBench) -> None:
     """A worker is told why not; by hand it goes by what is complete and stays open."""
     study = bench.study(trials=3)
     teller = bench.told(study, 0.3)
@@ -398,7 +359,7 @@ def test_an_unfinished_study_promotes_only_when_asked_by_hand(bench: Bench) -> N
     assert teller.claims.renew(running).value == "go"
 
 
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(bench: Bench) -> None:
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(bench: PromotionBench) -> None:
     """Neither version nor row, and the sentence says so."""
     study = bench.study()
     bench.told(study, 0.3, 0.6)
@@ -407,7 +368,9 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(bench: Bench) -> N
     assert (bench.versions(), promotions(bench.engine)) == ([], [])
 
 
-def test_with_mlflow_away_nothing_is_recorded_and_a_later_call_completes(bench: Bench) -> None:
+def test_with_mlflow_away_nothing_is_recorded_and_a_later_call_completes(
+    bench: PromotionBench,
+) -> None:
     """The error is TrackingError, exit code 3."""
     study = bench.study()
     bench.told(study, 0.3, 0.6)
@@ -418,7 +381,7 @@ def test_with_mlflow_away_nothing_is_recorded_and_a_later_call_completes(bench: 
     assert bench.finalize(study).version == 1
 
 
-def test_a_minimized_objective_promotes_the_lowest(bench: Bench) -> None:
+def test_a_minimized_objective_promotes_the_lowest(bench: PromotionBench) -> None:
     """Direction decides, for the candidate and against the champion."""
     low = Objective("loss", "minimize")
     first = bench.study("first", objective=low)

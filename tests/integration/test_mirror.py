@@ -6,6 +6,7 @@ import math
 import threading
 from typing import TYPE_CHECKING, Any
 
+import optuna
 import pytest
 from fixtures.mirrored import FINGERPRINT, METRICS, Bench
 from sqlalchemy import text
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
     from hpo.tracking.mirror import Mirror
-
 
 
 def differences(bench: Bench) -> list[str]:
@@ -82,7 +82,7 @@ def test_a_run_shows_its_trial(bench: Bench) -> None:
 
 
 def test_epochs_follow_one_by_one(bench: Bench) -> None:
-    """Each copy of a running trial adds what is new, and a trial that is up to date is not pending."""
+    """Each copy of a running trial adds what is new; one that is up to date is not pending."""
     mirror = bench.mirror()
     claims, claim = bench.claim()
     for number in (1, 2, 3):
@@ -298,12 +298,14 @@ def test_a_deleted_or_renamed_experiment_is_used_on(bench: Bench) -> None:
     assert differences(bench) == []
 
 
-def test_a_study_deleted_meanwhile_is_dropped_quietly(bench: Bench, engine: Engine) -> None:
+def test_a_study_deleted_meanwhile_is_dropped_quietly(
+    bench: Bench, engine: Engine, database_url: str
+) -> None:
     """A study deleted in Optuna leaves no marks behind and raises nothing."""
     claim = bench.trial(0.1)
     mirror = bench.mirror()
     mirror.sync_study()
-    execute(engine, "delete from studies where study_id = :id", id=bench.study.study_id)
+    optuna.delete_study(study_name=bench.study.name, storage=database_url)
     assert mirror.sync_trial(claim.trial_id) is False
     assert mirror.sync_study().behind == 0
     with engine.connect() as connection:
@@ -328,10 +330,8 @@ def test_one_refused_trial_does_not_hold_up_the_others(bench: Bench, tmp_path: P
     assert tmp_path.exists()
 
 
-def test_the_environment_does_not_disturb(
-    bench: Bench, clean_env: pytest.MonkeyPatch
-) -> None:
-    """MLFLOW_RUN_ID, an experiment id and asynchronous logging in the environment change nothing."""
+def test_the_environment_does_not_disturb(bench: Bench, clean_env: pytest.MonkeyPatch) -> None:
+    """A run id, an experiment id and asynchronous logging in the environment change nothing."""
     clean_env.setenv("MLFLOW_RUN_ID", "f" * 32)
     clean_env.setenv("MLFLOW_EXPERIMENT_ID", "4711")
     clean_env.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

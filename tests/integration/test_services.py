@@ -69,14 +69,21 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, clean_env: pytest.MonkeyPatch) -> Iterator[Project]:
-    """An empty project folder; what runs in it is stopped afterwards."""
+def empty_project(tmp_path: Path, clean_env: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A folder without a project; what runs in it is stopped afterwards."""
     del clean_env
     project = Project(tmp_path)
     yield project
     stop_services(project.home)
     embedded.stop(project.home)
     shutil.rmtree(project.home, ignore_errors=True)
+
+
+@pytest.fixture
+def project(home: Path, empty_project: Project) -> Project:
+    """A folder with a project, in which nothing runs yet."""
+    assert home == empty_project.home
+    return empty_project
 
 
 def get(address: str, path: str, body: Any = None) -> bytes:
@@ -96,8 +103,9 @@ def get(address: str, path: str, body: Any = None) -> bytes:
         connection.close()
 
 
-def test_up_shows_everything_and_down_leaves_nothing(project: Project) -> None:
+def test_up_shows_everything_and_down_leaves_nothing(empty_project: Project) -> None:
     """Both pages open; no process or log shows a password; twice changes nothing; down ends all."""
+    project = empty_project
     first = project.up()
     mlflow, dashboard = first["mlflow"], first["dashboard"]
     assert b"<title>MLflow</title>" in get(mlflow["address"], "/")
@@ -142,8 +150,11 @@ def test_mlflow_shows_files_that_were_written_directly(project: Project) -> None
     assert get(mlflow, f"/get-artifact?path=note.txt&run_uuid={run['run_id']}") == b"seen"
 
 
-def test_a_given_server_is_used_and_left_running(project: Project, empty_database_url: str) -> None:
+def test_a_given_server_is_used_and_left_running(
+    empty_project: Project, empty_database_url: str
+) -> None:
     """With HPO_STORAGE the tables are made there, nothing private starts, and down leaves it."""
+    project = empty_project
     project.env["HPO_STORAGE"] = empty_database_url
     standing = project.up("--no-mlflow")
     assert standing["postgresql"]["private"] is False
@@ -198,8 +209,9 @@ def test_a_service_that_does_not_start_says_why(project: Project) -> None:
     assert project.json("down") == {"stopped": ["postgresql"]}
 
 
-def test_env_needs_a_project_and_starts_nothing(project: Project) -> None:
+def test_env_needs_a_project_and_starts_nothing(empty_project: Project) -> None:
     """Without a project a usage error; with one, variables a shell can read, server or no."""
+    project = empty_project
     refused = project.hpo("env")
     assert refused.returncode == 2
     assert "hpo up" in refused.stderr
@@ -223,8 +235,9 @@ def test_env_needs_a_project_and_starts_nothing(project: Project) -> None:
     assert embedded.status(project.home).pid is None
 
 
-def test_down_in_an_empty_folder_is_no_error(project: Project) -> None:
+def test_down_in_an_empty_folder_is_no_error(empty_project: Project) -> None:
     """Nothing runs: said, exit 0, and no folder is made."""
+    project = empty_project
     done = project.hpo("down")
     assert done.returncode == 0
     assert "Nothing runs here" in done.stdout

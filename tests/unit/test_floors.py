@@ -1,4 +1,4 @@
-"""The floors of docs/architecture.md: who may import whom, read in the sources."""
+"""The floors of docs/floors.yaml: who may import whom, read in the sources."""
 
 from __future__ import annotations
 
@@ -6,32 +6,8 @@ import ast
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
+from fixtures.floors import files_page, floor_of, floors
 from fixtures.sources import PACKAGES, ROOT, Module, modules, within
-
-# Each floor imports only from itself and from those above it. A name stands for a module or a
-# whole package, the longest one that fits decides.
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("search_spaces",),
-    ("hpo", "hpo.errors"),
-    ("hpo.settings", "hpo.file_lock", "hpo.ports", "hpo.processes"),
-    ("hpo.datasets",),
-    ("hpo.trainer", "hpo.spec", "hpo.spec_fields", "hpo.spec_checks", "hpo.spec_reader",
-     "hpo.spec_names", "hpo.policy", "hpo.ranked"),
-    ("hpo.database",),
-    ("hpo.study", "hpo.snapshot", "hpo.history", "hpo.search", "hpo.trial_rows", "hpo.status"),
-    ("hpo.artifacts",),
-    ("hpo.claims", "hpo.lease"),
-    ("hpo.readiness",),
-    ("hpo.tracking", "hpo.tracking_uri", "hpo.projection_dashboard"),
-    ("hpo.promotion",),
-    ("hpo.services", "hpo.service_programs", "hpo.background", "hpo.bring_up", "hpo.dashboard_app"),
-    ("workers", "workers.device", "workers.events", "workers.messages", "workers.argument_checks"),
-    ("workers.simulated", "workers.yolo"),
-    ("workers.child", "workers.child_handle", "workers.process"),
-    ("workers.trial_run", "workers.worker"),
-    ("workers.ray_launcher",),
-    ("hpo.cli",),
-)  # fmt: skip
 
 # What is heavy or stands for a service of its own, and who may import it
 IMPORTERS: dict[str, tuple[str, ...]] = {
@@ -58,20 +34,6 @@ MAY_PRINT = (
 MOST_LINES = 400
 
 
-def floor_of(name: str) -> int:
-    """Number of the floor that the longest fitting name of FLOORS gives, from the top.
-
-    A module without a place stands below all: it may import everything, and none may import it.
-    """
-    fitting = {
-        entry: number
-        for number, floor in enumerate(FLOORS)
-        for entry in floor
-        if within(name, entry) and (entry not in PACKAGES or entry in (name, "search_spaces"))
-    }
-    return fitting[max(fitting, key=len)] if fitting else len(FLOORS)
-
-
 def own(module: Module, *, types: bool = True) -> set[str]:
     """The project's modules that it imports."""
     imported = module.all_imports if types else module.imports
@@ -80,15 +42,21 @@ def own(module: Module, *, types: bool = True) -> set[str]:
 
 def test_every_module_has_a_place() -> None:
     """A new module stands on a floor before it is merged, and no place is kept for a lost one."""
-    homeless = [name for name in modules() if floor_of(name) == len(FLOORS)]
-    assert not homeless, "put them on a floor in FLOORS and in docs/architecture.md"
+    homeless = [name for name in modules() if floor_of(name) == len(floors())]
+    assert not homeless, "put them on a floor in docs/floors.yaml"
     empty = [
         entry
-        for floor in FLOORS
-        for entry in floor
+        for _, entries in floors()
+        for entry in entries
         if not any(within(name, entry) for name in modules())
     ]
     assert not empty, "these no longer exist"
+
+
+def test_the_page_of_files_is_what_the_files_say() -> None:
+    """docs/files.md cannot drift from the sources."""
+    written = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    assert written == files_page(), "`make docs` writes it anew"
 
 
 def test_each_floor_imports_only_from_those_above() -> None:

@@ -19,4 +19,6 @@ select t.trial_id, t.number, t.state::text as state,
  order by t.number
 
 -- name: study_attrs
-select a.key, a.value_json from study_system_attributes a where a.study_id = :study_id
+-- optuna-dashboard's notes, two rows a trial, are of no use to samplers and pruners.
+select a.key, a.value_json from study_system_attributes a
+ where a.study_id = :study_id and a.key not like 'dashboard:%'

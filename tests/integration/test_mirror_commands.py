@@ -1,0 +1,101 @@
+"""`hpo mirror sync` and `hpo mirror verify`, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import optuna
+import pytest
+from fixtures.command_line import HPO, PREFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fixtures.mirrored import Bench
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(bench: Bench) -> Run:
+    """Run `hpo ARGUMENTS` on the bench's database."""
+    settings = bench.settings
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES)}
+    env = inherited | {
+        "HPO_STORAGE": str(settings.storage),
+        "HPO_HOME": str(settings.home),
+        "MLFLOW_TRACKING_URI": str(settings.tracking_uri),
+    }
+
+    def call(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [HPO, *arguments], env=env | more, cwd=bench.folder, capture_output=True, text=True,
+            timeout=300, check=False,
+        )  # fmt: skip
+
+    return call
+
+
+def test_sync_catches_up_and_verify_proves_it(bench: Bench, run: Run) -> None:
+    """`verify` lists what is missing and exits 1; after sync it exits 0 and counts the runs."""
+    bench.trial(0.1, 0.2)
+    bench.trial(0.3)
+    before = run("mirror", "verify")
+    assert (before.returncode, "trial-0001: run: " in before.stdout) == (1, True), before
+    copied = run("mirror", "sync")
+    assert copied.returncode == 0, copied
+    assert copied.stdout == f"{bench.study.name}: 2 trials copied, 0 behind\n"
+    after = run("mirror", "verify")
+    assert (after.returncode, after.stdout) == (0, f"{bench.study.name}: 3 runs equal\n"), after
+
+
+def test_json_is_one_document_and_nothing_else(bench: Bench, run: Run) -> None:
+    """Both commands print one JSON document on stdout."""
+    bench.trial(0.1)
+    expected = {"study": bench.study.name, "copied": 1, "rebuilt": 0, "behind": 0, "errors": []}
+    assert json.loads(run("mirror", "sync", "--json").stdout) == expected
+    bench.client().set_tag(bench.run(0).info.run_id, "hpo.state", "FAIL")
+    done = run("mirror", "verify", "--json")
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert (document["equal"], document["runs"]) == (False, 2)
+    difference = {
+        "where": "trial-0000", "what": "tag hpo.state",
+        "expected": "'COMPLETE'", "found": "'FAIL'",
+    }  # fmt: skip
+    assert document["differences"] == [difference]
+
+
+@pytest.mark.parametrize("command", ["sync", "verify"])
+def test_an_mlflow_that_is_away_exits_3(run: Run, command: str) -> None:
+    """One message that names the address, with what to do, and no traceback."""
+    done = run("mirror", command, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "MLflow at http://127.0.0.1:9 cannot be used: Connection refused" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plain_optuna_study_can_be_named(run: Run, bench: Bench, database_url: str) -> None:
+    """--study takes a study that only Optuna knows."""
+    name = f"plain-{bench.study.name}"
+    study = optuna.create_study(study_name=name, storage=database_url)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    assert run("mirror", "sync", "--study", name).returncode == 0
+    done = run("mirror", "verify", "--study", name)
+    assert (done.returncode, done.stdout) == (0, f"{name}: 3 runs equal\n"), done
+
+
+def test_what_could_not_be_copied_is_listed(bench: Bench, run: Run) -> None:
+    """A trial whose file is gone makes sync exit 1 with the reason; the others are copied."""
+    from hpo.artifacts import open_store
+
+    bench.trial(0.1)
+    for content in (open_store(bench.settings).root / "objects").glob("*/*"):
+        content.unlink()
+    bench.trial(0.2)
+    done = run("mirror", "sync")
+    assert (done.returncode, "1 trial copied, 1 behind" in done.stdout) == (1, True), done
+    assert "is not in" in done.stderr
