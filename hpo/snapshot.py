@@ -11,7 +11,6 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.study import StudyDirection
     from optuna.study._frozen import FrozenStudy
+    from optuna.trial import FrozenTrial, TrialState
 
 STUDY_ID = 0  # the only study that a snapshot holds
 
@@ -39,7 +39,6 @@ class Snapshot(BaseStorage):
         study_attrs: dict[str, Any],
     ) -> None:
         self._name, self._direction = name, direction
-        self._trials = list(trials)
         self._by_id = {trial._trial_id: trial for trial in trials}  # noqa: SLF001 - a storage gives trials their ids
         self._study_attrs = dict(study_attrs)
         self.new_params: dict[str, tuple[float, BaseDistribution]] = {}
@@ -76,7 +75,8 @@ class Snapshot(BaseStorage):
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
         del study_id, deepcopy  # readers of a snapshot change nothing in it
-        return [trial for trial in self._trials if states is None or trial.state in states]
+        trials = self._by_id.values()  # in the order of their numbers, as they were given
+        return [trial for trial in trials if states is None or trial.state in states]
 
     def set_trial_param(
         self,
@@ -102,9 +102,7 @@ class Snapshot(BaseStorage):
         Optuna's storages do the same, and successive halving counts on it: it would count a
         trial's own value twice.
         """
-        old = self._by_id[trial_id]
-        trial = self._by_id[trial_id] = copy.copy(old)
-        self._trials[self._trials.index(old)] = trial
+        trial = self._by_id[trial_id] = copy.copy(self._by_id[trial_id])
         return trial
 
     # What no sampler or pruner calls, and a snapshot cannot do.

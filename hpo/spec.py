@@ -126,7 +126,7 @@ class StudySpec:
 
 def differences(stored: StudySpec, given: StudySpec) -> list[str]:
     """One line for each value that differs: `key.path: stored -> given`."""
-    left, right = _flat(stored.to_dict()), _flat(given.to_dict())
+    left, right = (_flat(_plain_numbers(spec.to_dict())) for spec in (stored, given))
     lines = []
     keys = sorted(left.keys() | right.keys())
     for key in keys:

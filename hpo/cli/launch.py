@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from hpo.cli.common import json_option, print_json, study_option
+from hpo.cli.failing import INTERRUPTED
+from hpo.cli.launch_view import follower
+from hpo.cli.signals import drain_on_signals
 from hpo.cli.worker import seconds_of
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
     from hpo.settings import Settings
     from hpo.study import Study
@@ -55,7 +57,7 @@ def launch(
     detach: bool,
     study_name: str | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Run workers on Ray and follow their progress.
 
     Workers are actors on a private local Ray, or on an existing cluster. Ctrl-C lets each epoch
@@ -65,7 +67,7 @@ def launch(
     settings, study = _choose(study_name)
     if detach:
         _detach(settings, study, as_json=as_json)
-        return
+        return 0
     from workers.ray_launcher import Launch, Plan, cluster, gpus_of_cluster
     from workers.worker import Limits
 
@@ -78,9 +80,11 @@ def launch(
         if gpus_per_worker is None and gpus_of_cluster():
             plan = Plan(study.name, workers, plan.limits, cpus_per_worker, 1.0)
         running = Launch(plan, settings)
-        _drain_on_signals(running.drain)
+        heard = drain_on_signals(running.drain, "workers leave at the end of their epoch")
         _follow(settings, study, running.wait, as_json=as_json)
-    _end(study, running.errors, as_json=as_json)
+    notes = [note for summary in running.summaries for note in summary.notes]
+    _end(study, notes, running.errors, as_json=as_json)
+    return INTERRUPTED if signal.SIGINT in heard else 0
 
 
 def _choose(name: str | None) -> tuple[Settings, Study]:
@@ -93,21 +97,6 @@ def _choose(name: str | None) -> tuple[Settings, Study]:
         return settings, study
 
 
-def _drain_on_signals(drain: Callable[[], None]) -> None:
-    asked: list[int] = []
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        del frame
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        click.echo("hpo: workers leave at the end of their epoch; again to leave now", err=True)
-        drain()
-
-    signal.signal(signal.SIGINT, heard)
-    signal.signal(signal.SIGTERM, heard)
-
-
 def _follow(
     settings: Settings, study: Study, wait: Callable[[float], bool], *, as_json: bool
 ) -> None:
@@ -116,10 +105,8 @@ def _follow(
     from hpo.status import status
 
     engine = connect(settings, pool_size=1)
-    in_terminal = sys.stdout.isatty() and not as_json
-    view = _Table() if in_terminal else _Lines(sys.stderr if as_json else sys.stdout)
     try:
-        with view:
+        with follower(as_json=as_json) as view:
             while not wait(LOOK_S):
                 try:
                     view.show(status(engine, study))
@@ -127,67 +114,6 @@ def _follow(
                     click.echo(f"hpo: {error}", err=True)
     finally:
         engine.dispose()
-
-
-class _Table:
-    """A live table in a terminal."""
-
-    def __enter__(self) -> None:
-        from rich.live import Live
-
-        self._live = Live(auto_refresh=False)
-        self._live.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._live.__exit__(None, None, None)
-
-    def show(self, document: dict[str, Any]) -> None:
-        """Draw it anew."""
-        from hpo.cli.status_view import status_view
-
-        self._live.update(status_view(document), refresh=True)
-
-
-class _Lines:
-    """A line for each new epoch or ended trial, where there is no terminal."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._seen: dict[str, tuple[Any, Any]] = {}
-        self._ended = 0
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def show(self, document: dict[str, Any]) -> None:
-        """Print what is new in it."""
-        from hpo.cli.status_view import duration, number_text
-
-        best = document["best"]
-        tail = f"best {number_text(best['value'])} (trial {best['number']})" if best else ""
-        if document["eta_s"] is not None:
-            tail += f"  about {duration(document['eta_s'])} to go"
-        for worker in document["workers"]:
-            now = (worker["trial"], worker["epoch"])
-            if worker["trial"] is None or self._seen.get(worker["worker"]) == now:
-                continue
-            self._seen[worker["worker"]] = now
-            self._print(
-                f"trial {worker['trial']}: epoch {worker['epoch'] or 0}/"
-                f"{document['budget']['epochs'] or '?'}  {document['metric']} "
-                f"{number_text(worker['value'])}  {tail}"
-            )
-        counts = document["counts"]
-        ended = counts["complete"] + counts["pruned"] + counts["failed"]
-        if ended != self._ended:
-            self._ended = ended
-            self._print(f"{ended} of {document['budget']['trials']} trials ended  {tail}")
-
-    def _print(self, line: str) -> None:
-        click.echo(line.rstrip(), file=self._stream)
 
 
 def _end(study: Study, notes: list[str], errors: list[HpoError], *, as_json: bool) -> None:

@@ -13,16 +13,16 @@ import click
 
 from hpo.cli.common import COUNT, json_option, print_json, study_option
 from hpo.cli.failing import INTERRUPTED
+from hpo.cli.signals import drain_on_signals
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
 
     from hpo.settings import Settings
     from hpo.study import Study
     from workers.events import Event
-    from workers.worker import Summary, Worker
+    from workers.worker import Summary
 
 NEXT = {
     "limit": "its limit is reached",
@@ -67,7 +67,7 @@ def worker(
         settings, study.name, limits=limits, device=device, watch=shown,
         stall_timeout_s=seconds_of("--stall-timeout", stall_timeout),
     )  # fmt: skip
-    heard = drain_on_signals(one)
+    heard = drain_on_signals(one.drain, "leaving at the end of this epoch")
     summary = one.run()
     _say_end(settings, study, summary, as_json=as_json)
     # Ctrl-C ends a script's `hpo worker && …` too; SIGTERM asks to leave, and this did.
@@ -95,27 +95,6 @@ def seconds_of(option: str, text: str | None) -> float | None:
     if value is None:
         raise UsageError(f"{option} {text!r} is no duration like 90s, 45m or 1h30m, up to 3650d")
     return value
-
-
-def drain_on_signals(one: Worker) -> list[int]:
-    """The first SIGINT or SIGTERM lets the epoch end; the second leaves now.
-
-    Returns:
-        The list that the signals heard are put into.
-    """
-    asked: list[int] = []
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        del frame
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        click.echo("hpo: leaving at the end of this epoch; again to leave now", err=True)
-        one.drain()
-
-    signal.signal(signal.SIGINT, heard)
-    signal.signal(signal.SIGTERM, heard)
-    return asked
 
 
 class _Lines:

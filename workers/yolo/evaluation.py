@@ -15,6 +15,7 @@ from ultralytics.models.yolo.detect import DetectionValidator
 
 from hpo.errors import DatasetError
 from hpo.trainer import Evaluation
+from workers.yolo.data import own_data_yaml
 from workers.yolo.detector import KEYS
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def evaluate(
     args = {
         **{name: settings[name] for name in SHARED if name in settings},
         "model": str(weights),
-        "data": str(job.data),
+        "data": str(own_data_yaml(job)),
         "split": split,
         "device": device,
         "rect": True,  # as the validation of each epoch

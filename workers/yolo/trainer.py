@@ -16,6 +16,7 @@ from hpo.errors import TrialError
 from hpo.trainer import Description, Evaluation, Package, Result, Verdict
 from workers.yolo import environment
 from workers.yolo.arguments import DEFAULTS, arguments, code_version
+from workers.yolo.data import own_data_yaml
 from workers.yolo.faults import faults
 from workers.yolo.models import EXAMPLES
 from workers.yolo.weights import find_model, require_weights
@@ -123,7 +124,7 @@ class YoloTrainer:
             artifacts={"weights": weights},
             # A local label such as +cpu names a build that registries do not carry
             requirements=tuple(f"{name}=={version(name).partition('+')[0]}" for name in names),
-            example=None if job.data is None else [example_image(job.data)],
+            example=None if job.data is None else [example_image(own_data_yaml(job))],
             outputs=OUTPUTS,
             params={**PREDICT_PARAMS, "imgsz": _settings(job).get("imgsz", _default("imgsz"))},
         )
@@ -145,7 +146,7 @@ def _overrides(job: Job) -> dict[str, Any]:
         "amp": not on_cpu,
         **_settings(job),
         "model": find_model(job.model),
-        "data": str(job.data),
+        "data": str(own_data_yaml(job)),
         "epochs": job.epochs,
         "seed": job.seed,
         "device": _device(job.device),
