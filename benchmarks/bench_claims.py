@@ -66,7 +66,9 @@ def report(claims: Any, claim: Any, number: int, value: float, epoch: Any) -> bo
     return bool(claims.prunes(claim, number))
 
 
-def plain(url: str, study_name: str, index: int, start: Any, answers: Any, each: int) -> None:
+def plain(  # noqa: PLR0917 - a process target takes its arguments by position
+    url: str, study_name: str, index: int, start: Any, answers: Any, each: int
+) -> None:
     """One worker on plain Optuna, for a fixed share of the trials: it has no exact budget."""
     import optuna
 
@@ -150,12 +152,24 @@ def make_our_study(engine: Any, name: str, trials: int) -> None:
     create_study(engine, spec, fingerprint=None, code_version="simulated 1")
 
 
+COLUMNS = (
+    "workers",
+    "side",
+    "trials",
+    "trials/s",
+    "claim, ms median (p95)",
+    "report and verdict, ms",
+    "tell, ms",
+)
+
+
 def line(label: str, workers: int, trials: int, wall: float, spent: dict[str, list[float]]) -> str:
     """One row of the table."""
     cells = [f"{statistics.median(spent[what]) * 1e3:.1f}" for what in ("claim", "report", "tell")]
     p95 = statistics.quantiles(spent["claim"], n=20)[-1] * 1e3
     rate = trials / wall
-    return f"| {workers} | {label} | {trials} | {rate:.1f} | {cells[0]} ({p95:.0f}) | {cells[1]} | {cells[2]} |"
+    figures = [workers, label, trials, f"{rate:.1f}", f"{cells[0]} ({p95:.0f})", *cells[1:]]
+    return f"| {' | '.join(map(str, figures))} |"
 
 
 def main() -> None:
@@ -175,18 +189,19 @@ def main() -> None:
         engine = make_engine(url)
         try:
             schema.upgrade(engine)
-            print("| workers | side | trials | trials/s | claim, ms median (p95) | report and verdict, ms | tell, ms |")  # noqa: T201 - a script's output
-            print("| --- | --- | --- | --- | --- | --- | --- |")  # noqa: T201 - as above
+            print(f"| {' | '.join(COLUMNS)} |")
+            print(f"|{' --- |' * len(COLUMNS)}")
             for workers in chosen:
                 trials = TRIALS.get(workers, workers * 5)
                 make_our_study(engine, f"ours-{workers}", trials)
                 wall, spent = run(ours, workers, url, f"ours-{workers}")
-                print(line("hpo", workers, trials, wall, spent), flush=True)  # noqa: T201 - as above
+                print(line("hpo", workers, trials, wall, spent), flush=True)
                 name = f"plain-{workers}"
                 optuna.create_study(study_name=name, storage=url, direction="maximize")
                 their_wall, theirs = run(plain, workers, url, name, trials // workers)
-                print(line("Optuna", workers, trials, their_wall, theirs))  # noqa: T201 - as above
-                print(f"\n{workers} workers: {their_wall / wall:.1f} times Optuna's throughput\n", file=sys.stderr)  # noqa: T201 - as above
+                print(line("Optuna", workers, trials, their_wall, theirs))
+                times = their_wall / wall
+                print(f"\n{workers} workers: {times:.1f} times Optuna's rate\n", file=sys.stderr)
         finally:
             engine.dispose()
             embedded.stop(home)

@@ -33,15 +33,33 @@ SQL = """
 select t.number, extract(epoch from l.told_at - l.claimed_at) as wall,
        (select a.value_json from trial_user_attributes a
          where a.trial_id = t.trial_id and a.key = 'train_s') as train_s,
-       (select a.value_json from trial_user_attributes a
-         where a.trial_id = t.trial_id and a.key = 'effective') as effective
+       (select f.sha256 from hpo.artifact f
+         where f.trial_id = t.trial_id and f.name = 'effective.json') as effective
   from hpo.lease l join trials t on t.trial_id = l.trial_id order by t.number
 """
 # What a bare run is given of a trial's effective arguments: all that decides its cost.
-COST = (
-    "model data epochs imgsz batch optimizer lr0 momentum weight_decay nbs scale workers cache "
-    "device amp plots seed deterministic patience val"
-).split()
+COST = [
+    "model",
+    "data",
+    "epochs",
+    "imgsz",
+    "batch",
+    "optimizer",
+    "lr0",
+    "momentum",
+    "weight_decay",
+    "nbs",
+    "scale",
+    "workers",
+    "cache",
+    "device",
+    "amp",
+    "plots",
+    "seed",
+    "deterministic",
+    "patience",
+    "val",
+]
 
 
 def main() -> None:
@@ -67,6 +85,7 @@ def measure(folder: Path, trials: int, epochs: int) -> None:
     """Print the table."""
     import psycopg2
 
+    from hpo.artifacts import FolderStore
     from hpo.database import embedded
 
     hpo(folder, "create-study", "--trials", str(trials), "--epochs", str(epochs), "--set",
@@ -81,7 +100,8 @@ def measure(folder: Path, trials: int, epochs: int) -> None:
         connection.close()
     finally:
         hpo(folder, "down")
-    effective = json.loads(rows[-1][3])
+    store = FolderStore(folder / ".hpo" / "artifacts")
+    effective = json.loads(store.fetch(rows[-1][3], folder / "effective.json").read_text())
     data = str(next((folder / ".hpo" / "datasets").glob("*/data.yaml")))
     arguments = {name: effective[name] for name in COST if name in effective}
     arguments |= {"model": "yolov8n.yaml", "data": data}
@@ -107,14 +127,15 @@ def run_bare(folder: Path, arguments: dict[str, object], runs: int) -> list[floa
 
 def show(rows: list[tuple[object, ...]], bare: list[float]) -> None:
     """Shares and ratios, as Markdown."""
-    print("| trial | claim to tell, s | inside Ultralytics, s | share | bare Ultralytics, s |")  # noqa: T201 - a script's output
-    print("| --- | --- | --- | --- | --- |")  # noqa: T201 - as above
+    print("| trial | claim to tell, s | inside Ultralytics, s | share | bare Ultralytics, s |")
+    print("| --- | --- | --- | --- | --- |")
     shares = []
     for (number, wall, train_s, _), alone in zip(rows, bare, strict=True):
         shares.append(float(str(train_s)) / float(str(wall)))
-        print(f"| {number} | {float(str(wall)):.2f} | {float(str(train_s)):.2f} | {shares[-1]:.1%} | {alone:.2f} |")  # noqa: T201 - as above
+        ours = f"{float(str(wall)):.2f} | {float(str(train_s)):.2f} | {shares[-1]:.1%}"
+        print(f"| {number} | {ours} | {alone:.2f} |")
     walls = [float(str(row[1])) for row in rows]
-    print(  # noqa: T201 - as above
+    print(
         f"\nmedian share inside Ultralytics {statistics.median(shares):.1%}; a trial takes "
         f"{statistics.median(walls) / statistics.median(bare):.2f} times the bare loop"
     )

@@ -59,11 +59,23 @@ def start_background(home: Path, name: str, command: Sequence[str]) -> Path:
     return log
 
 
+def any_background(home: Path) -> bool:
+    """Whether one still runs."""
+    return any(
+        processes.is_same(item.pid, item.started)
+        for item in (_read(file) for file in (home / _FOLDER).glob("*.json"))
+    )
+
+
+def _read(file: Path) -> Background:
+    return Background(**json.loads(file.read_text()))
+
+
 def drain_backgrounds(home: Path) -> list[Background]:
     """End all of them in order: their workers finish their epochs; returns those that ran."""
     ran = []
     for file in sorted((home / _FOLDER).glob("*.json")):
-        item = Background(**json.loads(file.read_text()))
+        item = _read(file)
         if processes.is_same(item.pid, item.started):
             ran.append(item)
             # To the launcher alone: its Ray processes must live until the workers have left.

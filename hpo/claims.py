@@ -127,9 +127,7 @@ class Claims:
                     "params": json.dumps(suggestion.stored), "attrs": json.dumps(suggestion.attrs),
                 },
             )  # fmt: skip
-            claim = Claim(
-                row.trial_id, row.number, token, row.takeovers, judged, suggestion.params
-            )
+            claim = Claim(row.trial_id, row.number, token, row.takeovers, judged, suggestion.params)
             return claim if stored else None
 
         claim = self._patiently(read_and_store)

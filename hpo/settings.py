@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,9 @@ class Settings:
         debug: show tracebacks.
     """
 
-    storage: str | None
+    storage: str | None = field(repr=False)  # passwords are in these two
     home: Path
-    tracking_uri: str | None
+    tracking_uri: str | None = field(repr=False)
     artifacts: str
     ray_address: str | None
     study: str | None

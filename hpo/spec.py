@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -151,7 +152,7 @@ def _plain_numbers(value: Any) -> Any:
 
 
 _EXACT = 2**53  # whole numbers up to this are the same as int and as float
-_LARGEST = 2**1023  # a larger whole number is no float
+_LARGEST = sys.float_info.max  # a larger whole number is no float
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.faults import shown
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 _UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _UNIT_S))
 _LONGEST_S = 3650 * 86400.0  # ten years: PostgreSQL's intervals and times end somewhere beyond
-_LARGEST = 2**1023  # a larger whole number is no float
+_LARGEST = sys.float_info.max  # a larger whole number is no float
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -96,7 +97,7 @@ class Fields:
             return default
         choices = list(choices)
         if choices and value not in choices:
-            self.fault(key, f"'{value}' is unknown{did_you_mean(value, choices)}")
+            self.fault(key, f"'{value}' is unknown{did_you_mean(str(value), map(str, choices))}")
             return default
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from workers.process import TrainingProcess
 
 log = logging.getLogger(__name__)
+
+SHOWN = ("batch", "optimizer")  # effective arguments shown with the trial
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ class TrialRun:
             "device": self._job.device,
             "best_epoch": result.best_epoch,
             "train_s": round(result.train_s, 3),
-            "effective": dict(result.effective),
+            # What machines change most; all the others stand in effective.json.
+            **{key: result.effective[key] for key in SHOWN if key in result.effective},
         }
         told = self._bench.claims.tell(self._claim, end, attrs=attrs, files=self._keep(result))
         return Ended(end) if told else self._is_lost()
@@ -166,6 +170,9 @@ class TrialRun:
         files = {f"pictures/{name}": path for name, path in result.pictures.items()}
         if result.weights is not None:
             files[f"weights/{result.weights.name}"] = result.weights
+        effective = self._job.run_dir / "effective.json"
+        effective.write_text(json.dumps(dict(result.effective), indent=2, default=str))
+        files[effective.name] = effective
         return {name: self._bench.store.put(path) for name, path in files.items()}
 
     def _fail(self, error: TrialError) -> Ended:

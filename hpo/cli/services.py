@@ -6,7 +6,9 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
+from sqlalchemy.exc import ProgrammingError
 
+from hpo.background import any_background, drain_backgrounds
 from hpo.bring_up import DASHBOARD_PORT, MLFLOW_PORT, Standing, Wanted, bring_up
 from hpo.cli.common import json_option, show
 from hpo.database import embedded
@@ -55,19 +57,54 @@ def up(
 
 
 @click.command(short_help="Stop what `hpo up` and others left running here.")
+@click.option("--force", is_flag=True, help="Although workers still train.")
 @json_option
-def down(as_json: bool) -> None:
+def down(force: bool, as_json: bool) -> None:
     """Stop what `hpo up` and others left running here.
 
-    Stops MLflow's server, optuna-dashboard and the private PostgreSQL of this project. A server
-    that HPO_STORAGE names is left alone. Nothing is deleted.
+    Ends launches left in the background once their epochs are over, MLflow's server,
+    optuna-dashboard and the private PostgreSQL of this project. A server that HPO_STORAGE names is
+    left alone. Nothing is deleted.
     """
     settings = Settings.read()
-    stopped = [service.name for service in stop_services(settings.home)]
-    if settings.storage is None and embedded.stop(settings.home):
+    if any_background(settings.home):
+        click.echo("hpo: background workers leave at the end of their epoch …", err=True)
+    stopped = [item.name for item in drain_backgrounds(settings.home)]
+    private = settings.storage is None or _is_private(settings)
+    if private and not force:
+        _refuse_while_training(settings)
+    stopped += [service.name for service in stop_services(settings.home)]
+    if private and embedded.stop(settings.home):
         stopped.append("postgresql")
-    lines = [f"Stopped {TITLES[name]}." for name in stopped] or ["Nothing runs here."]
+    lines = [f"Stopped {TITLES.get(name, name)}." for name in stopped] or ["Nothing runs here."]
     show(as_json, {"stopped": stopped}, lambda: click.echo("\n".join(lines)))
+
+
+def _is_private(settings: Settings) -> bool:
+    """Whether HPO_STORAGE is the private server's own address, as `hpo env` prints it."""
+    known = embedded.known_url(settings.home)
+    return known is not None and normalise(settings.storage or "") == known
+
+
+def _refuse_while_training(settings: Settings) -> None:
+    from hpo.database.engine import connect
+    from hpo.database.queries import query
+
+    if embedded.status(settings.home).pid is None:
+        return
+    engine = connect(settings)
+    try:
+        with engine.connect() as connection:
+            busy = connection.execute(query("training_now")).scalars().all()
+    except ProgrammingError:
+        return  # no tables yet, so nobody trains
+    finally:
+        engine.dispose()
+    if busy:
+        raise UsageError(
+            f"{len(busy)} workers still train: {', '.join(busy)}",
+            hint="End them with Ctrl-C or `hpo stop`, or use --force.",
+        )
 
 
 @click.command(short_help="Print the variables that other tools need.")

@@ -59,13 +59,14 @@ def worker(
     """
     from workers.worker import Limits, Worker
 
-    settings, study = _choose(study_name)
     limits = Limits(n_trials, seconds_of("--timeout", timeout), wait=not no_wait)
+    stall_timeout_s = seconds_of("--stall-timeout", stall_timeout)
+    settings, study = _choose(study_name)
     logging.basicConfig(level=logging.WARNING, format="hpo: %(message)s", stream=sys.stderr)
     shown = _Lines(study, sys.stderr if as_json else sys.stdout)
     one = Worker(
         settings, study.name, limits=limits, device=device, watch=shown,
-        stall_timeout_s=seconds_of("--stall-timeout", stall_timeout),
+        stall_timeout_s=stall_timeout_s,
     )  # fmt: skip
     heard = drain_on_signals(one.drain, "leaving at the end of this epoch")
     summary = one.run()

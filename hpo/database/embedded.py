@@ -61,10 +61,9 @@ def ensure_running(home: Path, *, create: bool = False) -> str:
     with _guarded(files):
         if not files.data.exists():
             server_start.initialise(files)
-        if server_life.running_pid(files) is None:
+        runs = server_life.running_pid(files) is not None
+        if not (runs and server_start.wait_until_it_answers(files)):
             server_start.start(files)
-        else:
-            server_start.wait_until_it_answers(files)
         server_start.create_database(files)
     return files.url()
 

@@ -23,7 +23,7 @@ def upgrade(engine: Engine) -> None:
     """Create or migrate Optuna's tables and the schema `hpo`; safe to call at once from many.
 
     Raises:
-        SchemaError: the database is newer than this code.
+        SchemaError: the database is newer than this code, or holds another Optuna's tables.
     """
     with engine.connect() as connection, connection.begin():
         if revisions(connection) == (OPTUNA_HEAD, HEAD):
@@ -33,6 +33,8 @@ def upgrade(engine: Engine) -> None:
         _refuse_newer(revision)
         if optuna_revision is None:
             _create_optuna_tables(engine)
+        else:
+            _require_optuna(optuna_revision)
         _migrate(connection)
     check(engine)
 
@@ -51,11 +53,7 @@ def check(engine: Engine) -> None:
             f"the database's schema `hpo` is at {revision or 'nothing'}, this version needs {HEAD}",
             hint="Run `hpo up --no-mlflow --no-dashboard`, which brings it to this version.",
         )
-    if optuna_revision != OPTUNA_HEAD:
-        raise SchemaError(
-            f"Optuna's tables are at {optuna_revision}, this version writes {OPTUNA_HEAD}",
-            hint="Install the Optuna release of constraints.txt, or run `optuna storage upgrade`.",
-        )
+    _require_optuna(optuna_revision)
 
 
 def revisions(connection: Connection) -> tuple[str | None, str | None]:
@@ -76,6 +74,14 @@ def _refuse_newer(revision: str | None) -> None:
             f"the database's schema `hpo` is at {revision}, newer than the {HEAD} of this version",
             hint="Install the newer hpo-service on this machine: "
             "`pip install --upgrade hpo-service`.",
+        )
+
+
+def _require_optuna(revision: str | None) -> None:
+    if revision != OPTUNA_HEAD:
+        raise SchemaError(
+            f"Optuna's tables are at {revision or 'nothing'}, this version writes {OPTUNA_HEAD}",
+            hint="Install the Optuna release of constraints.txt, or run `optuna storage upgrade`.",
         )
 
 

@@ -50,9 +50,7 @@ def sole_life(files: ServerFiles) -> Iterator[int]:
     Raises:
         DatabaseError: a process that we do not see as this server keeps holding it.
     """
-    path = files.folder / "alive"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with _alive_file(files) as descriptor:
         deadline = time.monotonic() + GONE_WAIT_S
         while not try_lock(descriptor):
             if time.monotonic() > deadline:
@@ -62,8 +60,22 @@ def sole_life(files: ServerFiles) -> Iterator[int]:
                 )
             time.sleep(POLL_S)
         yield descriptor
+
+
+@contextmanager
+def _alive_file(files: ServerFiles) -> Iterator[int]:
+    path = files.folder / "alive"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def lives(files: ServerFiles) -> bool:
+    """Whether the server of this folder runs, be it here or where we cannot see it."""
+    with _alive_file(files) as descriptor:
+        return not try_lock(descriptor) or running_pid(files) is not None
 
 
 def answers(files: ServerFiles) -> bool:

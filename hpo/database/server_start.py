@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
-from hpo import processes
 from hpo.database.binaries import find_binaries
 from hpo.database.server_files import DATABASE, HOST, ROLE, write_private
-from hpo.database.server_life import open_connection, sole_life
+from hpo.database.server_life import lives, open_connection, sole_life
 from hpo.database.server_user import ServerUser, server_user
 from hpo.errors import DatabaseError, StorageFullError
 from hpo.ports import any_free, is_free
@@ -100,16 +99,9 @@ def start(files: ServerFiles) -> None:
             files.pid_file.unlink(missing_ok=True)
             write_private(files.port_file, f"{_usable_port(files.port())}\n", user)
             begin = _trim_log(files, user)
-            server = _launch(files, alive)
-        try:
-            wait_until_it_answers(files, server)
-        except DatabaseError:
-            if server.poll() is None:
-                raise
-        else:
+            _launch(files, alive)
+        if wait_until_it_answers(files):
             return
-        finally:
-            processes.release(server)
         said = files.log.read_text(errors="replace")[begin:]
         if "Address already in use" not in said:
             break
@@ -129,21 +121,15 @@ def stop(files: ServerFiles) -> None:
         raise _failure(files, "PostgreSQL does not stop", outcome.stdout)
 
 
-def wait_until_it_answers(
-    files: ServerFiles, server: subprocess.Popen[bytes] | None = None
-) -> None:
-    """Wait for a server that is starting, and note its port.
-
-    Args:
-        files: where it is.
-        server: its process, when it is a child of this one.
+def wait_until_it_answers(files: ServerFiles) -> bool:
+    """Wait for a server that is starting, and note its port; False when it ended instead.
 
     Raises:
-        DatabaseError: it ended, or does not answer for START_WAIT_S seconds.
+        DatabaseError: it does not answer for START_WAIT_S seconds.
     """
     deadline = time.monotonic() + START_WAIT_S
     said = ""
-    while time.monotonic() < deadline and (server is None or server.poll() is None):
+    while time.monotonic() < deadline:
         port = files.written_port()
         if port is not None:
             if port != files.port():
@@ -153,7 +139,9 @@ def wait_until_it_answers(
             except psycopg2.OperationalError as error:
                 said = str(error)
             else:
-                return
+                return True
+        if not lives(files):
+            return False
         time.sleep(POLL_S)
     raise _failure(files, "PostgreSQL does not answer", said)
 
@@ -191,13 +179,18 @@ def _run(
     )
 
 
-def _launch(files: ServerFiles, alive: int) -> subprocess.Popen[bytes]:
-    """Begin the server itself: pg_ctl would hand our paths to a shell."""
+def _launch(files: ServerFiles, alive: int) -> None:
+    """Begin the server itself, as nobody's child.
+
+    A supervisor that ends its workers with all their children must not end it with them. The
+    shell only forks: pg_ctl, which does that too, lets its shell read our paths as its language.
+    """
     options = {**OPTIONS, "port": str(files.port())}
     settings = (word for name, value in options.items() for word in ("-c", f"{name}={value}"))
+    words = _command(files, ("postgres", "-D", str(files.data), *settings))
     with files.log.open("ab") as log:
-        return subprocess.Popen(
-            _command(files, ("postgres", "-D", str(files.data), *settings)),
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", *words],
             cwd=files.folder,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -205,6 +198,7 @@ def _launch(files: ServerFiles, alive: int) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             pass_fds=(alive,),
             start_new_session=True,
+            check=True,
         )
 
 

@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpo.errors import TrackingError
 from hpo.promotion import record
 from hpo.promotion.candidate import best_candidate, standing
 from hpo.promotion.decision import Decision, Outcome, none_id, promotion_id
 from hpo.promotion.lock import promotion_lock
+from hpo.tracking.client import error_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +57,7 @@ def finalize(
 
     Raises:
         WeightsError: the weights of the best trial are missing or not those that were stored.
-        TrackingError: MLflow cannot be reached; nothing is recorded, a later call completes.
+        TrackingError: MLflow cannot be reached, or refuses; nothing is recorded.
         DatabaseError: PostgreSQL went away; a later call completes.
     """
     say = progress or (lambda _: None)
@@ -71,7 +73,21 @@ def finalize(
             engine, settings, study, workshop, open_ok, dry_run, say, device, connection,
             Path(scratch),
         )  # fmt: skip
+        return _decided(order)
+
+
+def _decided(order: Order) -> Decision:
+    """The decision; what MLflow refuses is told in our words."""
+    try:
         return _decide(order)
+    except Exception as error:
+        if not error_code(error):
+            raise
+        model = order.study.spec.promotion.model
+        raise TrackingError(
+            f"MLflow refused to go on with the promotion to '{model}': {error}",
+            hint="Nothing was recorded; mend it and run `hpo finalize` again.",
+        ) from error
 
 
 def _decide(order: Order) -> Decision:

@@ -31,7 +31,7 @@ SHOWN = (
     "value", "metric", "direction", "best_epoch", "weights_name", "weights_sha256", "spec_sha256",
     "dataset_fingerprint", "trainer", "code_version",
 )  # fmt: skip
-LONGEST_PARAM = 250  # characters; MLflow cuts a logged model's parameters there
+LONGEST_PARAM = 250  # characters of a parameter shown with the logged model
 
 
 @dataclass

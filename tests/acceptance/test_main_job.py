@@ -139,13 +139,15 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 def test_the_pages_show_the_study_in_a_browser(killed: Any) -> None:
     """MLflow's page lists the runs, optuna-dashboard's page the study, in a real browser."""
     project, _ = killed
-    services = project.json("up", "--mlflow-port", str(free_port()), "--dashboard-port", str(free_port()))
+    ports = ("--mlflow-port", str(free_port()), "--dashboard-port", str(free_port()))
+    services = project.json("up", *ports)
     best = project.json("status", "--study", "small")["best"]["number"]
     runs = project.json("trials", "--study", "small")
     client = project.json("show", str(best), "--study", "small")
     assert client["run_id"] == runs[best]["run_id"]
     experiment = experiment_of(services["mlflow"]["address"], client["run_id"])
-    mlflow_page = browse(project.folder, f"{services['mlflow']['address']}/#/experiments/{experiment}/runs")
+    runs_page = f"{services['mlflow']['address']}/#/experiments/{experiment}/runs"
+    mlflow_page = browse(project.folder, runs_page)
     assert "trial-0000" in mlflow_page
     dashboard = browse(project.folder, f"{services['dashboard']['address']}/dashboard/")
     assert "small" in dashboard

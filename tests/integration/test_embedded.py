@@ -13,6 +13,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import psutil
 import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
@@ -107,6 +108,14 @@ def test_eight_processes_start_one_server(new_home: Path, tmp_path: Path) -> Non
     urls = {starter.communicate()[0].strip() for starter in starters}
     assert [starter.returncode for starter in starters] == [0] * 8
     assert urls == {embedded.ensure_running(new_home)}
+
+
+def test_the_server_is_nobodys_child(home: Path) -> None:
+    """A supervisor that ends a worker with all its children does not end the server."""
+    embedded.ensure_running(home)
+    family = psutil.Process().children(recursive=True)
+    assert running_pid(home) not in {process.pid for process in family}
+    assert os.getsid(running_pid(home)) != os.getsid(0)
 
 
 def test_the_server_outlives_its_starter(new_home: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +171,37 @@ def test_whoever_is_killed_after_a_step_the_next_caller_completes(
     assert (decision.outcome, decision.trial, decision.version) == (Outcome.PROMOTED, 1, 2)
     assert (decision.previous_version, decision.evidence["champion_value"]) == (1, 0.2)
     assert (bench.versions(), bench.champion(), len(promotions(bench.engine))) == ([1, 2], 2, 2)
+
+
+HOLDER = """
+import sys, time
+from hpo.database.engine import make_engine
+from hpo.promotion.lock import promotion_lock
+
+with promotion_lock(make_engine(sys.argv[1]), sys.argv[2], lambda: None):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_promoter_holds_nobody_up(bench: PromotionBench) -> None:
+    """The next one waits while it lives, says so, and goes on when it is gone."""
+    study = bench.study()
+    bench.told(study, 0.3, 0.6)
+    url = bench.engine.url.render_as_string(hide_password=False)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, url, bench.model], stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        said: list[str] = []
+
+        def hear(text: str) -> None:
+            said.append(text)
+            holder.kill()
+
+        assert bench.finalize(study, progress=hear).version == 1
+    assert "another promotion" in said[0]
 
 
 def test_altered_weights_are_refused_and_nothing_is_half_promoted(bench: PromotionBench) -> None:

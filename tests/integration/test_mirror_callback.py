@@ -41,6 +41,7 @@ def test_a_plain_study_is_mirrored(
         study.set_metric_names(["mAP50"])
     with MirrorCallback(mirror_settings) as callback:
         study.optimize(objective, n_trials=4, callbacks=[callback], catch=(ValueError,))
+        assert callback.flush(timeout_s=300)
     client = open_client(mirror_settings, database_url)
     study_id = study._study_id
     assert verify(engine, client, study_id).differences == []
@@ -76,6 +77,7 @@ def test_a_database_that_only_optuna_used_will_do(
     settings = replace(mirror_settings, storage=empty_database_url)
     with MirrorCallback(settings) as callback:
         study.optimize(lambda t: (t.suggest_int("n", 1, 9), 0.5), n_trials=2, callbacks=[callback])
+        assert callback.flush(timeout_s=300)
     client = open_client(settings, empty_database_url)
     engine = create_engine(empty_database_url)
     assert verify(engine, client, study._study_id).differences == []

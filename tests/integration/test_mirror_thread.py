@@ -58,13 +58,13 @@ def test_an_outage_of_mlflow_reaches_no_trial(
         bench.tell(claims, claim)
         until(lambda: "nothing reaches MLflow" in caplog.text)
         assert look.behind() == 1
-        assert thread.flush(timeout_s=60) is False
+        assert thread.flush(timeout_s=300) is False
         with engine.connect() as connection:
             stored = connection.scalar(text("select error from hpo.mirror_study"))
         assert mlflow_server.url in stored
         mlflow_server.start()
         until(lambda: look.behind() == 0)
-        assert thread.flush(timeout_s=60)
+        assert thread.flush(timeout_s=300)
     assert caplog.text.count("nothing reaches MLflow") == 1
     assert verify(engine, bench.client(), bench.study.study_id).differences == []
     weights = bench.client().list_artifacts(bench.run(1).info.run_id, "weights")
@@ -75,10 +75,11 @@ def test_an_outage_of_mlflow_reaches_no_trial(
 def test_leaving_copies_what_is_pending(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """A worker that leaves flushes: MLflow then has all of it, and nothing is complained of."""
     caplog.set_level(logging.WARNING, "hpo")
-    with MirrorThread(bench.settings, bench.study) as thread:
-        for value in (0.1, 0.2, 0.3):
-            bench.trial(value)
-            thread.wake()
+    thread = MirrorThread(bench.settings, bench.study)
+    for value in (0.1, 0.2, 0.3):
+        bench.trial(value)
+        thread.wake()
+    assert thread.close(timeout_s=300)
     assert bench.mirror().behind() == 0
     assert verify(bench.engine, bench.client(), bench.study.study_id).differences == []
     assert caplog.text == ""

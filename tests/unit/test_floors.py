@@ -25,7 +25,13 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
 }
 # A trainer gets a job and a `report`, and knows nothing of studies, database or MLflow
 TRAINERS = ("workers.simulated", "workers.yolo")
-KNOWN_TO_TRAINERS = ("hpo.errors", "hpo.trainer", "search_spaces", "workers.argument_checks")
+KNOWN_TO_TRAINERS = (
+    "hpo.errors",
+    "hpo.trainer",
+    "hpo.datasets",
+    "search_spaces",
+    "workers.argument_checks",
+)
 
 MAY_PRINT = (
     "hpo.cli",
@@ -96,7 +102,7 @@ def test_a_library_has_its_one_importer(library: str) -> None:
 
 
 def test_trainers_know_no_study() -> None:
-    """A trainer imports the protocol, the errors and its own files, nothing else of the project."""
+    """A trainer imports the protocol, errors, datasets and its own files, nothing of studies."""
     breaches = [
         f"{module.name} imports {name}"
         for module in modules().values()

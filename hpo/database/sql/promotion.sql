@@ -82,4 +82,4 @@ select set_config('idle_in_transaction_session_timeout', '0', true),
 select * from hpo.promotion where promotion_id::text = :decision and outcome = 'promoted'
 
 -- name: promotion_run
-select m.run_id from hpo.mirror m where m.trial_id = :trial_id
+select m.run_id from hpo.mirror m where m.trial_id = :trial_id and m.files

@@ -59,3 +59,8 @@ select name, sha256, bytes, epoch from hpo.artifact where trial_id = :trial_id o
 
 -- name: trial_attrs
 select key, value_json from trial_user_attributes where trial_id = :trial_id order by key
+
+-- name: training_now
+select w.host || ':' || w.pid from hpo.lease l join hpo.worker w on w.worker_id = l.worker_id
+ where l.told_at is null and l.expires_at > clock_timestamp() and w.ended_at is null
+ order by w.worker_id

@@ -76,7 +76,7 @@ create table hpo.mirror (
     study_id   integer not null,
     run_id     text,
     change     bigint not null default 0,           -- last hpo.epoch.change that is there
-    steps      integer not null default 0,          -- last plain Optuna step that is there
+    steps      integer not null default 0,          -- how many plain Optuna steps are there
     state      text,                                -- last trial state that is there
     files      boolean not null default false,
     dashboard  boolean not null default false,      -- pictures and note shown in optuna-dashboard
