@@ -8,5 +8,6 @@ pytest_plugins = [
     "fixtures.mlflow_server",
     "fixtures.postgres",
     "fixtures.private_server",
+    "fixtures.told",
     "fixtures.command_line",
 ]

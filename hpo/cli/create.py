@@ -116,6 +116,9 @@ def create_study(
     for path, value in given.items():
         if value is not None:
             set_path(overrides, path, value)
+    if name is not None and file is None and "promotion" not in overrides:
+        # The built-in study's model is not the place for another study's champion.
+        set_path(overrides, "promotion.model", name)
     if data is not None:
         # On the command line a path means: from here, not from the study file's folder.
         set_path(overrides, "data", _from_here(data))

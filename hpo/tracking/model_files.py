@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # MLflow puts the model that a code file sets into a global variable.
 _ONE_AT_A_TIME = threading.Lock()
+_KINDS = {bool: "boolean", int: "long", float: "double", str: "string"}
 EXAMPLE_PATH = "image.jpg"  # the input example where the trainer has no image to show
 
 
@@ -69,9 +70,13 @@ def write_model(package: Package, identity: Identity, folder: Path) -> Path:
 
 def _signature(package: Package) -> Any:
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, Schema
+    from mlflow.types.schema import AnyType, ColSpec, ParamSchema, ParamSpec, Schema
 
     # Only `any` lets a cell be a path, encoded bytes or an H x W x 3 array alike.
     inputs = Schema([ColSpec(AnyType(), "image")])
     outputs = Schema([ColSpec(kind, name) for name, kind in package.outputs.items()])
-    return ModelSignature(inputs=inputs, outputs=outputs)
+    # Without a schema of their own, MLflow drops the parameters that `predict` is given.
+    params = ParamSchema(
+        [ParamSpec(name, _KINDS[type(value)], value) for name, value in package.params.items()]
+    )
+    return ModelSignature(inputs=inputs, outputs=outputs, params=params if package.params else None)

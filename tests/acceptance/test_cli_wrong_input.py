@@ -1,9 +1,17 @@
-"""The command line as a user mistypes it: one message, the right exit code, nothing half-written."""
+"""The command line as a user mistypes it: one message, an exit code, nothing half-written.
+
+Most commands run in this process, just as the console script runs them: an interpreter's start
+costs more than all that they do. The others are real processes.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -11,6 +19,10 @@ from fixtures.command_line import HPO, Project, project_in
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
+
+from hpo.cli.failing import run_guarded
+from hpo.cli.main import cli
+from hpo.database import embedded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +35,7 @@ budget: {{trials: 2, epochs: 2}}
 train: {{epoch_s: 0.01}}
 baselines: [{{}}]
 """
+WRONG = "secret-word"
 NOWHERE = "postgresql://me:secret-word@127.0.0.1:1/none"
 
 
@@ -35,6 +48,21 @@ class Said(NamedTuple):
 
 
 def ask(project: Project, *arguments: str, **variables: str) -> Said:
+    """What `hpo ARGUMENTS` answers, in this process."""
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(project.folder)
+        for name in os.environ.keys() - project.env.keys():
+            patch.delenv(name)
+        for name, value in (project.env | variables).items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["hpo", *arguments])
+        patch.setattr(sys, "stdin", StringIO())
+        return Said(run_guarded(cli), out.getvalue(), err.getvalue())
+
+
+def spawn(project: Project, *arguments: str, **variables: str) -> Said:
+    """What `hpo ARGUMENTS` answers, in a process of its own."""
     done = subprocess.run(
         [HPO, *arguments], cwd=project.folder, env=project.env | variables, capture_output=True,
         text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
@@ -66,7 +94,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     with project_in(tmp_path_factory.mktemp("two-studies")) as project:
         for name in ("one", "two"):
             (project.folder / f"{name}.yaml").write_text(STUDY.format(name=name))
-            project.run("create-study", f"{name}.yaml")
+            assert ask(project, "create-study", f"{name}.yaml").code == 0
         yield project
 
 
@@ -78,9 +106,14 @@ def unchanged(two: Project) -> Iterator[Project]:
     assert rows_of(two) == before
 
 
+def url_of(project: Project) -> str:
+    """The private server's URL, password included."""
+    return embedded.ensure_running(project.folder / ".hpo", create=False)
+
+
 def rows_of(project: Project) -> dict[str, Any]:
     """Every row of every table, read as an administrator would."""
-    engine = create_engine(project.json("env")["HPO_STORAGE"], poolclass=NullPool)
+    engine = create_engine(url_of(project), poolclass=NullPool)
     with engine.connect() as connection:
         names = connection.scalars(
             text(
@@ -122,7 +155,7 @@ def test_where_there_is_no_project_each_command_says_so(nothing: Project, comman
         ("create-study --set trials", "--set 'trials' is not KEY=VALUE"),
         ("create-study --set train.imgsz=[", "the value is no YAML"),
         ("create-study --set tranier=yolo", "tranier: unknown key (did you mean 'trainer'?)"),
-        ("create-study --set trainer=yolov8", "trainer: 'yolov8' is unknown (did you mean 'yolo'?)"),
+        ("create-study --set trainer=yolov8", "trainer: 'yolov8' is unknown (did you mean 'yolo'"),
         ("create-study --set train.optimizer=auto", "lr0: ignored under `optimizer: auto`"),
         ("create-study --set objective.metric=map", "objective.metric: 'map' is unknown"),
         ("create-study --set sampler.name=grid", "is continuous, a grid needs a step"),
@@ -191,11 +224,11 @@ def test_wrong_settings_are_said_without_any_password(
 
 def test_a_wrong_password_is_said_without_showing_it(two: Project) -> None:
     """Exit code 3, the user's name, where to look, and no password, right or wrong."""
-    url = make_url(two.json("env")["HPO_STORAGE"])
-    wrong = url.set(password="secret-word").render_as_string(hide_password=False)
+    url = make_url(url_of(two))
+    wrong = url.set(password=WRONG).render_as_string(hide_password=False)
     said = ask(two, "status", HPO_STORAGE=wrong)
     refused(said, 3, "refuses user 'hpo': wrong user name or password")
-    assert "secret-word" not in said.err
+    assert WRONG not in said.err
     assert str(url.password) not in said.err
     missing = url.set(database="no_such").render_as_string(hide_password=False)
     refused(ask(two, "status", HPO_STORAGE=missing), 3, "has no database 'no_such'")
@@ -256,7 +289,8 @@ def test_a_reading_command_takes_the_newest_and_says_so(unchanged: Project) -> N
 
 def test_debugging_shows_the_traceback_and_the_message(unchanged: Project) -> None:
     """With HPO_DEBUG=1 both are there."""
-    said = ask(unchanged, "status", "--study", "ones", HPO_DEBUG="1")
+    refused(spawn(unchanged, "status", "--study", "ones"), 2, "hpo: no study 'ones'")
+    said = spawn(unchanged, "status", "--study", "ones", HPO_DEBUG="1")
     assert said.code == 2
     assert "Traceback" in said.err
     assert "hpo: no study 'ones'" in said.err
@@ -277,7 +311,7 @@ def test_a_broken_dataset_makes_no_study(unchanged: Project) -> None:
 
 def test_a_database_of_a_newer_version_is_refused(two: Project) -> None:
     """Exit code 1 and the command that mends it; the tables are left alone."""
-    engine = create_engine(two.json("env")["HPO_STORAGE"], poolclass=NullPool)
+    engine = create_engine(url_of(two), poolclass=NullPool)
     change = text("update hpo.version set version_num = :to returning version_num")
     with engine.connect() as connection:
         present = connection.scalar(text("select version_num from hpo.version"))
@@ -295,11 +329,9 @@ def test_a_database_of_a_newer_version_is_refused(two: Project) -> None:
 
 
 @pytest.mark.parametrize("command", ["mirror sync", "mirror verify"])
-def test_mlflow_that_does_not_answer_is_said(unchanged: Project, command: str) -> None:
+def test_mlflow_that_does_not_answer_is_said(two: Project, command: str) -> None:
     """Exit code 3, its address, and no minutes of trying."""
-    said = ask(
-        unchanged, *command.split(), "--study", "one", MLFLOW_TRACKING_URI="http://127.0.0.1:1"
-    )
+    said = spawn(two, *command.split(), "--study", "one", MLFLOW_TRACKING_URI="http://127.0.0.1:1")
     refused(said, 3, "http://127.0.0.1:1")
 
 
@@ -329,7 +361,8 @@ def test_json_is_alone_on_stdout(two: Project) -> None:
         (("champion", *on_third), None),
         (("delete", "--yes", *on_third), {"deleted": "third"}),
     ):
-        said = ask(two, *command, "--json")
+        run = spawn if command[0] in ("worker", "status") else ask
+        said = run(two, *command, "--json")
         assert said.code == 0, said
         document = json.loads(said.out)
         assert document is expected or document | expected == document

@@ -109,7 +109,7 @@ def test_the_best_trial_is_the_champion_once(killed: Any) -> None:
     project, _ = killed
     status = project.json("status", "--study", "small")
     assert status["champion"] == {
-        "model": "shapes-quick", "version": 1, "trial": status["best"]["number"], "study": "small",
+        "model": "small", "version": 1, "trial": status["best"]["number"], "study": "small",
     }  # fmt: skip
     again = project.json("finalize", "--study", "small")
     assert (again["version"], again["already"]) == (1, True)
@@ -126,7 +126,7 @@ def test_the_champion_predicts_where_this_package_is_not(killed: Any) -> None:
     project, _ = killed
     env = project.json("env")
     image = next((project.folder / "shapes" / "images" / "test").iterdir())
-    done = predict(project.folder, env["MLFLOW_TRACKING_URI"], "shapes-quick", image)
+    done = predict(project.folder, env["MLFLOW_TRACKING_URI"], "small", image)
     assert done["columns"] == ["image", "x1", "y1", "x2", "y2", "class", "name", "confidence"]
     assert done["count"] > 0
     assert done["rows"] == [0, 1, 2], "boxes for the path, the bytes and the array"
@@ -140,17 +140,21 @@ def test_the_pages_show_the_study_in_a_browser(killed: Any) -> None:
     """MLflow's page lists the runs, optuna-dashboard's page the study, in a real browser."""
     project, _ = killed
     ports = ("--mlflow-port", str(free_port()), "--dashboard-port", str(free_port()))
+    ports = ("--mlflow-port", str(free_port()), "--dashboard-port", str(free_port()))
     services = project.json("up", *ports)
     best = project.json("status", "--study", "small")["best"]["number"]
-    runs = project.json("trials", "--study", "small")
-    client = project.json("show", str(best), "--study", "small")
-    assert client["run_id"] == runs[best]["run_id"]
-    experiment = experiment_of(services["mlflow"]["address"], client["run_id"])
-    runs_page = f"{services['mlflow']['address']}/#/experiments/{experiment}/runs"
-    mlflow_page = browse(project.folder, runs_page)
-    assert "trial-0000" in mlflow_page
-    dashboard = browse(project.folder, f"{services['dashboard']['address']}/dashboard/")
-    assert "small" in dashboard
+    run_id = project.json("trials", "--study", "small")[best]["run_id"]
+    address = services["mlflow"]["address"]
+    experiment = f"{address}/#/experiments/{experiment_of(address, run_id)}"
+    assert "<strong>5</strong> matching runs" in browse(project.folder, f"{experiment}/runs")
+    run_page = browse(project.folder, f"{experiment}/runs/{run_id}")
+    assert f"trial-{best:04d}" in run_page
+    assert "mAP50" in run_page
+    dashboard = f"{services['dashboard']['address']}/dashboard"
+    assert "small" in browse(project.folder, dashboard)
+    trial_page = browse(project.folder, f"{dashboard}/studies/1/trials?numbers={best}")
+    assert run_id in trial_page, "the note links the MLflow run"
+    assert "results.png" in trial_page, "the pictures are the trial's artifacts"
 
 
 def free_port() -> int:

@@ -18,15 +18,13 @@ from hpo.artifacts import sha256_of
 from hpo.database.engine import storage_url
 from hpo.promotion.present import champion
 from hpo.tracking.client import open_client
-from workers.process import TrainingProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fixtures.mlflow_server import MlflowServer
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
+    from workers.process import TrainingProcess
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -53,13 +51,6 @@ print("LOADED", "hpo" in sys.modules)
 """
 
 
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingProcess]:
-    """The real training process of the simulated trainer."""
-    with TrainingProcess("simulated", tmp_path_factory.mktemp("workshop")) as process:
-        yield process
-
-
 @pytest.fixture(params=["database", "server"])
 def anywhere(
     request: pytest.FixtureRequest,
@@ -77,11 +68,9 @@ def anywhere(
 
 
 @pytest.fixture
-def bench(
-    engine: Engine, mirror_settings: Settings, workshop: TrainingProcess, tmp_path: Path
-) -> PromotionBench:
-    """A bench on MLflow's database."""
-    return PromotionBench(engine, mirror_settings, workshop, tmp_path)
+def bench(promotion_bench: PromotionBench) -> PromotionBench:
+    """On the test's own database, and on the shared MLflow."""
+    return promotion_bench
 
 
 def test_the_champion_loads_and_predicts_without_this_package_s_source(
