@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, Row
 
     from hpo.study import Study
+    from hpo.trial_rows import TrialRow
 
 
 def status(engine: Engine, study: Study) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
     return {
         "study": study.name,
         "state": study_state(listed),
-        "simulated": load_trainer(study.spec.trainer).describe().simulated,
+        "simulated": is_simulated(study),
         "metric": study.spec.objective.metric,
         "direction": study.spec.objective.direction,
         "budget": {
@@ -52,23 +53,34 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
             name: getattr(counts, name)
             for name in ("complete", "pruned", "failed", "running", "waiting")
         },
-        "best": best_row
-        and {
-            "number": best_row.number,
-            "value": best_row.value,
-            "epoch": best_row.best_epoch,
-            "params": best_row.params,
-        },
+        "best": best_row and _best(best_row),
         "workers": [_worker(row) for row in workers],
         "eta_s": _eta_s(counts, listed, len(workers)),
         "mirror": {"behind": mirror.behind if mirror else 0},
-        "champion": champion
-        and {
-            "model": champion.model,
-            "version": champion.version,
-            "trial": champion.trial_number,
-            "study": champion.study_name,
-        },
+        "champion": champion and _champion(champion),
+    }
+
+
+def is_simulated(study: Study) -> bool:
+    """Whether its figures are of no real training, which must be said wherever they show."""
+    return load_trainer(study.spec.trainer).describe().simulated
+
+
+def _best(row: TrialRow) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "value": row.value,
+        "epoch": row.best_epoch,
+        "params": row.params,
+    }
+
+
+def _champion(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "model": row.model,
+        "version": row.version,
+        "trial": row.trial_number,
+        "study": row.study_name,
     }
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 
+LARGEST_BUDGET = 2**31 - 1  # PostgreSQL's integer
+
+
 @dataclass(frozen=True)
 class Study:
     """A stored study.
@@ -260,6 +263,8 @@ def extend(engine: Engine, study: Study, trials: int) -> None:
         raise UsageError("a grid has as many points as it has: its study cannot be extended")
     with engine.begin() as connection:
         budget = _locked_budget(connection, study)
+        if trials > LARGEST_BUDGET:
+            raise UsageError(f"--trials {trials} is more than {LARGEST_BUDGET}, the largest budget")
         if trials <= budget:
             raise UsageError(
                 f"--trials {trials} is not above the present budget of {budget}",

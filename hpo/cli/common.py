@@ -12,10 +12,13 @@ from hpo.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import RenderableType
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
 )
-COUNT = click.IntRange(min=1, max=2**31 - 1)  # what PostgreSQL's integer holds
+COUNT = click.IntRange(min=1)
+FILE_COLUMNS = 240  # of a table that goes into a file or a pipe, where nobody wants folded lines
 study_option = click.option(
     "--study",
     "study_name",
@@ -52,6 +55,16 @@ def show(as_json: bool, document: Any, text: Callable[[], None]) -> None:
         print_json(document)
     else:
         text()
+
+
+def print_view(view: RenderableType) -> None:
+    """Print a table or text for a person, folded to the width of a terminal."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_COLUMNS)
+    console.print(view)
 
 
 def finite(value: Any) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
 from hpo.cli.common import COUNT, json_option, key_value, show
 from hpo.errors import UsageError
@@ -66,11 +65,11 @@ def _renamed(text: str, name: str) -> str:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether YAML reads it as this very text, comment behind it and all."""
-    try:
-        return bool(yaml.safe_load(f"study: {name}  # comment") == {"study": name})
-    except yaml.YAMLError:
-        return False
+    """Whether a study file reads it as this very text, comment behind it and all."""
+    from search_spaces.yaml_text import parse_yaml
+
+    document, faults = parse_yaml(f"study: {name}  # comment")
+    return not faults and bool(document == {"study": name})
 
 
 def _argument(output: Path) -> str:

@@ -43,8 +43,12 @@ def status_view(document: Mapping[str, Any]) -> RenderableType:
     if document["eta_s"] is not None:
         parts.append(Text(f"about {duration(document['eta_s'])} to go"))
     behind = document["mirror"]["behind"]
-    if behind:
-        parts.append(Text(f"MLflow is {behind} behind: `hpo mirror sync` catches up", "yellow"))
+    ended = counts["complete"] + counts["pruned"] + counts["failed"]
+    if behind and document["workers"]:  # they are at it
+        parts.append(Text(f"MLflow is {_trials(behind)} behind", "dim"))
+    elif behind and ended:
+        text = f"MLflow is {_trials(behind)} behind: `hpo mirror sync` catches up"
+        parts.append(Text(text, "yellow"))
     champion = document["champion"]
     if champion:
         parts.append(
@@ -54,6 +58,10 @@ def status_view(document: Mapping[str, Any]) -> RenderableType:
             )
         )
     return Group(*parts)
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
 
 
 def workers_table(workers: Iterable[Mapping[str, Any]], metric: str, epochs: int | None) -> Table:
@@ -74,7 +82,7 @@ def workers_table(workers: Iterable[Mapping[str, Any]], metric: str, epochs: int
     return table
 
 
-def trials_view(rows: Iterable[TrialRow], metric: str) -> Table:
+def trials_view(rows: Iterable[TrialRow], metric: str, *, simulated: bool) -> RenderableType:
     """`hpo trials` for a person."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("trial", "state", metric, "epochs", "parameters", "worker", "takeovers"):
@@ -87,9 +95,9 @@ def trials_view(rows: Iterable[TrialRow], metric: str) -> Table:
             str(row.epochs),
             params_text(row.params),
             row.worker or "-",
-            str(row.takeovers) if row.takeovers else "",
+            str(row.takeovers or "-"),
         )
-    return table
+    return Group(Text(SIMULATED, style="yellow"), table) if simulated else table
 
 
 def trial_view(details: Mapping[str, Any], metric: str) -> RenderableType:
@@ -103,6 +111,8 @@ def trial_view(details: Mapping[str, Any], metric: str) -> RenderableType:
     ]
     if details["reason"]:
         lines.append(f"failed: {details['reason']}")
+    if details["simulated"]:
+        lines.insert(1, SIMULATED)
     parts: list[RenderableType] = [Text("\n".join(lines))]
     if details["history"]:
         names = [name for name in details["history"][0] if name not in ("epoch", "at")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import finite, json_option, print_json, show, study_option
+from hpo.cli.common import finite, json_option, print_view, show, study_option
 from hpo.cli.project import opened, the_study
 
 if TYPE_CHECKING:
@@ -87,11 +87,9 @@ def _watch(engine: Engine, study: Study, *, as_json: bool) -> None:
 
 
 def _print_status(document: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from hpo.cli.status_view import status_view
 
-    Console().print(status_view(document))
+    print_view(status_view(document))
 
 
 @click.command()
@@ -99,6 +97,7 @@ def _print_status(document: dict[str, Any]) -> None:
 @json_option
 def trials(study_name: str | None, as_json: bool) -> None:
     """List a study's trials with their values and parameters."""
+    from hpo.status import is_simulated
     from hpo.trial_rows import trial_rows
 
     with opened() as (settings, engine):
@@ -107,11 +106,9 @@ def trials(study_name: str | None, as_json: bool) -> None:
             rows = trial_rows(connection, study)
 
     def text() -> None:
-        from rich.console import Console
-
         from hpo.cli.status_view import trials_view
 
-        Console().print(trials_view(rows, study.spec.objective.metric))
+        print_view(trials_view(rows, study.spec.objective.metric, simulated=is_simulated(study)))
 
     keys = ("number", "state", "value", "params", "epochs", "worker", "takeovers", "run_id")
     show(as_json, [{key: getattr(row, key) for key in keys} for row in rows], text)
@@ -123,17 +120,18 @@ def trials(study_name: str | None, as_json: bool) -> None:
 @json_option
 def show_trial(number: int, study_name: str | None, as_json: bool) -> None:
     """Show one trial: parameters, every epoch, files, takeovers."""
+    from hpo.status import is_simulated
     from hpo.trial_rows import trial_details
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=False)
         with engine.connect() as connection:
             details = trial_details(connection, study, number)
-    if as_json:
-        print_json(details)
-        return
-    from rich.console import Console
+    details |= {"simulated": is_simulated(study)}
 
-    from hpo.cli.status_view import trial_view
+    def text() -> None:
+        from hpo.cli.status_view import trial_view
 
-    Console().print(trial_view(details, study.spec.objective.metric))
+        print_view(trial_view(details, study.spec.objective.metric))
+
+    show(as_json, details, text)

@@ -260,7 +260,7 @@ def test_a_wrong_password_is_said_without_showing_it(two: Project) -> None:
         ("enqueue z=1 --study one", "z: the search space has no such parameter"),
         ("enqueue x=7 --study one", "x: 7.0 lies outside 0.0 to 1.0"),
         ("extend --trials 2 --study one", "--trials 2 is not above the present budget of 2"),
-        ("extend --trials 99999999999 --study one", "Invalid value for '--trials'"),
+        ("extend --trials 99999999999 --study one", "99999999999 is more than 2147483647"),
         ("worker --device tpu --study one", "--device 'tpu' is none of auto, cpu, cuda, cuda:N"),
         ("init -o one.yaml", "one.yaml exists"),
     ],

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
 from fixtures.studies import simulated_spec, simulated_study
-from fixtures.training import is_running, make_images, wait_until
+from fixtures.training import make_images
 from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End
@@ -22,30 +17,20 @@ from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import MismatchError, RepeatedFailureError, UsageError
 from hpo.readiness import require_same
 from hpo.spec import Choice, Objective
-from hpo.study import create_study, delete_study, extend, load_study, set_state
+from hpo.study import create_study, delete_study, set_state
 from hpo.trial_rows import trial_rows
 from search_spaces.reader import load_space
 from workers.events import Event, Kind
 from workers.worker import Limits, Summary, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
     from hpo.study import Study
     from hpo.trial_rows import TrialRow
-
-HPO = str(Path(sys.executable).with_name("hpo"))
-SLOW = {"epoch_s": 0.5}  # an epoch in which a signal or another hand may come
-
-
-@pytest.fixture
-def here(settings: Settings, mlflow_url: str) -> Settings:
-    """Settings of a machine where a worker may run."""
-    settings.home.mkdir()
-    return replace(settings, tracking_uri=mlflow_url)
 
 
 def work(settings: Settings, study: Study, **limits: Any) -> Summary:
@@ -92,7 +77,7 @@ def test_a_worker_leaves_at_its_limit_with_everything_stored(
     with engine.connect() as connection:
         files = connection.execute(text("select trial_id, name, sha256 from hpo.artifact")).all()
         left = connection.execute(text("select ended_why from hpo.worker")).scalars().all()
-    assert len(files) == 2
+    assert [row.name for row in files].count("weights/weights.json") == 2
     assert all(
         (Path(here.artifacts) / "objects" / row.sha256[:2] / row.sha256).is_file() for row in files
     )
@@ -269,191 +254,3 @@ def test_other_data_is_refused(here: Settings, engine: Engine, tmp_path: Path) -
     shutil.rmtree(tmp_path / "set")
     with pytest.raises(MismatchError, match="needs the dataset"):
         require_same(study, here)
-
-
-# Real processes
-
-
-class Started:
-    """`hpo worker` in a process of its own."""
-
-    def __init__(self, settings: Settings, study: Study, *arguments: str) -> None:
-        self.log = settings.home.parent / f"worker-{study.name}.log"
-        known = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
-        env = known | {
-            "HPO_STORAGE": str(settings.storage),
-            "HPO_HOME": str(settings.home),
-            "MLFLOW_TRACKING_URI": str(settings.tracking_uri),
-            "HPO_LEASE_S": str(settings.lease_s),
-        }
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [HPO, "worker", "--study", study.name, "--device", "cpu", *arguments],
-                env=env, cwd=settings.home.parent, stdout=output, stderr=output,
-            )  # fmt: skip
-
-    def send(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def ended(self) -> int:
-        """Its exit code; it must end by itself."""
-        return self.process.wait(timeout=120)
-
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")
-
-
-@pytest.fixture
-def start(here: Settings) -> Iterator[Callable[..., Started]]:
-    """Starts workers that are gone after the test."""
-    all_started: list[Started] = []
-
-    def one(study: Study, *arguments: str) -> Started:
-        all_started.append(Started(here, study, *arguments))
-        return all_started[-1]
-
-    yield one
-    for started in all_started:
-        started.process.kill()
-        started.process.wait()
-
-
-def in_epoch(engine: Engine, study: Study, epoch: int = 1, trial: int = 0) -> None:
-    """Wait until the trial has recorded this epoch."""
-    wait_until(
-        lambda: any(row.number == trial and row.epochs >= epoch for row in rows(engine, study)),
-        f"epoch {epoch} of trial {trial}",
-    )
-
-
-def children_of(pid: int) -> list[int]:
-    done = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    )
-    return [int(line) for line in done.stdout.split()]
-
-
-def test_a_killed_workers_trial_is_taken_over(
-    here: Settings, engine: Engine, start: Callable[..., Started]
-) -> None:
-    """Another worker waits for the lease, then runs the same trial: the budget stays exact."""
-    study = simulated_study(engine, study="killed", trials=1, epochs=6, train=SLOW)
-    victim = start(study)
-    in_epoch(engine, study)
-    (before,) = rows(engine, study)
-    children = children_of(victim.process.pid)
-    assert children, "the training runs in a process of its own"
-    victim.send(signal.SIGKILL)
-    events: list[Event] = []
-    worker = Worker(here, study.name, device="cpu", watch=events.append, limits=Limits(n_trials=1))
-    assert worker.run().ended == {End.COMPLETE: 1}
-    assert Kind.WAITING in [event.kind for event in events], "it came before the lease ran out"
-    (after,) = rows(engine, study)
-    assert (after.number, after.params) == (before.number, before.params)
-    assert (after.state, after.takeovers, after.epochs) == ("complete", 1, 6)
-    wait_until(lambda: not any(is_running(pid) for pid in children), "the training dies too")
-
-
-def test_a_paused_worker_writes_nothing_more_and_goes_on_with_another_trial(
-    engine: Engine, start: Callable[..., Started]
-) -> None:
-    """Stopped past its lease and continued, it finds its trial gone and leaves it alone."""
-    study = simulated_study(engine, study="paused", trials=1, epochs=6, train=SLOW)
-    paused = start(study)
-    in_epoch(engine, study)
-    paused.send(signal.SIGSTOP)
-    other = other_claims(engine, study)
-    wait_until(lambda: isinstance(other.claim(), Claim), "the paused worker's trial is taken over")
-    extend(engine, study, 2)
-    change = text(
-        "select max(e.change) from hpo.epoch e join trials t on t.trial_id = e.trial_id "
-        "where t.number = 0"
-    )
-    with engine.connect() as connection:
-        before = connection.scalar(change)
-    paused.send(signal.SIGCONT)
-    in_epoch(engine, study, trial=1)
-    with engine.connect() as connection:
-        assert connection.scalar(change) == before, "nothing was written for trial 0"
-    assert "trial 0 is no longer this worker's" in paused.said()
-    assert rows(engine, study)[0].state == "running"
-
-
-def test_ctrl_c_leaves_at_the_end_of_the_epoch(
-    engine: Engine, start: Callable[..., Started]
-) -> None:
-    """The trial is given back, the study can go on, and the exit code says interrupted."""
-    study = simulated_study(engine, study="interrupted", trials=3, epochs=60, train=SLOW)
-    worker = start(study)
-    in_epoch(engine, study)
-    worker.send(signal.SIGINT)
-    assert worker.ended() == 130
-    said = worker.said()
-    assert "leaving at the end of this epoch; again to leave now" in said
-    assert "This worker ended 0 trials" in said
-    assert "Traceback" not in said
-    taken = other_claims(engine, study).claim()
-    assert isinstance(taken, Claim)
-    assert taken.number == 0
-
-
-def test_sigterm_is_a_wish_that_is_met(engine: Engine, start: Callable[..., Started]) -> None:
-    """A supervisor that asks a worker to leave sees exit code 0."""
-    study = simulated_study(engine, study="terminated", trials=3, epochs=60, train=SLOW)
-    worker = start(study)
-    in_epoch(engine, study)
-    worker.send(signal.SIGTERM)
-    assert worker.ended() == 0
-    assert isinstance(other_claims(engine, study).claim(), Claim)
-
-
-def test_a_second_ctrl_c_leaves_now(engine: Engine, start: Callable[..., Started]) -> None:
-    """In the middle of an epoch that does not end, with 130, and the trial given back."""
-    study = simulated_study(engine, study="now", trials=3, epochs=3, train={"hang_at": 2})
-    worker = start(study)
-    in_epoch(engine, study)
-    worker.send(signal.SIGINT)
-    wait_until(lambda: "again to leave now" in worker.said(), "the first one is heard")
-    worker.send(signal.SIGINT)
-    assert worker.ended() == 130
-    assert "Traceback" not in worker.said()
-    taken = other_claims(engine, study).claim()
-    assert isinstance(taken, Claim)
-    assert (taken.number, taken.takeovers) == (0, 1)
-
-
-def small_disks_can_be_made() -> bool:
-    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    return (
-        shutil.which("unshare") is not None
-        and not subprocess.run(command, capture_output=True, check=False).returncode
-    )
-
-
-@pytest.mark.skipif(
-    not small_disks_can_be_made(), reason="this machine lets no user mount a small disk"
-)
-def test_a_full_disk_is_said_and_costs_no_trial(here: Settings, engine: Engine) -> None:
-    """Weights that cannot be kept stop the worker; the trial is there for another one."""
-    simulated_study(engine, study="full", trials=3)
-    disk = here.home.parent / "disk"
-    disk.mkdir()
-    script = (
-        'mount -t tmpfs -o size=16k tmpfs "$HPO_ARTIFACTS" && '
-        'cat /dev/zero > "$HPO_ARTIFACTS/filled" 2>/dev/null; exec "$0" worker --study full'
-    )
-    env = os.environ | {
-        "HPO_STORAGE": str(here.storage), "HPO_HOME": str(here.home), "HPO_ARTIFACTS": str(disk),
-        "MLFLOW_TRACKING_URI": str(here.tracking_uri),
-    }  # fmt: skip
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, HPO], env=env, cwd=here.home.parent,
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr
-    assert "hpo: no space left on the device" in done.stderr
-    assert "HPO_ARTIFACTS" in done.stderr
-    assert "Traceback" not in done.stderr
-    taken = other_claims(engine, load_study(engine, "full")).claim()
-    assert isinstance(taken, Claim)
-    assert (taken.number, taken.takeovers) == (0, 1)
