@@ -58,5 +58,10 @@ class LeaseKeeper:
                 # Patience is spent, or the server refuses us. The training's own next write meets
                 # the same and ends the trial in order; until then, keep asking.
                 log.warning("lease of trial %d not renewed: %s", self._claim.number, error)
+            except Exception:
+                # Nobody foresaw it. A thread that rots in silence would let the lease run out under
+                # a training that goes on: give the trial up instead.
+                log.exception("the lease of trial %d cannot be renewed", self._claim.number)
+                self.standing = Standing.LOST
             if self.standing is Standing.LOST:
                 return

@@ -59,8 +59,8 @@ class Summary:
 
     Attributes:
         ended: trials it ended, by how.
-        why: why it left: `limit`, `timeout`, `all claimed`, `finished`, `stopped`, `deleted` or
-            `drained`.
+        why: why it left: `limit`, `timeout`, `all claimed`, `finished`, `stopped`, `deleted`,
+            `drained`, `failing` (the same error again and again) or `crashed`.
         notes: what the finalizer said, where this worker called it.
     """
 
@@ -158,7 +158,11 @@ class Worker:
         summary = Summary(why="crashed")
         with MirrorThread(self._settings, study) as mirror:
             try:
-                self._loop(bench, summary, mirror.wake)
+                try:
+                    self._loop(bench, summary, mirror.wake)
+                except RepeatedFailureError:
+                    summary.why = "failing"
+                    raise
                 if summary.why == "finished":
                     summary.notes.append(self._finalize(engine, study, process))
             finally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.common import json_option, print_json, study_option
+from hpo.cli.common import json_option, print_json, print_view, study_option
 from hpo.cli.failing import INTERRUPTED
 from hpo.cli.launch_view import follower
 from hpo.cli.signals import drain_on_signals
@@ -127,9 +127,7 @@ def _end(study: Study, notes: list[str], errors: list[HpoError], *, as_json: boo
         said = [str(error) for error in errors]
         print_json({"status": document, "notes": notes, "errors": said})
     else:
-        from rich.console import Console
-
-        Console().print(status_view(document))
+        print_view(status_view(document))
         for note in dict.fromkeys(notes):  # every worker asks for the promotion, one makes it
             if "already" not in note:
                 click.echo(note)
