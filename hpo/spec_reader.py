@@ -107,10 +107,10 @@ def build_spec(
         train=train, baselines=baselines, promotion=promotion,
     )  # fmt: skip
     check_against_trainer(spec, trainer, data_yaml, faults)
-    if "\\u0000" in spec.canonical():
-        faults.append("a text holds a NUL character, which PostgreSQL cannot store; remove it")
     if faults:
         raise SpecError(what, faults)
+    if "\\u0000" in spec.canonical():
+        raise SpecError(what, ["a text holds a NUL character, which PostgreSQL cannot store"])
     return spec
 
 

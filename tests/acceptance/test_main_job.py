@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.command_line import Project, project_in, wait_for
+from fixtures.command_line import Project, free_port, project_in, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,12 +154,6 @@ def test_the_pages_show_the_study_in_a_browser(killed: Any) -> None:
     trial_page = browse(project.folder, f"{dashboard}/studies/1/trials?numbers={best}")
     assert run_id in trial_page, "the note links the MLflow run"
     assert "results.png" in trial_page, "the pictures are the trial's artifacts"
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def experiment_of(address: str, run_id: str) -> str:

@@ -370,3 +370,17 @@ def test_equal_studies_are_equal_specs(tmp_path: Path) -> None:
     turned = read(tmp_path, yaml.safe_dump(yaml.safe_load(text), sort_keys=True))
     assert as_file == built_in == turned
     assert as_file.sha256() == built_in.sha256() == turned.sha256()
+
+
+def test_a_nul_character_is_refused_before_postgresql_meets_it(tmp_path: Path) -> None:
+    """PostgreSQL stores none in a text; the study file is refused in words."""
+    (tmp_path / "space.yaml").write_text(
+        'name: mine\ndescription: "a\\0b"\ntrainer: simulated\n'
+        "parameters: {x: {type: float, low: 0.0, high: 1.0}}\n"
+    )
+    file = tmp_path / "hpo.yaml"
+    file.write_text(
+        "study: s\ntrainer: simulated\nsearch_space: space.yaml\nbudget: {trials: 1, epochs: 2}\n"
+    )
+    with pytest.raises(SpecError, match="NUL"):
+        read_study_file(file, {}, lambda name, base: base / name)

@@ -1,0 +1,168 @@
+"""`hpo launch` on Ray as a user meets it: existing clusters, far nodes, Ctrl-C, no passwords."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from fixtures.command_line import HPO, Project, free_port, wait_for
+from sqlalchemy.engine import make_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RAY = str(Path(sys.executable).with_name("ray"))
+STUDY = """
+study: pretended
+trainer: simulated
+search_space: simulated
+budget: {trials: 6, epochs: 4}
+pruner: none
+train: {epoch_s: 0.2}
+"""
+
+
+def make_study(project: Project, **changes: str) -> None:
+    (project.folder / "hpo.yaml").write_text(STUDY)
+    given = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    project.run("create-study", *given)
+
+
+@contextmanager
+def ray_node(project: Project, *words: str) -> Iterator[None]:
+    """One `ray start` in the foreground, ended with all its processes."""
+    log = project.folder / f"ray-{secrets.token_hex(4)}.txt"
+    with log.open("wb") as output:
+        node = subprocess.Popen(
+            [RAY, "start", "--block", "--num-cpus=2", "--disable-usage-stats", *words],
+            cwd=project.folder, env=project.env, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: "Ray runtime started" in log.read_text(), f"a Ray node: {log}", 120)
+        yield
+    finally:
+        family = [node_process(node.pid), *node_process(node.pid).children(recursive=True)]
+        node.terminate()
+        node.wait(timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=20)
+        for process in alive:
+            process.kill()
+
+
+def node_process(pid: int) -> psutil.Process:
+    return psutil.Process(pid)
+
+
+@pytest.fixture
+def head(project: Project) -> Iterator[str]:
+    """The address of a cluster of one node, which sees what `project.env` holds then."""
+    port = free_port()
+    project.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with ray_node(project, "--head", f"--port={port}", "--include-dashboard=false"):
+        yield f"{own_address()}:{port}"
+
+
+def own_address() -> str:
+    """This machine's address as Ray takes it."""
+    import ray.util
+
+    return str(ray.util.get_node_ip_address())
+
+
+def test_an_existing_cluster_runs_the_study_and_no_password_travels(
+    project: Project, database_url: str
+) -> None:
+    """Actors read their node's HPO_STORAGE; no argument and no log of Ray's holds the password."""
+    password = make_url(database_url).password
+    assert password
+    project.env |= {"HPO_STORAGE": database_url}
+    make_study(project)
+    port = free_port()
+    project.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    temporary = project.folder / "r"
+    with ray_node(
+        project, "--head", f"--port={port}", "--include-dashboard=false",
+        f"--temp-dir={temporary}",
+    ):  # fmt: skip
+        launched = project.start("launch", "--address", f"{own_address()}:{port}")
+        seen: set[str] = set()
+        try:
+            while launched.poll() is None:
+                seen |= {word for one in psutil.process_iter(["cmdline"]) for word in words_of(one)}
+                time.sleep(0.3)
+        finally:
+            launched.kill()
+            launched.wait()
+    assert launched.returncode == 0, project.logs()
+    assert project.json("status")["counts"]["complete"] == 6
+    assert not [word for word in seen if password in word]
+    texts = [*temporary.rglob("*.log"), *temporary.rglob("*.out"), *temporary.rglob("*.err")]
+    assert texts
+    assert not [file for file in texts if password in file.read_text(errors="replace")]
+    assert password not in project.logs()
+
+
+def words_of(one: psutil.Process) -> list[str]:
+    return [str(word) for word in one.info["cmdline"] or []]
+
+
+def test_far_nodes_with_the_private_postgresql_are_refused(project: Project, head: str) -> None:
+    """A node that cannot reach this machine's private server: exit 2, saying what to set."""
+    make_study(project)
+    with ray_node(project, f"--address={head}", "--node-ip-address=127.0.0.77"):
+        done = subprocess.run(
+            [HPO, "launch", "--address", head],
+            cwd=project.folder, env=project.env, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "127.0.0.77" in done.stderr
+    assert "HPO_STORAGE" in done.stderr
+    assert project.json("status")["budget"]["claimed"] == 0
+
+
+def test_a_cluster_that_is_not_there_is_said_so(project: Project) -> None:
+    """Exit 3 within seconds, with the address and the way out."""
+    make_study(project)
+    project.run("launch", "--address", f"127.0.0.1:{free_port()}", code=3, timeout_s=60)
+
+
+def test_ctrl_c_leaves_the_study_resumable(project: Project) -> None:
+    """The first Ctrl-C ends the epochs, exit 130; a second launch ends with the exact budget."""
+    make_study(project, **{"train.epoch_s": "1.0"})
+    launched = project.start("launch", "--workers", "2")
+    try:
+        wait_for(lambda: project.json("status")["counts"]["running"] == 2, "two running trials")
+        os.kill(launched.pid, signal.SIGINT)
+        assert launched.wait(timeout=120) == 130, project.logs()
+    finally:
+        launched.kill()
+        launched.wait()
+    status = project.json("status")
+    assert (status["state"], status["workers"]) == ("open", [])
+    project.run("launch", "--workers", "2")
+    status = project.json("status")
+    assert (status["state"], status["counts"]["complete"]) == ("finished", 6)
+
+
+def test_a_detached_launch_goes_on_and_down_ends_it(project: Project) -> None:
+    """`--detach` returns at once; `hpo down` lets the epochs end and leaves nothing running."""
+    make_study(project, **{"train.epoch_s": "1.0"})
+    project.run("launch", "--detach", "--workers", "1")
+    wait_for(lambda: project.json("status")["counts"]["running"], "a running trial")
+    assert "launch-pretended" in project.json("down")["stopped"]
+    home = str(project.folder / ".hpo")
+    left = [
+        one for one in psutil.process_iter(["cmdline"]) if any(home in w for w in words_of(one))
+    ]
+    assert left == []
