@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGINT, SIGKILL
 from typing import TYPE_CHECKING
 
 import psutil
@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_the_study_resumable(project: Project) -> None:
     launched = project.start("launch", "--workers", "2")
     try:
         wait_for(lambda: project.json("status")["counts"]["running"] == 2, "two running trials")
-        os.kill(launched.pid, signal.SIGINT)
+        os.kill(launched.pid, SIGINT)
         assert launched.wait(timeout=120) == 130, project.logs()
     finally:
         launched.kill()
@@ -152,6 +152,22 @@ def test_ctrl_c_leaves_the_study_resumable(project: Project) -> None:
     project.run("launch", "--workers", "2")
     status = project.json("status")
     assert (status["state"], status["counts"]["complete"]) == ("finished", 6)
+
+
+def test_a_restarted_actor_counts_on(project: Project) -> None:
+    """--n-trials 3 is three trials of that worker, although it was killed after the first."""
+    make_study(project, **{"train.epoch_s": "0.5"})
+    launched = project.start("launch", "--workers", "1", "--n-trials", "3")
+    try:
+        wait_for(lambda: project.json("status")["counts"]["complete"] == 1, "an ended trial")
+        os.kill(int(project.json("status")["workers"][0]["worker"].partition(":")[2]), SIGKILL)
+        assert launched.wait(timeout=180) == 0, project.logs()
+    finally:
+        launched.kill()
+        launched.wait()
+    status = project.json("status")
+    assert (status["state"], status["counts"]["complete"]) == ("open", 3)
+    assert {trial["takeovers"] for trial in project.json("trials")[:3]} <= {0, 1}
 
 
 def test_a_detached_launch_goes_on_and_down_ends_it(project: Project) -> None:
