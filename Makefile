@@ -58,6 +58,10 @@ demo: $(STAMP) ## A whole study in demo/: 12 YOLOv8n trainings by 2 workers, a c
 test: $(STAMP) ## Run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+.PHONY: test-real
+test-real: $(STAMP) ## Whole studies on real images: blood cells and persons (about 5 minutes)
+	$(BIN)/python -m pytest -m real -s tests/real
+
 .PHONY: lint
 lint: $(STAMP) ## Check style and types; changes nothing
 	$(BIN)/ruff check .

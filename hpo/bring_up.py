@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from hpo.database import schema
 from hpo.database.engine import connect
-from hpo.database.provision import ensure_database
 from hpo.database.url import mask
 from hpo.errors import UsageError
 from hpo.ports import HOST, is_free, next_free
 from hpo.service_programs import dashboard_program, mlflow_program
 from hpo.services import running_services, services_lock, start_service, stop_service
+from hpo.tracking.client import open_client
 from hpo.tracking_uri import artifact_root, is_remote, shown, tracking_uri
 
 if TYPE_CHECKING:
@@ -91,8 +91,10 @@ def bring_up(settings: Settings, wanted: Wanted, say: Callable[[str], None]) -> 
             say(f"MLflow is at {shown(uri)} (MLFLOW_TRACKING_URI), so none is started here.")
         elif wanted.mlflow:
             port = _port("MLflow", before.get("mlflow"), wanted.mlflow_port, MLFLOW_PORT, say)
-            if settings.tracking_uri is None:
-                ensure_database(uri, beside=url)
+            if before.get("mlflow") is None:
+                # Makes MLflow's tables under a lock: its server would make them without one, at the
+                # same moment as a worker's mirror.
+                open_client(settings, url)
             program = mlflow_program(settings, url, port)
             serves = f"{shown(uri)} {artifact_root(settings)}"
             now["mlflow"] = _ensure(settings, program, before.get("mlflow"), serves, say)
