@@ -26,7 +26,7 @@ def test_blood_cells_are_learned_from_scratch(project: Project) -> None:
     )  # fmt: skip
     project.run("launch", "--workers", "2", timeout_s=1500)
     status = project.json("status")
-    print(status["best"], status["counts"])  # noqa: T201 - the figure that docs/performance.md shows
+    print(status["best"], status["counts"])
     assert (status["state"], status["budget"]["claimed"]) == ("finished", 6)
     assert status["champion"]["trial"] == status["best"]["number"]
     assert status["best"]["value"] > 0.2
