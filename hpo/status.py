@@ -37,6 +37,7 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
         champion = connection.execute(
             query("champion"), {"model": study.spec.promotion.model}
         ).one_or_none()
+        decision = connection.execute(query("last_decision"), key).one_or_none()
         best_row = trial_rows(connection, study, best.number)[0] if best else None
     return {
         "study": study.name,
@@ -58,6 +59,8 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
         "eta_s": _eta_s(counts, listed, len(workers)),
         "mirror": {"behind": mirror.behind if mirror else 0},
         "champion": champion and _champion(champion),
+        # Whether the finalizer has decided about the best trial as it is now
+        "decided": bool(decision and decision.trial_number == (best and best.number)),
     }
 
 

@@ -49,6 +49,8 @@ def status_view(document: Mapping[str, Any]) -> RenderableType:
     elif behind and ended:
         text = f"MLflow is {_trials(behind)} behind: `hpo mirror sync` catches up"
         parts.append(Text(text, "yellow"))
+    if document["state"] == "finished" and not document["decided"]:
+        parts.append(Text("not promoted yet: `hpo finalize`", "yellow"))
     champion = document["champion"]
     if champion:
         parts.append(

@@ -83,3 +83,7 @@ select * from hpo.promotion where promotion_id::text = :decision and outcome = '
 
 -- name: promotion_run
 select m.run_id from hpo.mirror m where m.trial_id = :trial_id and m.files
+
+-- name: last_decision
+select outcome, trial_number from hpo.promotion
+ where study_id = :study_id order by decided_at desc limit 1
