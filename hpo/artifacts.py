@@ -6,6 +6,7 @@ and renamed, so it is whole or absent, and two writers of the same content do no
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -35,6 +36,25 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def require_writable(self) -> None:
+        """Try to write, so that nobody finds out after a training.
+
+        Raises:
+            UsageError: the folder cannot be made or written.
+        """
+        folder = self.root / "objects"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UsageError(
+                f"artifacts cannot be written to {self.root}: {error.strerror}",
+                hint="Set HPO_ARTIFACTS to a folder that can be written.",
+            ) from error
 
     def put(self, file: Path) -> Stored:
         """Copy a file in; a file that is there already is left as it is.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HOME_NAME = ".hpo"
+LEAST_LEASE_S = 0.5
 
 VARIABLES: dict[str, str] = {
     "HPO_STORAGE": "PostgreSQL URL; unset: a private PostgreSQL in HPO_HOME",
@@ -74,7 +75,7 @@ class Settings:
             artifacts=artifacts,
             ray_address=env.get("RAY_ADDRESS") or None,
             study=env.get("HPO_STUDY") or None,
-            lease_s=_seconds(env, "HPO_LEASE_S", 30.0),
+            lease_s=_seconds(env, "HPO_LEASE_S", 30.0, least=LEAST_LEASE_S),
             db_patience_s=_seconds(env, "HPO_DB_PATIENCE_S", 300.0),
             debug=env.get("HPO_DEBUG") == "1",
         )
@@ -88,7 +89,7 @@ def find_home(cwd: Path) -> Path:
     return (cwd / HOME_NAME).resolve()
 
 
-def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+def _seconds(env: Mapping[str, str], name: str, default: float, *, least: float = 0.0) -> float:
     text = env.get(name)
     if not text:
         return default
@@ -98,4 +99,6 @@ def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise UsageError(f"{name}={text!r} is not a number of seconds above 0")
+    if value < least:
+        raise UsageError(f"{name}={text} is shorter than {least:g} s: no renewal would be in time")
     return value

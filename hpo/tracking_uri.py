@@ -10,12 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpo.database.url import database_name, mask, normalise, with_database
+from hpo.errors import UsageError
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
 
 POSTGRES = ("postgres://", "postgresql://", "postgresql+psycopg2://")
+DATABASES = (*POSTGRES, "mysql", "mssql", "sqlite:")
 REMOTE = ("http://", "https://", "databricks", "uc:")
+KNOWN = (*DATABASES, *REMOTE)  # MLflow's file store is closed: it raises since MLflow 3
 
 
 def tracking_uri(settings: Settings, storage_url: str) -> str:
@@ -24,10 +27,19 @@ def tracking_uri(settings: Settings, storage_url: str) -> str:
     Args:
         settings: whose MLFLOW_TRACKING_URI wins when it is set.
         storage_url: URL of the study's database.
+
+    Raises:
+        UsageError: MLFLOW_TRACKING_URI has another form than an address.
     """
     given = settings.tracking_uri
     if given is None:
         return with_database(normalise(storage_url), f"{database_name(storage_url)}_mlflow")
+    if not given.startswith(KNOWN):
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI={shown(given)} is no address that MLflow keeps runs at",
+            hint="Give http://HOST:PORT or postgresql://USER:PASSWORD@HOST/DATABASE, or leave it "
+            "unset: MLflow then has a database beside the studies'.",
+        )
     return normalise(given) if given.startswith(POSTGRES) else given
 
 

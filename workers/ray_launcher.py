@@ -149,6 +149,8 @@ def _meaning(error: RayTaskError) -> HpoError:
     cause = error.cause
     if isinstance(cause, HpoError):
         return cause
+    if isinstance(cause, OSError):
+        return HpoError(f"a worker failed: {cause}", hint="Check HPO_HOME and HPO_ARTIFACTS there.")
     return ClusterError(f"a worker failed: {type(cause).__name__}: {cause}")
 
 

@@ -133,6 +133,7 @@ class Worker:
             schema.check(engine)
             study = load_study(engine, self._name)
             data = require_same(study, settings)
+            open_store(settings).require_writable()
             with TrainingProcess(study.spec.trainer, settings.home / "logs") as process:
                 process.warm()
                 return self._serve(engine, study, process, data)

@@ -159,6 +159,7 @@ def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -
 
 
 def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: bool) -> None:
+    from hpo.artifacts import open_store
     from hpo.cli.project import plainly
     from hpo.database import schema
     from hpo.database.engine import connect
@@ -173,6 +174,7 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
         data = resolve(spec.data, home=settings.home, base=settings.home.parent)
         mark = fingerprint(data, home=settings.home)
     description = load_trainer(spec.trainer).describe()
+    open_store(settings).require_writable()
     engine = connect(settings, create=True)
     try:
         with plainly(engine):

@@ -8,7 +8,7 @@ import traceback
 
 import click
 
-from hpo.errors import HpoError, StorageFullError
+from hpo.errors import HpoError, StorageFullError, UsageError
 
 INTERRUPTED = 130
 
@@ -26,11 +26,15 @@ def run_guarded(cli: click.Group) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except HpoError as error:
-        return _show(error)
-    except OSError as error:
-        return _show(_plain(error))
+    except Exception as error:  # noqa: BLE001 - a user gets a message, HPO_DEBUG=1 the traceback
+        return _show(_meaning(error))
     return result if isinstance(result, int) else 0
+
+
+def _meaning(error: Exception) -> HpoError:
+    if isinstance(error, HpoError):
+        return error
+    return _plain(error) if isinstance(error, OSError) else _unforeseen(error)
 
 
 def no_space(error: OSError) -> StorageFullError:
@@ -46,11 +50,29 @@ def _plain(error: OSError) -> HpoError:
     """The error of a file or folder that could not be used as it was meant."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return no_space(error)
-    plain = HpoError(
-        f"{error.filename}: {error.strerror}" if error.filename else str(error),
-        hint="Check the path and its rights; HPO_DEBUG=1 shows where it was used.",
-    )
+    plain: HpoError
+    if isinstance(error, PermissionError | NotADirectoryError | FileNotFoundError):
+        plain = UsageError(
+            f"{error.filename}: {error.strerror}",
+            hint="Work in a folder of your own, or set HPO_HOME (runs, database) and HPO_ARTIFACTS "
+            "(weights, pictures) to folders that can be written.",
+        )
+    else:
+        plain = HpoError(
+            f"{error.filename}: {error.strerror}" if error.filename else str(error),
+            hint="Check the path and its rights; HPO_DEBUG=1 shows where it was used.",
+        )
     plain.__cause__ = error  # so that HPO_DEBUG=1 shows it
+    return plain
+
+
+def _unforeseen(error: Exception) -> HpoError:
+    first = str(error).strip().partition("\n")[0]
+    plain = HpoError(
+        f"{type(error).__name__}: {first}",
+        hint="Nobody foresaw this: HPO_DEBUG=1 shows where, and a report would be welcome.",
+    )
+    plain.__cause__ = error
     return plain
 
 

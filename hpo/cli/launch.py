@@ -88,11 +88,12 @@ def launch(
 
 
 def _choose(name: str | None) -> tuple[Settings, Study]:
-    from hpo.cli.project import opened, the_study
+    from hpo.cli.project import opened, require_open, the_study
     from hpo.readiness import require_same
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, name, writing=True)
+        require_open(study)
         require_same(study, settings)  # said here at once, not by every worker a minute later
         return settings, study
 

@@ -15,7 +15,7 @@ from hpo.database.queries import query
 from hpo.errors import HpoError
 from hpo.tracking.mirror import open_mirror
 from hpo.tracking.shown_in_dashboard import show_pending
-from hpo.tracking.verify import verify
+from hpo.tracking.verify import Difference, mend, verify
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
@@ -34,21 +34,33 @@ def mirror() -> None:
 
 
 @mirror.command()
+@click.option("--quick", is_flag=True, help="Copy what is missing, without comparing the rest.")
 @study_option
 @json_option
-def sync(study_name: str | None, as_json: bool) -> None:
-    """Bring MLflow to what PostgreSQL has, also where runs were deleted there."""
+def sync(quick: bool, study_name: str | None, as_json: bool) -> None:
+    """Bring MLflow to what PostgreSQL has, also where runs were deleted or altered there."""
     settings, study_id, name = _meant(study_name, writing=True)
+    mended, left = 0, []
     with closing(open_mirror(settings, study_id)) as copier:
         result = copier.sync_study(on_trial=_Progress("copied"))
         show_pending(copier, settings)
+        if not quick and not result.behind:
+            found = verify(copier.engine, copier.client(), study_id, on_trial=_Progress("compared"))
+            mended = mend(copier.client(), found.differences)
+            left = [one for one in found.differences if one.mend is None]
 
     def text() -> None:
         count = "1 trial" if result.copied == 1 else f"{result.copied} trials"
         rebuilt = f", {result.rebuilt} of them gone from MLflow before" if result.rebuilt else ""
-        click.echo(f"{name}: {count} copied{rebuilt}, {result.behind} behind")
+        altered = f", {mended} altered tags and figures mended" if mended else ""
+        click.echo(f"{name}: {count} copied{rebuilt}{altered}, {result.behind} behind")
 
-    show(as_json, {"study": name, **asdict(result)}, text)
+    show(as_json, {"study": name, **asdict(result), "mended": mended}, text)
+    if left:
+        raise HpoError(
+            f"{name}: MLflow cannot change in place:" + "".join(f"\n  - {one}" for one in left),
+            hint="Delete these runs in MLflow, then sync again: they are made anew.",
+        )
     if result.errors:
         lines = "".join(f"\n  - {error}" for error in result.errors)
         raise HpoError(f"{name}: not everything could be copied{lines}")
@@ -75,16 +87,20 @@ def verify_runs(study_name: str | None, as_json: bool) -> int:
             click.echo(f"… and {len(found) - SHOWN} more (`--json` lists all)")
         count = "1 difference" if len(found) == 1 else f"{len(found)} differences"
         click.echo(f"{name}: {count} in {result.runs} runs")
-        click.echo(f"`hpo mirror sync --study {name}` copies what is missing.", err=True)
+        click.echo(f"`hpo mirror sync --study {name}` mends it.", err=True)
 
     document = {
         "study": name,
         "equal": not found,
         "runs": result.runs,
-        "differences": [asdict(difference) for difference in found],
+        "differences": [_plain(difference) for difference in found],
     }
     show(as_json, document, text)
     return 1 if found else 0
+
+
+def _plain(difference: Difference) -> dict[str, str]:
+    return {key: getattr(difference, key) for key in ("where", "what", "expected", "found")}
 
 
 def _meant(name: str | None, *, writing: bool) -> tuple[Settings, int, str]:

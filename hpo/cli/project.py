@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from hpo.database import schema
 from hpo.database.engine import connect
 from hpo.database.failures import explain
-from hpo.errors import DatabaseError
+from hpo.errors import DatabaseError, StudyClosedError
 from hpo.settings import Settings
 from hpo.study import choose_study, load_study
 
@@ -74,3 +74,15 @@ def the_study(settings: Settings, engine: Engine, name: str | None, *, writing: 
     if remark:
         click.echo(f"hpo: {remark}", err=True)
     return load_study(engine, chosen)
+
+
+def require_open(study: Study) -> None:
+    """Refuse to start workers on a study that was stopped.
+
+    Raises:
+        StudyClosedError: it was.
+    """
+    if study.state == "stopped":
+        raise StudyClosedError(
+            f"the study '{study.name}' is stopped", hint=f"`hpo resume --study {study.name}` first."
+        )

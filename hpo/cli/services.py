@@ -12,7 +12,7 @@ from hpo.background import any_background, drain_backgrounds
 from hpo.bring_up import DASHBOARD_PORT, MLFLOW_PORT, Standing, Wanted, bring_up
 from hpo.cli.common import json_option, show
 from hpo.database import embedded
-from hpo.database.url import normalise
+from hpo.database.engine import is_private, storage_url
 from hpo.errors import UsageError
 from hpo.services import running_services, stop_services
 from hpo.settings import Settings
@@ -70,7 +70,7 @@ def down(force: bool, as_json: bool) -> None:
     if any_background(settings.home):
         click.echo("hpo: background workers leave at the end of their epoch …", err=True)
     stopped = [item.name for item in drain_backgrounds(settings.home)]
-    private = settings.storage is None or _is_private(settings)
+    private = is_private(settings)
     if private and not force:
         _refuse_while_training(settings)
     stopped += [service.name for service in stop_services(settings.home)]
@@ -78,12 +78,6 @@ def down(force: bool, as_json: bool) -> None:
         stopped.append("postgresql")
     lines = [f"Stopped {TITLES.get(name, name)}." for name in stopped] or ["Nothing runs here."]
     show(as_json, {"stopped": stopped}, lambda: click.echo("\n".join(lines)))
-
-
-def _is_private(settings: Settings) -> bool:
-    """Whether HPO_STORAGE is the private server's own address, as `hpo env` prints it."""
-    known = embedded.known_url(settings.home)
-    return known is not None and normalise(settings.storage or "") == known
 
 
 def _refuse_while_training(settings: Settings) -> None:
@@ -113,10 +107,10 @@ def env(as_json: bool) -> None:
     """Print the variables that other tools need.
 
     Use it as `eval "$(hpo env)"`. The output holds the database's password: keep it out of logs
-    and shared terminals. Starts nothing.
+    and shared terminals. Starts the private PostgreSQL where it does not run.
     """
     settings = Settings.read()
-    url = _storage_url(settings)
+    url = storage_url(settings)
     mlflow = None if settings.tracking_uri else running_services(settings.home).get("mlflow")
     variables = {
         "HPO_STORAGE": url,
@@ -126,20 +120,6 @@ def env(as_json: bool) -> None:
     }
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     show(as_json, variables, lambda: click.echo("\n".join(lines)))
-
-
-def _storage_url(settings: Settings) -> str:
-    if settings.storage is not None:
-        return normalise(settings.storage)
-    url = embedded.known_url(settings.home)
-    if url is None:
-        raise UsageError(
-            f"no project here: {settings.home} holds no database",
-            hint="Run `hpo up` or `hpo create-study`, or set HPO_HOME or HPO_STORAGE.",
-        )
-    if embedded.status(settings.home).pid is None:
-        click.echo("PostgreSQL does not run now; `hpo up` starts it.", err=True)
-    return url
 
 
 def _document(standing: Standing, name: str, service: Service) -> dict[str, Any]:

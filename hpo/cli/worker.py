@@ -76,10 +76,12 @@ def worker(
 
 
 def _choose(name: str | None) -> tuple[Settings, Study]:
-    from hpo.cli.project import opened, the_study
+    from hpo.cli.project import opened, require_open, the_study
 
     with opened() as (settings, engine):
-        return settings, the_study(settings, engine, name, writing=True)
+        study = the_study(settings, engine, name, writing=True)
+        require_open(study)
+        return settings, study
 
 
 def seconds_of(option: str, text: str | None) -> float | None:

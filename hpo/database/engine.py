@@ -59,9 +59,25 @@ def storage_url(settings: Settings, *, create: bool = False) -> str:
         UsageError: HPO_STORAGE is no PostgreSQL URL, or there is no project here.
         DatabaseError: the private server cannot be started.
     """
-    if settings.storage is not None:
+    if settings.storage is not None and not is_private(settings):
         return normalise(settings.storage)
     return embedded.ensure_running(settings.home, create=create)
+
+
+def is_private(settings: Settings) -> bool:
+    """Whether the database meant is the private server of `settings.home`.
+
+    It is where HPO_STORAGE is unset, and where it is the address that `hpo env` printed: that one
+    is started like the other, and its port may have changed since.
+    """
+    if settings.storage is None:
+        return True
+    known = embedded.known_url(settings.home)
+    if known is None:
+        return False
+    private, given = make_url(known), make_url(normalise(settings.storage))
+    parts = ("username", "password", "host", "database")
+    return all(getattr(private, part) == getattr(given, part) for part in parts)
 
 
 def connect(settings: Settings, *, create: bool = False, pool_size: int = POOL_SIZE) -> Engine:
@@ -77,7 +93,7 @@ def connect(settings: Settings, *, create: bool = False, pool_size: int = POOL_S
         DatabaseError: the server cannot be reached, refuses us, or is too old.
     """
     url = storage_url(settings, create=create)
-    home = settings.home if settings.storage is None else None
+    home = settings.home if is_private(settings) else None
     engine = make_engine(url, pool_size=pool_size, home=home)
     try:
         with engine.connect() as connection:

@@ -11,6 +11,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpo.artifacts import sha256_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -55,6 +57,10 @@ def write_model(package: Package, identity: Identity, folder: Path) -> Path:
             path=str(folder),
             python_model=str(package.code),
             artifacts={name: str(file) for name, file in package.artifacts.items()},
+            # The model compares when it is loaded: weights altered in the registry are refused.
+            model_config={
+                "sha256": {name: sha256_of(file) for name, file in package.artifacts.items()}
+            },
             signature=_signature(package),
             input_example=pd.DataFrame({"image": pd.Series(list(example), dtype=object)}),
             pip_requirements=list(package.requirements),

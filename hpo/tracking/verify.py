@@ -1,8 +1,9 @@
-"""Compares MLflow's runs of a study with PostgreSQL, figure by figure; changes nothing."""
+"""Compares MLflow's runs of a study with PostgreSQL, figure by figure, and mends what differs."""
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,23 @@ _NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
+class Mend:
+    """What makes a difference go away in place.
+
+    Attributes:
+        run_id: the run.
+        name: a tag's or metric's.
+        step: of the metric; None for a tag.
+        value: the tag's text or the metric's figure, NaN to take a point back.
+    """
+
+    run_id: str
+    name: str
+    step: int | None
+    value: str | float
+
+
+@dataclass(frozen=True)
 class Difference:
     """One thing that MLflow has otherwise than PostgreSQL.
 
@@ -33,12 +51,14 @@ class Difference:
         what: for instance `metric mAP50, step 3`.
         expected: what PostgreSQL says.
         found: what MLflow says.
+        mend: what mends it in place; None where only a new run does.
     """
 
     where: str
     what: str
     expected: str
     found: str
+    mend: Mend | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}: {self.expected} expected, {self.found} in MLflow"
@@ -94,6 +114,27 @@ def verify(
     return Verified(len(ids) + 1, differences)
 
 
+def mend(client: Client, differences: Iterable[Difference]) -> int:
+    """Mend what can be mended in place: tags, and figures by a newer point; returns how many.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    count = 0
+    for one in differences:
+        if one.mend is None:
+            continue
+        if one.mend.step is None:
+            client.set_tag(one.mend.run_id, one.mend.name, one.mend.value)
+        else:
+            now_ms = int(time.time() * 1000)  # the newest point of a step counts
+            client.log_metric(
+                one.mend.run_id, one.mend.name, one.mend.value, timestamp=now_ms, step=one.mend.step
+            )
+        count += 1
+    return count
+
+
 def _by_place(client: Client, study: StudyRow) -> dict[str, list[Any]]:
     """All live runs that say they are of the study, by trial number; `study` for its own."""
     experiment = runs.find_experiment(client, study.experiment_id, study.name)
@@ -117,7 +158,7 @@ def _study(client: Client, study: StudyRow, state: str, found: list[Any]) -> Ite
     if state == "open":
         tags = {key: text for key, text in tags.items() if not key.startswith("hpo.best_")}
     yield from _texts("study", "parameter", study.params(), run.data.params)
-    yield from _texts("study", "tag", tags, run.data.tags)
+    yield from _tags("study", tags, run)
     yield from _same("study", "status", STUDY_STATUS[state], run.info.status)
     if study.spec is not None and "study.json" not in runs.list_files(client, run.info.run_id):
         yield Difference("study", "file study.json", "a file", _NOTHING)
@@ -133,7 +174,7 @@ def _trial(
     info = run.info
     tags = trial.tags() | ({} if parent is None else {_PARENT: parent})
     yield from _texts(where, "parameter", trial.params(), run.data.params, exact=True)
-    yield from _texts(where, "tag", tags, run.data.tags)
+    yield from _tags(where, tags, run)
     yield from _same(where, "status", STATUS[trial.state], info.status)
     yield from _same(where, "start", trial.row.start_ms, info.start_time)
     if trial.ended:
@@ -165,7 +206,8 @@ def _metrics(client: Client, where: str, points: Iterable[Point], run: Any) -> I
     for metric, step in sorted(expected.keys() | found.keys()):
         a, b = expected.get((metric, step)), found.get((metric, step))
         if a != b:
-            yield Difference(where, f"metric {metric}, step {step}", _figure(a), _figure(b))
+            mend = Mend(run.info.run_id, metric, step, math.nan if a is None else a)
+            yield Difference(where, f"metric {metric}, step {step}", _figure(a), _figure(b), mend)
 
 
 def _newest(points: Iterable[tuple[str, int, int, float]]) -> dict[tuple[str, int], float]:
@@ -186,6 +228,14 @@ def _files(client: Client, trial: TrialRow, run: Any) -> Iterator[Difference]:
             yield Difference(trial.name, f"file {name}", f"{size} bytes", found)
         elif folder.is_dir():  # its content can be read here
             yield from _same(trial.name, f"sha256 of {name}", sha256, sha256_of(folder / name))
+
+
+def _tags(where: str, expected: Mapping[str, str], run: Any) -> Iterator[Difference]:
+    for key, text in sorted(expected.items()):
+        found = run.data.tags.get(key)
+        if found != text:
+            mend = Mend(run.info.run_id, key, None, text)
+            yield Difference(where, f"tag {key}", _shown(text), _shown(found), mend)
 
 
 def _texts(

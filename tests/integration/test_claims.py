@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import optuna
-import pytest
+from fixtures.claiming import claimed, claims_of, epoch, expire
 from fixtures.studies import HYPERBAND, TPE, simulated_study
 from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End, NoTrial, Standing
 from hpo.database.engine import make_engine
 from hpo.study import enqueue, extend, set_state
-from hpo.trainer import Epoch
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from hpo.study import Study
 
 BASELINE = {"x": 0.2, "y": 0.1, "kind": "a"}
-
-
-def claims_of(engine: Engine, study: Study, worker: int = 1, lease_s: float = 30.0) -> Claims:
-    return Claims(engine, study, worker, lease_s=lease_s, patience_s=60.0)
-
-
-def claimed(claims: Claims) -> Claim:
-    claim = claims.claim()
-    assert isinstance(claim, Claim)
-    return claim
-
-
-def epoch(number: int, value: float) -> Epoch:
-    return Epoch(number, {"mAP50": value, "loss": 1.0})
 
 
 def run_to_end(claims: Claims, epochs: int = 2) -> int:
@@ -50,15 +33,6 @@ def run_to_end(claims: Claims, epochs: int = 2) -> int:
         count += 1
     assert claim in (NoTrial.FINISHED, NoTrial.WAIT)
     return count
-
-
-def expire(engine: Engine, claim: Claim) -> None:
-    """Let a lease run out now, as if its worker had been silent."""
-    with engine.begin() as connection:
-        connection.execute(
-            text("update hpo.lease set expires_at = clock_timestamp() where trial_id = :id"),
-            {"id": claim.trial_id},
-        )
 
 
 def test_the_budget_is_exact_with_many_workers(engine: Engine, database_url: str) -> None:
@@ -153,76 +127,6 @@ def test_a_dead_workers_trial_is_taken_over_with_its_number_and_parameters(engin
     assert (taken.number, taken.params) == (lost.number, lost.params)
     assert (taken.takeovers, taken.judged) == (1, 1)
     assert taken.token != lost.token
-
-
-def test_the_loser_of_a_lease_writes_nothing_more(engine: Engine, database_url: str) -> None:
-    """After a takeover every verb of the old holder finds the fence, and the figures stay."""
-    study = simulated_study(engine, trials=1)
-    first, second = claims_of(engine, study, 1), claims_of(engine, study, 2)
-    old = claimed(first)
-    first.report(old, epoch(1, 0.3))
-    expire(engine, old)
-    new = claimed(second)
-    second.report(new, epoch(1, 0.5))
-    assert first.report(old, epoch(1, 0.9)) is Standing.LOST
-    assert first.renew(old) is Standing.LOST
-    assert not first.tell(old, End.COMPLETE)
-    assert not first.release(old)
-    assert second.tell(new, End.COMPLETE)
-    trial = optuna.load_study(study_name=study.name, storage=database_url).trials[0]
-    assert (trial.value, trial.intermediate_values) == (0.5, {1: 0.5})
-
-
-@pytest.mark.parametrize("verb", ["report", "tell", "renew"])
-def test_a_write_paused_between_check_and_write_changes_nothing(
-    engine: Engine, database_url: str, verb: str
-) -> None:
-    """A worker stopped inside the guarded statement meets the takeover that came in between.
-
-    The pause is made where it hurts: the write has begun and read that its lease is good, and
-    waits for the row that the takeover holds. When it goes on it must check again.
-    """
-    study = simulated_study(engine, trials=1)
-    slow, fast = claims_of(engine, study, 1), claims_of(engine, study, 2)
-    old = claimed(slow)
-    holder = engine.connect()
-    with holder.begin():
-        holder.execute(
-            text("select 1 from trials where trial_id = :id for update"), {"id": old.trial_id}
-        )
-        write = {
-            "report": lambda: slow.report(old, epoch(1, 0.9)) is Standing.LOST,
-            "tell": lambda: not slow.tell(old, End.FAIL, reason="error"),
-            "renew": lambda: slow.renew(old) is Standing.LOST,
-        }[verb]
-        with ThreadPoolExecutor(1) as pool:
-            late = pool.submit(write)
-            _wait_for_a_waiter(engine)
-            # The takeover, as hpo.claim does it, in the transaction that the write waits for.
-            holder.execute(
-                text(
-                    "update hpo.lease set token = gen_random_uuid(), worker_id = 2, "
-                    "takeovers = takeovers + 1 where trial_id = :id"
-                ),
-                {"id": old.trial_id},
-            )
-            holder.commit()
-            assert late.result(timeout=20), "the late write must find that it lost"
-    holder.close()
-    trial = optuna.load_study(study_name=study.name, storage=database_url).trials[0]
-    assert trial.state.name == "RUNNING"
-    assert trial.intermediate_values == {}
-    assert fast.claim() is NoTrial.WAIT
-
-
-def _wait_for_a_waiter(engine: Engine) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with engine.connect() as connection:
-            if connection.scalar(text("select count(*) from pg_locks where not granted")):
-                return
-        time.sleep(0.02)
-    raise AssertionError("the write never waited")
 
 
 def test_a_lease_that_ran_out_and_nobody_took_is_still_the_holders(engine: Engine) -> None:

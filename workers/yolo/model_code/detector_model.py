@@ -6,6 +6,7 @@ imports nothing of the project that made it.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import sys
@@ -45,14 +46,26 @@ class DetectorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the weights, leaving the user's Ultralytics settings and network alone."""
+        """Load the weights, leaving the user's Ultralytics settings and network alone.
+
+        Raises:
+            ValueError: the weights are not those that were registered.
+        """
+        weights = context.artifacts["weights"]
+        expected = (context.model_config or {}).get("sha256", {}).get("weights")
+        with open(weights, "rb") as file:  # noqa: PTH123 - MLflow hands out a text
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if expected and found != expected:
+            raise ValueError(
+                f"{weights} was altered: its sha256 is {found}, registered was {expected}"
+            )
         if "ultralytics" not in sys.modules:
             os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="detector-"))
             os.environ.setdefault("YOLO_OFFLINE", "true")
             os.environ.setdefault("YOLO_AUTOINSTALL", "false")
         from ultralytics import YOLO
 
-        self._model = YOLO(context.artifacts["weights"], task="detect")
+        self._model = YOLO(weights, task="detect")
 
     def predict(
         self, context: Any, model_input: Any, params: dict[str, Any] | None = None
@@ -89,9 +102,9 @@ def _boxes(row: int, found: Any) -> list[tuple[Any, ...]]:
 def _pixels(cell: Any, row: int) -> np.ndarray:
     """The image in a cell as an H x W x 3 uint8 RGB array."""
     if isinstance(cell, (str, os.PathLike)):
-        return _decoded(cell)
+        return _decoded(cell, row)
     if isinstance(cell, (bytes, bytearray, memoryview)):
-        return _decoded(io.BytesIO(bytes(cell)))
+        return _decoded(io.BytesIO(bytes(cell)), row)
     pixels = np.asarray(_unwrapped(cell))
     if pixels.ndim != DIMENSIONS or pixels.shape[2] != CHANNELS:
         raise ValueError(f"row {row}: expected an H x W x 3 array, got shape {pixels.shape}")
@@ -107,10 +120,16 @@ def _unwrapped(cell: Any) -> Any:
     return cell
 
 
-def _decoded(source: Any) -> np.ndarray:
-    with Image.open(source) as image:
-        # As Ultralytics reads files: turned upright as the camera's tag says
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+def _decoded(source: Any, row: int) -> np.ndarray:
+    try:
+        with Image.open(source) as image:
+            # As Ultralytics reads files: turned upright as the camera's tag says
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        # Ultralytics teaches Pillow formats whose readers may not be installed
+        raise ValueError(f"row {row}: no image that can be read") from error
 
 
 mlflow.models.set_model(DetectorModel())
