@@ -131,6 +131,22 @@ def test_the_champion_predicts_where_this_package_is_not(killed: Any) -> None:
     assert done["rows"] == [0, 1, 2], "boxes for the path, the bytes and the array"
 
 
+def test_weights_altered_in_the_registry_are_refused(killed: Any) -> None:
+    """The model compares its weights' sha256 with the registered one before it uses them."""
+    project, _ = killed
+    tracking = project.json("env")["MLFLOW_TRACKING_URI"]
+    models = project.folder / ".hpo" / "artifacts" / "mlflow" / "models"
+    (weights,) = models.rglob("best.pt")
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-9] + b"tampered!")
+    try:
+        image = next((project.folder / "shapes" / "images" / "test").iterdir())
+        with pytest.raises(AssertionError, match="was altered: its sha256 is"):
+            predict(project.folder, tracking, "small", image)
+    finally:
+        weights.write_bytes(kept)
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 

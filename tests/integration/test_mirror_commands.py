@@ -56,7 +56,7 @@ def test_json_is_one_document_and_nothing_else(bench: Bench, run: Run) -> None:
     """Both commands print one JSON document on stdout."""
     bench.trial(0.1)
     expected = {"study": bench.study.name, "copied": 1, "rebuilt": 0, "behind": 0, "errors": []}
-    assert json.loads(run("mirror", "sync", "--json").stdout) == expected
+    assert json.loads(run("mirror", "sync", "--json").stdout) == expected | {"mended": 0}
     bench.client().set_tag(bench.run(0).info.run_id, "hpo.state", "FAIL")
     done = run("mirror", "verify", "--json")
     assert done.returncode == 1
@@ -67,6 +67,36 @@ def test_json_is_one_document_and_nothing_else(bench: Bench, run: Run) -> None:
         "expected": "'COMPLETE'", "found": "'FAIL'",
     }  # fmt: skip
     assert document["differences"] == [difference]
+
+
+def test_sync_mends_what_was_altered_in_mlflow(bench: Bench, run: Run) -> None:
+    """A figure, a point too many and a tag changed by hand are as PostgreSQL has them again."""
+    bench.trial(0.1, 0.2)
+    assert run("mirror", "sync").returncode == 0
+    client, run_id = bench.client(), bench.run(0).info.run_id
+    client.log_metric(run_id, "mAP50", 0.9, step=1)
+    client.log_metric(run_id, "mAP50", 0.9, step=7)
+    client.set_tag(run_id, "hpo.state", "FAIL")
+    assert run("mirror", "verify").returncode == 1
+    mended = run("mirror", "sync")
+    assert mended.returncode == 0, mended
+    assert "3 altered tags and figures mended" in mended.stdout
+    assert run("mirror", "verify").returncode == 0
+    assert "0 trials copied, 0 behind" in run("mirror", "sync").stdout
+
+
+def test_sync_says_what_only_a_new_run_mends(bench: Bench, run: Run) -> None:
+    """A parameter cannot be taken back in MLflow: exit 1, what to do, and that it works."""
+    bench.trial(0.1)
+    assert run("mirror", "sync").returncode == 0
+    bench.client().log_param(bench.run(0).info.run_id, "stranger", "1")
+    done = run("mirror", "sync")
+    assert done.returncode == 1
+    assert "stranger" in done.stderr
+    assert "Delete these runs" in done.stderr
+    bench.client().delete_run(bench.run(0).info.run_id)
+    assert run("mirror", "sync").returncode == 0
+    assert run("mirror", "verify").returncode == 0
 
 
 @pytest.mark.parametrize("command", ["sync", "verify"])

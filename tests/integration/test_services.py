@@ -209,12 +209,12 @@ def test_a_service_that_does_not_start_says_why(project: Project) -> None:
     assert project.json("down") == {"stopped": ["postgresql"]}
 
 
-def test_env_needs_a_project_and_starts_nothing(empty_project: Project) -> None:
-    """Without a project a usage error; with one, variables a shell can read, server or no."""
+def test_env_needs_a_project_and_its_variables_work(empty_project: Project) -> None:
+    """Without a project a usage error; with one, variables of a server that runs."""
     project = empty_project
     refused = project.hpo("env")
     assert refused.returncode == 2
-    assert "hpo up" in refused.stderr
+    assert "hpo create-study" in refused.stderr
     assert not project.home.exists()
 
     project.json("up", "--no-mlflow", "--no-dashboard")
@@ -231,8 +231,12 @@ def test_env_needs_a_project_and_starts_nothing(empty_project: Project) -> None:
     storage, tracking, optuna = done.stdout.strip().split("|")
     assert storage == optuna
     assert tracking == f"{storage}_mlflow"
-    assert "does not run" in done.stderr
-    assert embedded.status(project.home).pid is None
+    assert embedded.status(project.home).pid is not None
+    # With its own address in HPO_STORAGE the private server is still started and stopped by us.
+    project.env["HPO_STORAGE"] = storage
+    assert project.json("down") == {"stopped": ["postgresql"]}
+    assert project.json("list") == []
+    assert project.json("down") == {"stopped": ["postgresql"]}
 
 
 def test_down_in_an_empty_folder_is_no_error(empty_project: Project) -> None:
