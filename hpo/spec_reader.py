@@ -46,6 +46,8 @@ def read_study_file(
     source = TEMPLATE if path is None else path
     name = "the built-in study" if path is None else str(path)
     hint = "`hpo init -o FILE` writes one to start from, with every key explained."
+    if source.is_fifo():  # reading it would wait for a writer for ever
+        raise SpecError(name, ["is a pipe, a file is expected"], hint=hint)
     try:
         text = source.read_bytes()
     except OSError as error:

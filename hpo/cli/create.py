@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".yaml"
 DEFAULT_FILE = Path(f"hpo{SUFFIX}")
+BUILT_IN_MIN_EPOCHS = 2  # pruner.min_epochs of the built-in study
 
 
 @click.command()
@@ -118,6 +119,9 @@ def create_study(
     if name is not None and file is None and "promotion" not in overrides:
         # The built-in study's model is not the place for another study's champion.
         set_path(overrides, "promotion.model", name)
+    if epochs is not None and file is None and "pruner" not in overrides:
+        # The built-in study prunes from its second epoch on, where it has one.
+        set_path(overrides, "pruner.min_epochs", max(1, min(BUILT_IN_MIN_EPOCHS, epochs)))
     if data is not None:
         # On the command line a path means: from here, not from the study file's folder.
         set_path(overrides, "data", _from_here(data))

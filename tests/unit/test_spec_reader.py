@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -384,3 +385,11 @@ def test_a_nul_character_is_refused_before_postgresql_meets_it(tmp_path: Path) -
     )
     with pytest.raises(SpecError, match="NUL"):
         read_study_file(file, {}, lambda name, base: base / name)
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    """A named pipe without a writer would hold the command for ever."""
+    pipe = tmp_path / "hpo.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(SpecError, match="is a pipe"):
+        read_study_file(pipe, {}, lambda name, base: base / name)
