@@ -58,7 +58,7 @@ def training(project: Project) -> dict[str, Any] | None:
     """A worker with an epoch behind it and another before it."""
     for worker in project.json("status", "--study", "small")["workers"]:
         if worker["trial"] is not None and worker["epoch"] in (1, 2):
-            return worker  # type: ignore[no-any-return]
+            return worker
     return None
 
 

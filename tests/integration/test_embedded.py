@@ -37,7 +37,7 @@ def ask(url: str, statement: str) -> object:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement)
-            return cursor.fetchone()[0] if cursor.description else None  # type: ignore[index]
+            return cursor.fetchone()[0] if cursor.description else None
 
 
 def with_password(url: str, password: str) -> str:

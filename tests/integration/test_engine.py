@@ -82,7 +82,7 @@ def test_a_refused_connection_says_what_and_how_to_mend_it(
     database_url: str, tmp_path: Path, change: dict[str, str], words: str
 ) -> None:
     """Each is exit code 3, names the place and a mend, and shows no password."""
-    url = make_url(database_url).set(**change)  # type: ignore[arg-type]
+    url = make_url(database_url).set(**change)
     with pytest.raises(DatabaseError, match=words) as caught:
         connect(settings_for(url.render_as_string(hide_password=False), tmp_path))
     assert caught.value.exit_code == 3

@@ -20,7 +20,7 @@ def app(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
 
 def status(**headers: str) -> str:
     said: list[str] = []
-    loopback_only(app)(headers, lambda line, _: said.append(line))  # type: ignore[arg-type, return-value]
+    loopback_only(app)(headers, lambda line, _: said.append(line))
     return said[0]
 
 
