@@ -9,6 +9,8 @@ STAMP := $(VENV)/.installed
 # Test processes; 2 fits the smallest machine that CI uses
 JOBS ?= 2
 DEMO := demo
+# Of the faults of `make chaos` and `make soak`; the same one repeats a run's plan
+SEED ?= 1
 
 .PHONY: help
 help: ## List the targets
@@ -61,6 +63,16 @@ test: $(STAMP) ## Run all tests
 .PHONY: test-real
 test-real: $(STAMP) ## Whole studies on real images: blood cells and persons (about 5 minutes)
 	$(BIN)/python -m pytest -m real -s tests/real
+
+.PHONY: chaos
+chaos: $(STAMP) ## Kill, pause and cut off real workers, check every promise, write docs/reliability.md (minutes)
+	PYTHONPATH=tests $(BIN)/python -m faults.run --seed $(SEED) --kills 40 --workers 3 \
+	  --trainer simulated yolo --bugs --section chaos --out docs/reliability.md
+
+.PHONY: soak
+soak: $(STAMP) ## The same with 200 kills and four workers at once (a quarter of an hour)
+	PYTHONPATH=tests $(BIN)/python -m faults.run --seed $(SEED) --kills 200 --workers 4 \
+	  --section soak --out docs/reliability.md
 
 .PHONY: lint
 lint: $(STAMP) ## Check style and types; changes nothing

@@ -85,7 +85,7 @@ def measure(folder: Path, trials: int, epochs: int) -> None:
     """Print the table."""
     import psycopg2
 
-    from hpo.artifacts import FolderStore
+    from hpo.artifacts.folder import FolderStore
     from hpo.database import embedded
 
     hpo(folder, "create-study", "--trials", str(trials), "--epochs", str(epochs), "--set",

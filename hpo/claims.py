@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hpo.artifacts.store import Stored
 from hpo.database.engine import patient
 from hpo.database.queries import query
 from hpo.history import History
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from hpo.artifacts import Stored
     from hpo.study import Study
     from hpo.trainer import Epoch
 
@@ -80,8 +80,32 @@ class Claim:
     params: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint in the store.
+
+    Attributes:
+        epoch: the state is that at this epoch's end.
+        token: of the attempt that made it.
+        state: the training's state.
+        best_epoch: the best one so far; None while there is none.
+        weights: of the best epoch.
+    """
+
+    epoch: int
+    token: uuid.UUID
+    state: Stored
+    best_epoch: int | None
+    weights: Stored | None
+
+
 class Claims:
-    """The claims of one worker on one study."""
+    """The claims of one worker on one study.
+
+    Attributes:
+        study: the study.
+        lease_s: how long a lease lasts without renewal.
+    """
 
     def __init__(
         self,
@@ -93,7 +117,11 @@ class Claims:
         patience_s: float,
         stop: threading.Event | None = None,
     ) -> None:
-        self._engine, self._study, self._worker_id = engine, study, worker_id
+        # Loaded now and as a whole: the threads of a worker would begin to load it at once, and
+        # Python then lets one of them see half a module.
+        import optuna  # noqa: F401 - see above
+
+        self._engine, self.study, self._worker_id = engine, study, worker_id
         self.lease_s = lease_s
         self._patience_s, self._stop = patience_s, stop
         self._history = History(study.study_id, study.name, study.spec.objective.direction)
@@ -105,9 +133,11 @@ class Claims:
         """
         token = uuid.uuid4()
         row = self._call(
-            "claim", worker=self._worker_id, token=str(token), study=self._study.study_id,
+            "claim", worker=self._worker_id, token=str(token), study=self.study.study_id,
             lease_s=self.lease_s,
         )  # fmt: skip
+        if row.outcome == "lost":  # another took the trial over before we learnt that it was ours
+            return self.claim()
         if row.outcome != "trial":
             return NoTrial(row.outcome)
         return self._with_params(row, token)
@@ -119,7 +149,7 @@ class Claims:
                 judged = snapshot.get_trial(row.trial_id).last_step or 0
             except KeyError:  # deleted by another hand since the claim
                 return None
-            suggestion = suggest(self._study.spec, snapshot, row.trial_id)
+            suggestion = suggest(self.study.spec, snapshot, row.trial_id)
             stored = connection.scalar(
                 query("store_params"),
                 {
@@ -141,7 +171,7 @@ class Claims:
 
     def report(self, claim: Claim, epoch: Epoch) -> Standing:
         """Store an epoch's metrics; the same epoch again replaces them. Renews the lease."""
-        value = epoch.metrics.get(self._study.spec.objective.metric, math.nan)
+        value = epoch.metrics.get(self.study.spec.objective.metric, math.nan)
         metrics = {name: _or_none(figure) for name, figure in epoch.metrics.items()}
         row = self._call(
             "report", **self._fence(claim), epoch=epoch.number,
@@ -155,14 +185,14 @@ class Claims:
 
         An epoch that a trial survived before a takeover is not judged again.
         """
-        if epoch <= claim.judged or self._study.spec.pruner.name == "none":
+        if epoch <= claim.judged or self.study.spec.pruner.name == "none":
             return False
 
         def judge(connection: Connection) -> bool:
             snapshot = self._history.snapshot(connection)
             if claim.trial_id not in {t._trial_id for t in snapshot.get_all_trials(0)}:  # noqa: SLF001 - the id our tables use
                 return False
-            pruned, rungs = should_prune(self._study.spec, snapshot, claim.trial_id)
+            pruned, rungs = should_prune(self.study.spec, snapshot, claim.trial_id)
             if rungs:
                 attrs = {"attrs": json.dumps(rungs)}
                 connection.execute(query("store_rungs"), self._fence(claim) | attrs)
@@ -178,12 +208,15 @@ class Claims:
         reason: str = "",
         attrs: Mapping[str, Any] | None = None,
         files: Mapping[str, Stored] | None = None,
+        last: int | None = None,
     ) -> bool:
         """End the trial; its value is that of its best recorded epoch.
 
         Args:
             claim: the lease.
             end: how it ended.
+            last: the last epoch of the training that is told; later ones, which an earlier
+                attempt recorded, do not count. None counts all.
             reason: of a FAIL.
             attrs: user attributes shown in optuna-dashboard, JSON-able.
             files: name -> what the artifact store holds for it.
@@ -195,13 +228,45 @@ class Claims:
         pairs = {name: [item.sha256, item.size] for name, item in (files or {}).items()}
         row = self._call(
             "tell", **self._fence(claim), state=end.value, reason=reason or None,
-            attrs=json.dumps(texts), files=json.dumps(pairs),
+            attrs=json.dumps(texts), files=json.dumps(pairs), last=last,
         )  # fmt: skip
         return bool(row.standing == "told")
 
     def release(self, claim: Claim) -> bool:
         """Give the trial back unfinished, for another worker to take over at once."""
         return bool(self._call("release", **self._fence(claim)).released)
+
+    def resume(self, claim: Claim, epoch: int, note: str) -> bool:
+        """Note that this attempt goes on after `epoch`, 0 for the start; False: it is lost.
+
+        Checkpoints of later epochs are forgotten: they could not be used.
+        """
+        row = self._call("resume", **self._fence(claim), epoch=epoch, note=note or None)
+        return bool(row.resumed)
+
+    def keep(self, claim: Claim, kept: Kept) -> Standing:
+        """Record a checkpoint that the store holds; the newest and the one before are kept."""
+        row = self._call(
+            "checkpoint", **self._fence(claim), epoch=kept.epoch, sha256=kept.state.sha256,
+            bytes=kept.state.size, best_epoch=kept.best_epoch,
+            best_sha256=kept.weights and kept.weights.sha256,
+            best_bytes=kept.weights and kept.weights.size,
+        )  # fmt: skip
+        return Standing.LOST if row.standing == "lost" else Standing.GO
+
+    def kept(self, trial_id: int) -> list[Kept]:
+        """A trial's checkpoints, the newest first."""
+        return [_kept(row) for row in self.rows("checkpoints", trial=trial_id)]
+
+    def warn(self, text: str) -> None:
+        """What `hpo status` says of this worker; "" when all is well again."""
+        self.rows("warn", worker=self._worker_id, warning=text or None)
+
+    def rows(self, name: str, **values: Any) -> list[Any]:
+        """All rows of a named query, or of a statement that is safe to repeat."""
+        return self._patiently(
+            lambda connection: list(connection.execute(query(name), values).all())
+        )
 
     @staticmethod
     def _fence(claim: Claim) -> dict[str, Any]:
@@ -212,6 +277,12 @@ class Claims:
 
     def _patiently(self, call: Callable[[Connection], T]) -> T:
         return patient(self._engine, call, patience_s=self._patience_s, stop=self._stop)
+
+
+def _kept(row: Any) -> Kept:
+    weights = None if row.best_sha256 is None else Stored(row.best_sha256, row.best_bytes)
+    state = Stored(row.sha256, row.bytes)
+    return Kept(row.epoch, row.token, state, row.best_epoch, weights)
 
 
 def _or_none(value: float) -> float | None:

@@ -12,12 +12,14 @@ HpoError                      exit 1: the thing asked for failed
 ├── ServiceError              exit 3: a service cannot be reached
 │   ├── DatabaseError
 │   ├── TrackingError
-│   └── ClusterError
+│   ├── ClusterError
+│   └── StoreError            the artifact store, which may also be full
 ├── SchemaError               the database's tables are not those of this version
 ├── MismatchError             this machine's code or data is not what the study was made with
 ├── TrialError                a trial ends FAIL; its `reason` is one of TRIAL_FAIL_REASONS
 ├── RepeatedFailureError      trials in a row that fail with the same error
 ├── WeightsError              weights that are missing, damaged or altered
+├── CheckpointError           a checkpoint that a training cannot be continued from
 └── StorageFullError          no space left on a device
 
 The message gives the value seen and the value expected; `hint` the command that mends it.
@@ -124,6 +126,10 @@ class ClusterError(ServiceError):
     """Ray cannot be reached or started."""
 
 
+class StoreError(ServiceError):
+    """The artifact store cannot be reached, written or read, or is full; it may pass."""
+
+
 class SchemaError(HpoError):
     """The database's tables are older or newer than this version of the code knows."""
 
@@ -153,6 +159,10 @@ class RepeatedFailureError(HpoError):
 
 class WeightsError(HpoError):
     """Weights are missing, damaged, or not those whose sha256 was stored."""
+
+
+class CheckpointError(HpoError):
+    """A checkpoint that a training cannot be continued from; the one before it may do."""
 
 
 class StorageFullError(HpoError):

@@ -47,7 +47,9 @@ class LeaseKeeper:
         trace: TracebackType | None,
     ) -> None:
         self._left.set()
-        self._thread.join(timeout=self._claims.lease_s)
+        # A second Ctrl-C leaves now
+        if kind is None or issubclass(kind, Exception):
+            self._thread.join(timeout=self._claims.lease_s)
 
     def _run(self) -> None:
         pause_s = self._claims.lease_s / _RENEWALS

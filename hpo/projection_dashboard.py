@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from hpo.artifacts import FolderStore
+    from hpo.artifacts.store import ArtifactStore
 
 PICTURES = "pictures/"  # files under this name are shown
 _IDS = uuid.UUID("6b0c62f5-4f0e-5d0e-9b1e-6a6d0c1f7a57")  # of our artifacts, whatever it is
@@ -33,7 +33,7 @@ def show_pictures(
     connection: Connection,
     trial_id: int,
     files: Mapping[str, tuple[str, int]],
-    store: FolderStore,
+    store: ArtifactStore,
     folder: Path,
 ) -> None:
     """Show a trial's pictures; the same ones again change nothing.

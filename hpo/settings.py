@@ -19,11 +19,15 @@ VARIABLES: dict[str, str] = {
     "HPO_STORAGE": "PostgreSQL URL; unset: a private PostgreSQL in HPO_HOME",
     "HPO_HOME": "folder of this project's state (default: the nearest .hpo upward, else ./.hpo)",
     "MLFLOW_TRACKING_URI": "MLflow; unset: a database of its own on the same PostgreSQL server",
-    "HPO_ARTIFACTS": "folder of weights and pictures (default: HPO_HOME/artifacts)",
+    "HPO_ARTIFACTS": "folder or s3://BUCKET/PREFIX of checkpoints, weights and pictures "
+    "(default: HPO_HOME/artifacts)",
+    "AWS_ENDPOINT_URL": "the S3 server of HPO_ARTIFACTS where it is not Amazon's; the region and "
+    "the keys stand in the usual AWS variables, in ~/.aws, or come from the machine's role",
     "RAY_ADDRESS": "an existing Ray cluster; unset: a private local one",
     "HPO_STUDY": "the study meant where --study is not given",
     "HPO_LEASE_S": "seconds after which a silent worker's trial is taken over (default 30)",
     "HPO_DB_PATIENCE_S": "seconds that a worker waits for PostgreSQL to return (default 300)",
+    "HPO_CHECKPOINT_EVERY": "epochs between two checkpoints of a trial, 0 for none (default 1)",
     "HPO_DEBUG": "1: show tracebacks",
 }
 
@@ -41,6 +45,7 @@ class Settings:
         study: default study name, or None.
         lease_s: seconds a lease lasts without renewal.
         db_patience_s: seconds to wait for a PostgreSQL that is gone.
+        checkpoint_every: epochs between two checkpoints of a trial; 0 makes none.
         debug: show tracebacks.
     """
 
@@ -52,6 +57,7 @@ class Settings:
     study: str | None
     lease_s: float
     db_patience_s: float
+    checkpoint_every: int
     debug: bool
 
     @classmethod
@@ -77,6 +83,7 @@ class Settings:
             study=env.get("HPO_STUDY") or None,
             lease_s=_seconds(env, "HPO_LEASE_S", 30.0, least=LEAST_LEASE_S),
             db_patience_s=_seconds(env, "HPO_DB_PATIENCE_S", 300.0),
+            checkpoint_every=_count(env, "HPO_CHECKPOINT_EVERY", 1),
             debug=env.get("HPO_DEBUG") == "1",
         )
 
@@ -102,3 +109,12 @@ def _seconds(env: Mapping[str, str], name: str, default: float, *, least: float 
     if value < least:
         raise UsageError(f"{name}={text} is shorter than {least:g} s: no renewal would be in time")
     return value
+
+
+def _count(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name)
+    if not text:
+        return default
+    if not text.isdecimal():
+        raise UsageError(f"{name}={text!r} is not a whole number from 0 on")
+    return int(text)

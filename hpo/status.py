@@ -34,6 +34,7 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
         best = connection.execute(query("status_best"), key | {"maximize": maximize}).one_or_none()
         workers = connection.execute(query("status_workers"), key).all()
         mirror = connection.execute(query("mirror_behind"), key).one_or_none()
+        mirror_error = connection.scalar(query("mirror_error"), key)
         champion = connection.execute(
             query("champion"), {"model": study.spec.promotion.model}
         ).one_or_none()
@@ -56,8 +57,13 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
         },
         "best": best_row and _best(best_row),
         "workers": [_worker(row) for row in workers],
+        # What people should know while it lasts
+        "warnings": [f"{row.host}:{row.pid}: {row.warning}" for row in workers if row.warning],
         "eta_s": _eta_s(counts, listed, len(workers)),
-        "mirror": {"behind": mirror.behind if mirror else 0},
+        "mirror": {
+            "behind": mirror.behind if mirror else 0,
+            "error": mirror_error if mirror and mirror.behind else None,
+        },
         "champion": champion and _champion(champion),
         # Whether the finalizer has decided about the best trial as it is now
         "decided": bool(decision and decision.trial_number == (best and best.number)),

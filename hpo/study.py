@@ -13,6 +13,7 @@ from search_spaces.faults import SpaceFaults
 from search_spaces.names import did_you_mean
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Mapping
 
     from sqlalchemy import Connection, Engine
@@ -27,6 +28,7 @@ class Study:
 
     Attributes:
         study_id: Optuna's id of it.
+        uid: its name in the artifact store, unique among all databases.
         name: its name.
         spec: what it was created with.
         spec_sha256: of the spec's canonical text.
@@ -37,6 +39,7 @@ class Study:
     """
 
     study_id: int
+    uid: uuid.UUID
     name: str
     spec: StudySpec
     spec_sha256: str
@@ -151,7 +154,7 @@ def find_study(engine: Engine, name: str) -> Study | None:
     if row is None:
         return None
     return Study(
-        row.study_id, row.name, StudySpec.from_dict(row.spec), row.spec_sha256,
+        row.study_id, row.uid, row.name, StudySpec.from_dict(row.spec), row.spec_sha256,
         row.dataset_fingerprint, row.code_version, row.trials, row.state,
     )  # fmt: skip
 

@@ -103,6 +103,25 @@ class TrainSpec:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """What another process, on another machine too, continues a training from.
+
+    Attributes:
+        epoch: number of the epoch that it is the end of.
+        state: file with everything that the next epoch needs. It is written once and never changed;
+            whoever gets it from a report removes it when it is stored or not wanted.
+        best_epoch: number of the best epoch so far; None while there is none.
+        weights: file of that epoch's weights, as `Result.weights`; never changed after it was
+            handed out; None when there are none.
+    """
+
+    epoch: int
+    state: Path
+    best_epoch: int | None
+    weights: Path | None
+
+
+@dataclass(frozen=True)
 class Job:
     """One training, complete in itself; it is sent to the training process.
 
@@ -118,6 +137,9 @@ class Job:
         data: the dataset's YAML; None for a trainer that needs none.
         device: "cpu", "cuda" (the only visible one) or "cuda:N".
         run_dir: an empty folder of this job's own; everything it writes goes here.
+        resume: where to go on; None starts at the first epoch. Its files lie in `run_dir`.
+        checkpoint_every: epochs between two checkpoints; 0 makes none. Whether they are made
+            does not change any figure of the training.
     """
 
     trial: int
@@ -131,6 +153,8 @@ class Job:
     data: Path | None
     device: str
     run_dir: Path
+    resume: Checkpoint | None = None
+    checkpoint_every: int = 1
 
 
 @dataclass(frozen=True)
@@ -141,10 +165,15 @@ class Epoch:
         number: counted from 1.
         metrics: every figure of the epoch by name, `seconds` (of training and validation) and
             the objective's metric among them. Finite, or NaN where a figure does not exist.
+        checkpoint: the training's state after this epoch, where one was due. There is none after
+            the last epoch: what is left then is done in a moment.
+        warning: why a checkpoint that was due could not be written; "" when all is well.
     """
 
     number: int
     metrics: Mapping[str, float]
+    checkpoint: Checkpoint | None = None
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,8 +255,12 @@ class Trainer(Protocol):
     def train(self, job: Job, report: Callable[[Epoch], Verdict]) -> Result:
         """Train; call `report` once after each epoch and do what it answers.
 
+        With `job.resume` the first epoch trained is the one after the checkpoint's, and on the CPU
+        with the same number of threads every later figure is that of the uninterrupted training.
+
         Raises:
             TrialError: the training failed for a known reason.
+            CheckpointError: `job.resume` cannot be continued from; nothing was trained.
         """
         ...
 

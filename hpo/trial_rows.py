@@ -53,7 +53,7 @@ def trial_rows(connection: Connection, study: Study, number: int | None = None) 
 
 
 def trial_details(connection: Connection, study: Study, number: int) -> dict[str, Any]:
-    """One trial with its epochs, files and attributes, JSON-able.
+    """One trial with its epochs, attempts, checkpoints, files and attributes, JSON-able.
 
     Raises:
         UsageError: there is no such trial.
@@ -75,9 +75,15 @@ def trial_details(connection: Connection, study: Study, number: int) -> dict[str
             {"epoch": row.epoch, "at": row.recorded_at, **row.metrics}
             for row in connection.execute(query("trial_epochs"), key)
         ],
-        "files": [dict(row._mapping) for row in connection.execute(query("trial_files"), key)],  # noqa: SLF001 - SQLAlchemy's public name for a row's mapping
+        "attempts": _dicts(connection, "trial_attempts", key),
+        "checkpoints": _dicts(connection, "trial_checkpoints", key),
+        "files": _dicts(connection, "trial_files", key),
         "attributes": {row.key: json.loads(row.value_json) for row in attrs},
     }
+
+
+def _dicts(connection: Connection, name: str, key: dict[str, Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(query(name), key).mappings()]
 
 
 def _row(row: Row[Any], study: Study) -> TrialRow:

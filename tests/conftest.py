@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 pytest_plugins = [
+    "fixtures.backups",
     "fixtures.environment",
+    "fixtures.injected_time",
     "fixtures.mirrored",
     "fixtures.mlflow_server",
+    "fixtures.emptied",
     "fixtures.postgres",
     "fixtures.private_server",
+    "fixtures.s3_server",
+    "fixtures.stores",
     "fixtures.told",
+    "fixtures.worker_process",
     "fixtures.command_line",
 ]

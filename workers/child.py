@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import HpoError, TrialError
+from hpo.errors import CheckpointError, HpoError, TrialError
 from hpo.trainer import load_trainer
 from workers.messages import Answer, Done, Evaluate, Failed, Pack, Ready, Reported, Train
 
@@ -92,7 +92,8 @@ def _answer(trainer: Trainer, request: Request, connection: Connection[Any, Any]
         raise  # the worker is gone: so are we
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a trial's failure, never the process's
         failed = _failure(error)
-        if isinstance(request, Train) and not isinstance(failed.error, TrialError):
+        known = (TrialError, CheckpointError)  # the second is no failure: nothing was trained yet
+        if isinstance(request, Train) and not isinstance(failed.error, known):
             # A training fails in one way only; what the trainer met keeps its words
             hint = failed.error.hint
             return Failed(TrialError("error", str(failed.error), hint=hint), failed.retire)

@@ -98,6 +98,7 @@ class TrainingProcess:
 
         Raises:
             TrialError: the training failed; the next job gets a new child where needed.
+            CheckpointError: the job cannot go on from its checkpoint; nothing was trained.
         """
         child = self._running()
         interrupted = None if poll is None else lambda: poll() is Verdict.STOP

@@ -6,25 +6,47 @@ The curve: after epoch e of a trial, mAP50 is
 
     asymptote = 0.9 * exp(-((x - 0.7) / 0.5)^2) * exp(-((log10(y) + 2) / 1.5)^2) * kind
     kind      = 0.8 for a; 1 - 0.05 * |depth - 5| for b
-    noise     = uniform within +-0.005, the same for the same parameters, seed and epoch
+    noise     = uniform within +-0.005, seeded by digest(e)
+    digest(e) = sha256(digest(e - 1) + parameters, seed and e), digest(0) = ""
 
-so the optimum is 0.9, at x = 0.7, y = 0.01, kind = b, depth = 5.
+so the optimum is 0.9, at x = 0.7, y = 0.01, kind = b, depth = 5. The digest stands for a model's
+weights: a training that goes on from a wrong state shows it in every later figure.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import random
 import signal
 import time
+from dataclasses import dataclass
+from functools import reduce
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import TrialError, WeightsError
-from hpo.trainer import Argument, Description, Epoch, Evaluation, Package, Result, Verdict
+from hpo.errors import CheckpointError, TrialError, WeightsError
+from hpo.trainer import (
+    Argument,
+    Checkpoint,
+    Description,
+    Epoch,
+    Evaluation,
+    Package,
+    Result,
+    Verdict,
+)
 from workers.argument_checks import argument_faults, objective_faults, value_fault
+from workers.checkpoint_files import (
+    continued_weights,
+    draft_of,
+    identity,
+    is_due,
+    require_own,
+    state_file,
+    weights_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +58,7 @@ OPTIMUM = 0.9
 RISE_EPOCHS = 3.0
 NOISE = 0.005
 EVALUATED_IMAGES = 100
+WEIGHTS = "weights.json"
 
 ARGUMENTS: dict[str, Argument] = {
     "x": Argument(0.2, "float", "best at 0.7", 0.0, 1.0),
@@ -84,8 +107,16 @@ def asymptote(params: Mapping[str, Any]) -> float:
 
 def epoch_metrics(params: Mapping[str, Any], seed: int, epoch: int) -> dict[str, float]:
     """Every figure of one epoch but its seconds; epochs count from 1."""
+    digest = reduce(lambda before, e: _next(before, params, seed, e), range(1, epoch + 1), "")
+    return _figures(params, digest, epoch)
+
+
+def _next(digest: str, params: Mapping[str, Any], seed: int, epoch: int) -> str:
     key = json.dumps([sorted(params.items()), seed, epoch], default=str)
-    digest = hashlib.sha256(key.encode()).digest()
+    return sha256((digest + key).encode()).hexdigest()
+
+
+def _figures(params: Mapping[str, Any], digest: str, epoch: int) -> dict[str, float]:
     noise = random.Random(digest).uniform(-NOISE, NOISE)  # noqa: S311 - not a secret
     value = asymptote(params) * (1 - math.exp(-epoch / RISE_EPOCHS)) + noise
     value = round(min(1.0, max(0.0, value)), 5)
@@ -96,6 +127,20 @@ def epoch_metrics(params: Mapping[str, Any], seed: int, epoch: int) -> dict[str,
         "recall": round(0.9 * value, 5),
         "loss": round(1.0 - value, 5),
     }
+
+
+@dataclass
+class _State:
+    """What a training has come to after an epoch; 0 before the first one.
+
+    Attributes:
+        loss: the best epoch's value of the job's metric, its sign turned where larger is better.
+    """
+
+    epoch: int = 0
+    digest: str = ""
+    loss: float = math.inf
+    best_epoch: int | None = None
 
 
 class SimulatedTrainer:
@@ -132,21 +177,54 @@ class SimulatedTrainer:
     def train(self, job: Job, report: Callable[[Epoch], Verdict]) -> Result:
         used = _used(job)
         params = {name: used[name] for name in ("x", "y", "kind", "depth")}
-        best_epoch, best, weights, train_s = None, math.inf, None, 0.0
-        sign = -1 if job.direction == "maximize" else 1
-        for number in range(1, job.epochs + 1):
+        state, weights = self._begin(job)
+        sign, train_s = -1 if job.direction == "maximize" else 1, 0.0
+        for number in range(state.epoch + 1, job.epochs + 1):
             started = time.monotonic()
             _misbehave(used, number)
             time.sleep(used["epoch_s"])
-            metrics = epoch_metrics(params, job.seed, number)
-            if sign * metrics[job.metric] < best:
-                best, best_epoch = sign * metrics[job.metric], number
-                weights = _save(job, params, number)
+            state.epoch, state.digest = number, _next(state.digest, params, job.seed, number)
+            metrics = _figures(params, state.digest, number)
+            if sign * metrics[job.metric] < state.loss:
+                state.loss, state.best_epoch = sign * metrics[job.metric], number
+                weights = _save_weights(job, params, number)
             seconds = time.monotonic() - started
             train_s += seconds
-            if report(Epoch(number, {**metrics, "seconds": seconds})) is not Verdict.GO:
+            checkpoint, warning = self._checkpoint(job, state, weights)
+            epoch = Epoch(number, {**metrics, "seconds": seconds}, checkpoint, warning)
+            if report(epoch) is not Verdict.GO:
                 break
-        return Result(best_epoch, weights, {}, used, train_s)
+        return Result(state.best_epoch, weights, {}, used, train_s)
+
+    def _begin(self, job: Job) -> tuple[_State, Path | None]:
+        """Where the training stands: at its start, or at its checkpoint."""
+        resume = job.resume
+        if resume is None:
+            return _State(), None
+        try:
+            saved = json.loads(resume.state.read_text(encoding="utf-8"))
+            state = _State(**saved["state"])
+            facts = {**vars(state), "identity": saved["identity"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{resume.state.name} cannot be continued from: {type(error).__name__}: {error}"
+            ) from None
+        require_own(job, resume, self.describe().code_version, facts)
+        return state, continued_weights(job, resume, WEIGHTS)
+
+    def _checkpoint(
+        self, job: Job, state: _State, weights: Path | None
+    ) -> tuple[Checkpoint | None, str]:
+        """One where it is due, and why there is none where it could not be written."""
+        if not is_due(job, state.epoch):
+            return None, ""
+        saved = {"identity": identity(job, self.describe().code_version), "state": vars(state)}
+        try:
+            path = state_file(job, state.epoch, ".json")
+            _write_whole(path, saved)
+        except OSError as error:
+            return None, f"no checkpoint of epoch {state.epoch}: {error}"
+        return Checkpoint(state.epoch, path, state.best_epoch, weights), ""
 
     def evaluate(self, weights: Path, job: Job, split: str) -> Evaluation:
         del job
@@ -193,12 +271,16 @@ def _used(job: Job) -> dict[str, Any]:
     return used
 
 
-def _save(job: Job, params: Mapping[str, Any], epoch: int) -> Path:
-    job.run_dir.mkdir(parents=True, exist_ok=True)
-    path = job.run_dir / "weights.json"
-    saved = {"simulated": True, "params": params, "seed": job.seed, "epoch": epoch}
-    path.write_text(json.dumps(saved), encoding="utf-8")
+def _save_weights(job: Job, params: Mapping[str, Any], epoch: int) -> Path:
+    path = weights_file(job, epoch, WEIGHTS)
+    _write_whole(path, {"simulated": True, "params": params, "seed": job.seed, "epoch": epoch})
     return path
+
+
+def _write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    draft = draft_of(path)
+    draft.write_text(json.dumps(content), encoding="utf-8")
+    draft.replace(path)
 
 
 def _misbehave(used: Mapping[str, Any], epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""One trial: train what was claimed, report each epoch under the lease, tell how it ended."""
+"""One trial: continue or start it, report each epoch under the lease, tell how it ended."""
 
 from __future__ import annotations
 
@@ -6,27 +6,35 @@ import json
 import logging
 import math
 import shutil
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
+from hpo.checkpoints import Checkpoints
 from hpo.claims import End, Standing
-from hpo.errors import ServiceError, TrialError
+from hpo.errors import CheckpointError, HpoError, ServiceError, StoreError, TrialError
 from hpo.lease import LeaseKeeper
 from hpo.trainer import Epoch, Job, Result, Verdict
+from workers.checkpoint_uploader import CheckpointUploader
 from workers.events import Event, Kind, Watch
+from workers.starts import Starts
 
 if TYPE_CHECKING:
-    import threading
+    from collections.abc import Callable
     from pathlib import Path
 
-    from hpo.artifacts import FolderStore, Stored
+    from hpo.artifacts.store import ArtifactStore, Stored
     from hpo.claims import Claim, Claims
     from hpo.study import Study
+    from workers.drain import Drain
     from workers.process import TrainingProcess
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SHOWN = ("batch", "optimizer")  # effective arguments shown with the trial
+STORE_WAIT_S = 2.0  # between two tries of a store that is needed now
+LEAVING_S = 3.0  # of the grace, kept for the last checkpoint and for giving the trial back
+LONGEST_FLUSH_S = 60.0  # for the last checkpoint of a study that was stopped
 
 
 @dataclass(frozen=True)
@@ -53,41 +61,56 @@ class Bench:
         study: the study.
         claims: its claims.
         process: the training process.
-        store: where weights and pictures go.
+        store: where checkpoints, weights and pictures go.
         runs: folder in which each run gets one of its own, removed when the trial is told.
         data: the dataset's YAML on this machine.
         device: what to train on.
         host: this machine's name, for the record.
         stall_timeout_s: longest silence of a training; None for no limit.
+        checkpoint_every: epochs between two checkpoints; 0 makes none.
     """
 
     study: Study
     claims: Claims
     process: TrainingProcess
-    store: FolderStore
+    store: ArtifactStore
     runs: Path
     data: Path | None
     device: str
     host: str
     stall_timeout_s: float | None = None
+    checkpoint_every: int = 1
+
+
+class _GiveBackError(Exception):
+    """The worker leaves while the trial needs a store that is not there."""
+
+
+class _LostError(Exception):
+    """The lease was lost meanwhile."""
 
 
 class TrialRun:
     """One claimed trial on a bench; `run` is called once."""
 
-    def __init__(self, bench: Bench, claim: Claim, drain: threading.Event, watch: Watch) -> None:
+    def __init__(self, bench: Bench, claim: Claim, drain: Drain, watch: Watch) -> None:
         self._bench, self._claim, self._drain, self._watch = bench, claim, drain, watch
         self._job = make_job(bench, claim)
         self._answered = Verdict.GO  # the last verdict given to the trainer
         self._lost = False
+        self._last = 0  # the last epoch of this training
         self._keeper = LeaseKeeper(bench.claims, claim)
+        self._checkpoints = Checkpoints(bench.claims, claim, bench.store)
+        self._uploader = CheckpointUploader(self._checkpoints, self._warn)
+        self._starts = Starts(self._checkpoints, self._job.run_dir, self._when_reached)
+        self._warned = ""
 
     def run(self) -> Ended:
         """Train and tell.
 
         Raises:
             DatabaseError: PostgreSQL stayed away longer than the patience.
-            OSError: the run's folder or the store cannot be written; the trial is given back.
+            OSError: the run's folder cannot be written; the trial is given back.
         """
         claim = self._claim
         params: dict[str, object] = dict(claim.params)
@@ -95,7 +118,7 @@ class TrialRun:
         try:
             self._job.run_dir.mkdir(parents=True)
             with self._keeper:
-                ended = self._train()
+                ended = self._ended()
         except ServiceError:
             raise  # PostgreSQL is gone: asking it to release would wait again; the lease runs out
         except BaseException:
@@ -108,17 +131,52 @@ class TrialRun:
         self._watch(Event(Kind.ENDED, claim.number, text=text, value=None))
         return ended
 
-    def _train(self) -> Ended:
-        bench = self._bench
+    def _ended(self) -> Ended:
         try:
-            result = bench.process.train(
-                self._job, self._report, poll=self._poll, stall_timeout_s=bench.stall_timeout_s
-            )
+            with self._uploader:
+                result = self._train()
+            if self._lost:
+                return self._is_lost()
+            if self._answered is Verdict.STOP:
+                return self._give_back()
+            return self._finish(result)
         except TrialError as error:
             return self._is_lost() if self._lost else self._fail(error)
-        if self._lost:
+        except _LostError:
             return self._is_lost()
-        return self._give_back() if self._answered is Verdict.STOP else self._finish(result)
+        except _GiveBackError:
+            return self._give_back()
+
+    def _train(self) -> Result:
+        """Train from the newest checkpoint that can be continued from; nothing is told yet."""
+        bench, starts = self._bench, self._starts
+        for resume in starts if self._claim.takeovers else (None,):
+            self._last = 0 if resume is None else resume.epoch
+            if self._claim.takeovers and not self._say_resumed(starts.note):
+                raise _LostError
+            try:
+                result = bench.process.train(
+                    replace(self._job, resume=resume), self._report,
+                    poll=self._poll, stall_timeout_s=bench.stall_timeout_s,
+                )  # fmt: skip
+            except CheckpointError as error:
+                starts.refuse(self._last, error)
+                continue
+            if self._answered is Verdict.STOP and not self._lost:
+                self._uploader.flush(min(self._drain.left_s, LONGEST_FLUSH_S))
+            return result
+        raise TrialError("error", f"the trainer refused even the start ({starts.note})")
+
+    def _say_resumed(self, note: str) -> bool:
+        """Record where this attempt begins; False when the trial is another's."""
+        number, epoch = self._claim.number, self._last
+        if not self._bench.claims.resume(self._claim, epoch, note):
+            return False
+        if note:
+            log.warning("trial %d: %s", number, note)
+        where = f"goes on after epoch {epoch}" if epoch else "starts again, without a checkpoint"
+        self._watch(Event(Kind.NOTE, number, text=f"trial {number}: taken over, {where}"))
+        return True
 
     def _report(self, epoch: Epoch) -> Verdict:
         """Store an epoch under the lease and decide how the training goes on."""
@@ -127,21 +185,27 @@ class TrialRun:
         if standing is Standing.LOST:
             self._lost, self._answered = True, Verdict.STOP
             return self._answered
+        self._last = epoch.number
+        if epoch.checkpoint is not None:
+            self._uploader.submit(epoch.checkpoint)
+        if epoch.warning:
+            log.warning("trial %d: %s", claim.number, epoch.warning)
+            self._warn(epoch.warning)
         value = epoch.metrics.get(self._job.metric, math.nan)
         self._watch(Event(Kind.EPOCH, claim.number, epoch.number, self._job.epochs, value))
         # After its last epoch a trial is done in a moment: it is told, not given back, and not
         # judged, as nothing is left to save by pruning.
         if epoch.number < self._job.epochs:
-            if standing is Standing.STOP or self._drain.is_set():
+            if standing is Standing.STOP or self._drain.asked:
                 self._answered = Verdict.STOP
             elif claims.prunes(claim, epoch.number):
                 self._answered = Verdict.PRUNE
         return self._answered
 
     def _poll(self) -> Verdict | None:
-        """In mid-epoch only a lost lease ends a training: nobody wants its figures any more."""
-        if self._keeper.standing is Standing.LOST:
-            self._lost = True
+        """In mid-epoch a lost lease ends a training, and a grace that is over."""
+        self._lost = self._lost or self._keeper.standing is Standing.LOST
+        if self._lost or self._drain.left_s <= min(LEAVING_S, self._drain.grace_s / 2):
             self._answered = Verdict.STOP
             return Verdict.STOP
         return None
@@ -163,17 +227,39 @@ class TrialRun:
             # What machines change most; all the others stand in effective.json.
             **{key: result.effective[key] for key in SHOWN if key in result.effective},
         }
-        told = self._bench.claims.tell(self._claim, end, attrs=attrs, files=self._keep(result))
-        return Ended(end) if told else self._is_lost()
+        files = {name: self._kept(path) for name, path in self._files(result).items()}
+        told = self._bench.claims.tell(self._claim, end, attrs=attrs, files=files, last=self._last)
+        return self._told(Ended(end)) if told else self._is_lost()
 
-    def _keep(self, result: Result) -> dict[str, Stored]:
+    def _files(self, result: Result) -> dict[str, Path]:
         files = {f"pictures/{name}": path for name, path in result.pictures.items()}
         if result.weights is not None:
             files[f"weights/{result.weights.name}"] = result.weights
         effective = self._job.run_dir / "effective.json"
         effective.write_text(json.dumps(dict(result.effective), indent=2, default=str))
-        files[effective.name] = effective
-        return {name: self._bench.store.put(path) for name, path in files.items()}
+        return files | {effective.name: effective}
+
+    def _kept(self, path: Path) -> Stored:
+        return self._when_reached(lambda: self._bench.store.put(path))
+
+    def _when_reached(self, call: Callable[[], T]) -> T:
+        """Do it once the store is there: nothing can go on without it."""
+        while True:
+            try:
+                return call()
+            except StoreError as error:
+                text = f"trial {self._claim.number} waits: {error}"
+                if text != self._warned:
+                    log.warning("%s", text)
+                    self._warn(text)
+            if self._drain.event.wait(STORE_WAIT_S):
+                raise _GiveBackError
+            if self._keeper.standing is Standing.LOST:
+                raise _LostError
+
+    def _warn(self, text: str) -> None:
+        self._warned = text
+        self._bench.claims.warn(text)
 
     def _fail(self, error: TrialError) -> Ended:
         attrs = {
@@ -181,13 +267,26 @@ class TrialRun:
             "fail_reason": error.reason,
             "fail_message": str(error),
         }
+        reason = f"{error.reason}: {error}"
         told = self._bench.claims.tell(
-            self._claim, End.FAIL, reason=f"{error.reason}: {error}", attrs=attrs
+            self._claim, End.FAIL, reason=reason, attrs=attrs, last=self._last
         )
-        return Ended(End.FAIL, error=f"{error.reason}: {error}") if told else self._is_lost()
+        return self._told(Ended(End.FAIL, error=reason)) if told else self._is_lost()
+
+    def _told(self, ended: Ended) -> Ended:
+        """The trial is over, whatever comes now: its checkpoints are of no use any more."""
+        if self._warned:
+            self._warn("")
+        try:
+            self._checkpoints.clear()
+        except HpoError as error:
+            log.warning("checkpoints of trial %d stay for now: %s", self._claim.number, error)
+        return ended
 
     def _give_back(self) -> Ended:
         self._bench.claims.release(self._claim)
+        if self._warned:
+            self._warn("")
         return Ended(None)
 
     def _release_if_possible(self) -> None:
@@ -198,7 +297,7 @@ class TrialRun:
 
 
 def make_job(bench: Bench, claim: Claim) -> Job:
-    """The training that a claim asks for."""
+    """The training that a claim asks for, from its start."""
     spec = bench.study.spec
     epochs = spec.budget.epochs or int(claim.params["epochs"])
     name = f"trial-{claim.number:04d}-{claim.token.hex[:8]}"
@@ -206,4 +305,5 @@ def make_job(bench: Bench, claim: Claim) -> Job:
         trial=claim.number, model=spec.model, params=claim.params, train=spec.train, epochs=epochs,
         seed=spec.seed, metric=spec.objective.metric, direction=spec.objective.direction,
         data=bench.data, device=bench.device, run_dir=bench.runs / name,
+        checkpoint_every=bench.checkpoint_every,
     )  # fmt: skip

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hpo.artifacts import open_store
+from hpo.artifacts.opening import open_store
+from hpo.checkpoints import clear_ended
 from hpo.claims import Claim, Claims, End, NoTrial
 from hpo.database import schema
 from hpo.database.engine import connect
@@ -19,6 +20,7 @@ from hpo.errors import HpoError, RepeatedFailureError, UsageError
 from hpo.readiness import require_same
 from hpo.study import load_study
 from workers.device import choose_device
+from workers.drain import GRACE_S, Drain
 from workers.events import Event, Kind, Watch, nobody
 from workers.process import TrainingProcess
 from workers.trial_run import Bench, Ended, TrialRun
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAME_FAILURES = 3  # in a row, before the worker keeps the budget and stops
-_LONGEST_WAIT_S = 2.0  # between two looks for something to take over
+_LONGEST_WAIT_S = 0.8  # between two looks for something to take over
+STALL_TIMEOUT_S = 7200.0  # an epoch that takes longer must be announced
+_FLUSH_S = 5.0  # for MLflow, when the worker was asked to leave: what lacks is copied later
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,9 @@ class Worker:
         limits: Limits | None = None,
         device: str = "auto",
         watch: Watch = nobody,
-        stall_timeout_s: float | None = None,
+        stall_timeout_s: float | None = STALL_TIMEOUT_S,
         slot: str | None = None,
+        grace_s: float = GRACE_S,
     ) -> None:
         """Remember what to do; opens nothing.
 
@@ -99,20 +104,24 @@ class Worker:
             stall_timeout_s: longest silence of a training; None for no limit.
             slot: a name that outlives this process; trials that earlier workers of the slot
                 ended count towards `limits.n_trials`.
+            grace_s: seconds that the present epoch may take after `drain`.
         """
         self._settings, self._name, self._slot = settings, study, slot
         self._limits = limits or Limits()
         self._device = choose_device(device)
         self._watch = watch
         self._stall_timeout_s = stall_timeout_s
-        self._drain = threading.Event()
+        self._drain = Drain(grace_s)
         self._started = time.monotonic()
         self._failures: list[str] = []
         self._ended_before = 0  # by earlier workers of the slot
 
-    def drain(self) -> None:
-        """Leave at the end of the present epoch; the trial is given back for a takeover."""
-        self._drain.set()
+    def drain(self, within_s: float = math.inf) -> None:
+        """Leave at the end of the present epoch, or when the grace or `within_s` is over.
+
+        The trial is given back: another worker goes on from its checkpoint at once.
+        """
+        self._drain.ask(within_s)
 
     def run(self) -> Summary:
         """Claim and run trials.
@@ -128,12 +137,13 @@ class Worker:
                 hint="A worker keeps its runs there, and the artifacts unless HPO_ARTIFACTS names "
                 "a folder: set HPO_HOME, or start the worker in the project's folder.",
             )
-        engine = connect(settings, pool_size=3)  # this thread, the lease keeper, a spare
+        # This thread, the lease keeper, the checkpoints' uploader, a spare
+        engine = connect(settings, pool_size=4)
         try:
             schema.check(engine)
             study = load_study(engine, self._name)
             data = require_same(study, settings)
-            open_store(settings).require_writable()
+            open_store(settings).require_writable(make=False)
             with TrainingProcess(study.spec.trainer, settings.home / "logs") as process:
                 process.warm()
                 return self._serve(engine, study, process, data)
@@ -143,31 +153,37 @@ class Worker:
     def _serve(
         self, engine: Engine, study: Study, process: TrainingProcess, data: Path | None
     ) -> Summary:
-        from hpo.tracking.mirror_thread import MirrorThread
+        from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
 
         host = socket.gethostname()
         worker_id, before = _register(engine, study, host, self._device, self._slot)
         self._ended_before = before
         claims = Claims(
             engine, study, worker_id, lease_s=self._settings.lease_s,
-            patience_s=self._settings.db_patience_s, stop=self._drain,
+            patience_s=self._settings.db_patience_s, stop=self._drain.event,
         )  # fmt: skip
         bench = Bench(
             study, claims, process, open_store(self._settings), self._settings.home / "runs",
-            data, self._device, host, self._stall_timeout_s,
+            data, self._device, host, self._stall_timeout_s, self._settings.checkpoint_every,
         )  # fmt: skip
         summary = Summary(why="crashed")
-        with MirrorThread(self._settings, study) as mirror:
+        mirror, flush_s = MirrorThread(self._settings, study), FLUSH_S
+        try:
             try:
-                try:
-                    self._loop(bench, summary, mirror.wake)
-                except RepeatedFailureError:
-                    summary.why = "failing"
-                    raise
-                if summary.why == "finished":
-                    summary.notes.append(self._finalize(engine, study, process))
-            finally:
-                _left(engine, worker_id, summary.why)
+                self._loop(bench, summary, mirror.wake)
+            except RepeatedFailureError:
+                summary.why = "failing"
+                raise
+            except KeyboardInterrupt:
+                flush_s = 0.0  # leave now
+                raise
+            if summary.why == "finished":
+                _clear_ended(bench)
+                summary.notes.append(self._finalize(engine, study, process))
+        finally:
+            _left(engine, worker_id, summary.why)
+            # Whoever asked it to leave does not wait for MLflow
+            mirror.close(min(flush_s, _FLUSH_S) if self._drain.asked else flush_s)
         return summary
 
     def _loop(self, bench: Bench, summary: Summary, wake: Callable[[], None]) -> None:
@@ -188,7 +204,7 @@ class Worker:
                 if not waiting:
                     self._watch(Event(Kind.WAITING, text="all trials are claimed, some still run"))
                 waiting = True
-                self._drain.wait(min(self._settings.lease_s / 4, _LONGEST_WAIT_S))
+                self._drain.event.wait(min(self._settings.lease_s / 4, _LONGEST_WAIT_S))
         summary.why = why
 
     def _watched(self, wake: Callable[[], None]) -> Watch:
@@ -200,7 +216,7 @@ class Worker:
 
     def _enough(self, summary: Summary) -> str:
         limits = self._limits
-        if self._drain.is_set():
+        if self._drain.asked:
             return "drained"
         count = self._ended_before + summary.count
         if limits.n_trials is not None and count >= limits.n_trials:
@@ -254,6 +270,13 @@ def _register(
         before = int(connection.execute(query("ended_in_slot"), {"slot": slot}).scalar_one())
         worker_id = connection.execute(query("register_worker"), row | {"slot": slot}).scalar_one()
     return int(worker_id), before
+
+
+def _clear_ended(bench: Bench) -> None:
+    try:
+        clear_ended(bench.claims, bench.store)
+    except HpoError as error:  # the trials are told: nothing depends on it
+        log.warning("checkpoints of ended trials stay for now: %s", error)
 
 
 def _left(engine: Engine, worker_id: int, why: str) -> None:

@@ -163,7 +163,7 @@ def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -
 
 
 def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: bool) -> None:
-    from hpo.artifacts import open_store
+    from hpo.artifacts.opening import open_store
     from hpo.cli.project import plainly
     from hpo.database import schema
     from hpo.database.engine import connect

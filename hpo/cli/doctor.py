@@ -114,13 +114,17 @@ def _mlflow(settings: Settings) -> str:
 
 
 def _artifacts(settings: Settings) -> str:
-    from hpo.artifacts import open_store
+    from hpo.artifacts.folder import FolderStore
+    from hpo.artifacts.opening import open_store
 
-    root = open_store(settings).root
-    existing = next(folder for folder in (root, *root.parents) if folder.is_dir())
-    with tempfile.NamedTemporaryFile(dir=existing):
-        pass
-    return f"{root} can be written"
+    store = open_store(settings)
+    if isinstance(store, FolderStore) and not store.root.is_dir():  # looked at, not made
+        existing = next(folder for folder in store.root.parents if folder.is_dir())
+        with tempfile.NamedTemporaryFile(dir=existing):
+            pass
+    else:
+        store.require_writable()
+    return f"{store.place} can be written"
 
 
 def _space(settings: Settings) -> str:

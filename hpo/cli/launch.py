@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -13,15 +15,21 @@ from hpo.cli.failing import INTERRUPTED
 from hpo.cli.launch_view import follower
 from hpo.cli.signals import drain_on_signals
 from hpo.cli.worker import seconds_of
+from hpo.cli.worker_options import (
+    checkpoint_option,
+    grace_option,
+    stall_option,
+    with_checkpoints,
+)
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hpo.settings import Settings
     from hpo.study import Study
+    from workers.ray_launcher.launch import Launch
 
 LOOK_S = 1.0
+NOBODY_S = 30.0  # without any worker, before that is said
 
 
 @click.command()
@@ -42,46 +50,60 @@ LOOK_S = 1.0
 @click.option(
     "--address", help="An existing Ray cluster (default: RAY_ADDRESS, else a private one)."
 )
+@stall_option
+@grace_option
+@checkpoint_option
 @click.option(
     "--detach", is_flag=True, help="Leave it running in the background; `hpo down` stops it."
 )
 @study_option
 @json_option
 def launch(
+    *,
     workers: int,
     n_trials: int | None,
     timeout: str | None,
     cpus_per_worker: float,
     gpus_per_worker: float | None,
     address: str | None,
+    stall_timeout: str,
+    grace: str,
+    checkpoint_every: int | None,
     detach: bool,
     study_name: str | None,
     as_json: bool,
 ) -> int:
     """Run workers on Ray and follow their progress.
 
-    Workers are actors on a private local Ray, or on an existing cluster. Ctrl-C lets each epoch
-    end and leaves the study resumable; a second one leaves now.
+    Workers are actors on a private local Ray, or on an existing cluster. Ctrl-C and SIGTERM let
+    each epoch end, within --grace, and leave the study resumable; a second signal leaves now. A
+    worker whose node Ray drains or loses goes on elsewhere, from its trial's checkpoint.
     """
     timeout_s = seconds_of("--timeout", timeout)
+    grace_s = seconds_of("--grace", grace) or 0.0
+    stall_timeout_s = seconds_of("--stall-timeout", stall_timeout)
     settings, study = _choose(study_name)
+    settings = with_checkpoints(settings, checkpoint_every)
     if detach:
         _detach(settings, study, as_json=as_json)
         return 0
-    from workers.ray_launcher import Launch, Plan, cluster, gpus_of_cluster
+    from workers.ray_launcher.actor import Plan
+    from workers.ray_launcher.cluster import cluster, gpus_of_cluster
+    from workers.ray_launcher.launch import Launch
     from workers.worker import Limits
 
     address = address or settings.ray_address
-    plan = Plan(
-        study.name, workers, Limits(n_trials, timeout_s), cpus_per_worker, gpus_per_worker or 0.0
-    )
     click.echo(f"hpo: starting {workers} workers on {address or 'a private Ray'}", err=True)
-    with cluster(address, plan):
-        if gpus_per_worker is None and gpus_of_cluster():
-            plan = Plan(study.name, workers, plan.limits, cpus_per_worker, 1.0)
-        running = Launch(plan, settings)
-        heard = drain_on_signals(running.drain, "workers leave at the end of their epoch")
-        _follow(settings, study, running.wait, as_json=as_json)
+    with cluster(address, workers * cpus_per_worker):
+        if gpus_per_worker is None:
+            gpus_per_worker = 1.0 if gpus_of_cluster() else 0.0
+        plan = Plan(
+            study.name, workers, Limits(n_trials, timeout_s), cpus_per_worker, gpus_per_worker,
+            grace_s, stall_timeout_s,
+        )  # fmt: skip
+        with Launch(plan, settings) as running:
+            heard = drain_on_signals(running.drain, "workers leave at the end of their epoch")
+            _follow(settings, study, running, as_json=as_json)
     notes = [note for summary in running.summaries for note in summary.notes]
     _end(study, notes, running.errors, as_json=as_json)
     return INTERRUPTED if signal.SIGINT in heard else 0
@@ -98,21 +120,29 @@ def _choose(name: str | None) -> tuple[Settings, Study]:
         return settings, study
 
 
-def _follow(
-    settings: Settings, study: Study, wait: Callable[[float], bool], *, as_json: bool
-) -> None:
+def _follow(settings: Settings, study: Study, running: Launch, *, as_json: bool) -> None:
     """Show progress until all workers have ended; what cannot be read now is read next time."""
     from hpo.database.engine import connect
     from hpo.status import status
 
     engine = connect(settings, pool_size=1)
+    seen_at = time.monotonic()
     try:
         with follower(as_json=as_json) as view:
-            while not wait(LOOK_S):
+            while not running.wait(LOOK_S):
+                while running.news:
+                    view.say(running.news.pop(0))
                 try:
-                    view.show(status(engine, study))
+                    document = status(engine, study)
                 except HpoError as error:
-                    click.echo(f"hpo: {error}", err=True)
+                    view.say(str(error))
+                    continue
+                view.show(document)
+                if document["workers"]:
+                    seen_at = time.monotonic()
+                elif time.monotonic() - seen_at > NOBODY_S:
+                    view.say("no worker runs yet: has Ray room for one? See `ray status`")
+                    seen_at = math.inf
     finally:
         engine.dispose()
 

@@ -37,6 +37,10 @@ class Table:
 
         self._live.update(status_view(document), refresh=True)
 
+    def say(self, text: str) -> None:
+        """Print a line that stays, above the table."""
+        self._live.console.print(f"hpo: {text}", markup=False)
+
 
 class Lines:
     """A line for each new epoch or ended trial, where there is no terminal."""
@@ -75,6 +79,10 @@ class Lines:
         if ended != self._ended:
             self._ended = ended
             self._print(f"{ended} of {document['budget']['trials']} trials ended  {tail}")
+
+    def say(self, text: str) -> None:
+        """Print what is no progress; on stderr, as other messages are."""
+        click.echo(f"hpo: {text}", err=True)
 
     def _print(self, line: str) -> None:
         click.echo(line.rstrip(), file=self._stream)

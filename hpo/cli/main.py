@@ -67,6 +67,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "delete",
         "Delete a study and its trials; registered models and MLflow's runs stay.",
     ),
+    "export": (
+        "hpo.cli.backup",
+        "export_study",
+        "Write a whole study as one file: spec, trials, epochs, promotions.",
+    ),
+    "import": ("hpo.cli.backup", "import_study", "Restore a study from a file of `hpo export`."),
     "doctor": (
         "hpo.cli.doctor",
         "doctor",

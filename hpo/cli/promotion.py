@@ -23,7 +23,8 @@ def finalize(study_name: str | None, dry_run: bool, as_json: bool) -> None:
     """Promote a study's best trial to champion of its registered model, once.
 
     Workers do this themselves when a study finishes. By hand it also works on an open study, by
-    what is complete so far, and leaves it open. Calling it again changes nothing.
+    what is complete so far, and leaves it open. Calling it again changes nothing, but for a
+    version that MLflow lost with its database: that is made again.
     """
     from hpo.promotion.finalizer import finalize as decide
     from workers.device import choose_device

@@ -40,6 +40,7 @@ def status_view(document: Mapping[str, Any]) -> RenderableType:
         )
     if document["workers"]:
         parts.append(workers_table(document["workers"], metric, budget["epochs"]))
+    parts += [Text(f"warning: {text}", style="yellow") for text in document["warnings"]]
     if document["eta_s"] is not None:
         parts.append(Text(f"about {duration(document['eta_s'])} to go"))
     behind = document["mirror"]["behind"]
@@ -49,6 +50,8 @@ def status_view(document: Mapping[str, Any]) -> RenderableType:
     elif behind and ended:
         text = f"MLflow is {_trials(behind)} behind: `hpo mirror sync` catches up"
         parts.append(Text(text, "yellow"))
+    if reason := document["mirror"].get("error"):
+        parts.append(Text(f"warning: {reason}", style="yellow"))
     if document["state"] == "finished" and not document["decided"]:
         parts.append(Text("not promoted yet: `hpo finalize`", "yellow"))
     champion = document["champion"]
@@ -100,35 +103,6 @@ def trials_view(rows: Iterable[TrialRow], metric: str, *, simulated: bool) -> Re
             str(row.takeovers or "-"),
         )
     return Group(Text(SIMULATED, style="yellow"), table) if simulated else table
-
-
-def trial_view(details: Mapping[str, Any], metric: str) -> RenderableType:
-    """`hpo show N` for a person."""
-    lines = [
-        f"trial {details['number']}: {details['state']}",
-        f"{metric}: {number_text(details['value'])} at epoch {details['best_epoch'] or '-'}",
-        f"parameters: {params_text(details['params'])}",
-        f"worker: {details['worker'] or '-'}, takeovers: {details['takeovers']}",
-        f"MLflow run: {details['run_id'] or '-'}",
-    ]
-    if details["reason"]:
-        lines.append(f"failed: {details['reason']}")
-    if details["simulated"]:
-        lines.insert(1, SIMULATED)
-    parts: list[RenderableType] = [Text("\n".join(lines))]
-    if details["history"]:
-        names = [name for name in details["history"][0] if name not in ("epoch", "at")]
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("epoch", *names):
-            table.add_column(name)
-        for row in details["history"]:
-            table.add_row(str(row["epoch"]), *(number_text(row.get(name)) for name in names))
-        parts.append(table)
-    parts += [
-        Text(f"{file['name']}  {file['bytes']} bytes  sha256 {file['sha256'][:12]}")
-        for file in details["files"]
-    ]
-    return Group(*parts)
 
 
 def number_text(value: float | None) -> str:

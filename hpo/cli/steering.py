@@ -8,9 +8,10 @@ import click
 
 from hpo.cli.common import COUNT, json_option, key_value, show, study_option
 from hpo.cli.project import opened, the_study
-from hpo.errors import HpoError, UsageError
+from hpo.errors import HpoError, StoreError, UsageError
 
 if TYPE_CHECKING:
+    from hpo.settings import Settings
     from hpo.study import Study
 
 
@@ -126,6 +127,7 @@ def _set_state(name: str | None, state: str, said: str, *, as_json: bool) -> Non
 @json_option
 def delete(study_name: str | None, yes: bool, as_json: bool) -> None:
     """Delete a study and its trials; registered models and MLflow's runs stay."""
+    from hpo.checkpoints import checkpoint_areas
     from hpo.study import delete_study
 
     with opened() as (settings, engine):
@@ -133,5 +135,19 @@ def delete(study_name: str | None, yes: bool, as_json: bool) -> None:
         question = f"Delete the study '{study.name}' and all its trials?"
         if not yes and not click.confirm(question, err=True):
             raise HpoError("nothing was deleted")
+        areas = checkpoint_areas(engine, study)
         delete_study(engine, study)
+        _remove_checkpoints(settings, areas)
     show(as_json, {"deleted": study.name}, lambda: click.echo(f"Deleted {study.name}."))
+
+
+def _remove_checkpoints(settings: Settings, areas: list[str]) -> None:
+    """Of trials that ran when their study was deleted."""
+    from hpo.artifacts.opening import open_store
+
+    store = open_store(settings)
+    try:
+        for area in areas:
+            store.keep_only(area, ())
+    except StoreError as error:
+        click.echo(f"hpo: checkpoints of running trials stay in the store: {error}", err=True)

@@ -130,7 +130,7 @@ def show_trial(number: int, study_name: str | None, as_json: bool) -> None:
     details |= {"simulated": is_simulated(study)}
 
     def text() -> None:
-        from hpo.cli.status_view import trial_view
+        from hpo.cli.trial_view import trial_view
 
         print_view(trial_view(details, study.spec.objective.metric))
 

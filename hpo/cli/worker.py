@@ -14,6 +14,12 @@ import click
 from hpo.cli.common import COUNT, json_option, print_json, study_option
 from hpo.cli.failing import INTERRUPTED
 from hpo.cli.signals import drain_on_signals
+from hpo.cli.worker_options import (
+    checkpoint_option,
+    grace_option,
+    stall_option,
+    with_checkpoints,
+)
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +46,9 @@ NEXT = {
 @click.option("--timeout", metavar="T", help="Claim no more after this time, e.g. 90s or 1h30m.")
 @click.option("--no-wait", is_flag=True, help="With everything claimed, leave instead of waiting.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--stall-timeout", metavar="T", help="A training silent for longer fails as hung.")
+@stall_option
+@grace_option
+@checkpoint_option
 @study_option
 @json_option
 def worker(
@@ -49,24 +57,29 @@ def worker(
     timeout: str | None,
     no_wait: bool,
     device: str,
-    stall_timeout: str | None,
+    stall_timeout: str,
+    grace: str,
+    checkpoint_every: int | None,
     study_name: str | None,
     as_json: bool,
 ) -> int:
     """Run one worker here: it claims trials and trains them until the study is finished.
 
-    Ctrl-C leaves at the end of the epoch and gives the trial back; a second one leaves now.
+    Ctrl-C and SIGTERM leave at the end of the epoch, or when --grace is over, and give the trial
+    back: another worker goes on from its checkpoint at once. A second signal leaves now.
     """
     from workers.worker import Limits, Worker
 
     limits = Limits(n_trials, seconds_of("--timeout", timeout), wait=not no_wait)
     stall_timeout_s = seconds_of("--stall-timeout", stall_timeout)
+    grace_s = seconds_of("--grace", grace) or 0.0
     settings, study = _choose(study_name)
+    settings = with_checkpoints(settings, checkpoint_every)
     logging.basicConfig(level=logging.WARNING, format="hpo: %(message)s", stream=sys.stderr)
     shown = _Lines(study, sys.stderr if as_json else sys.stdout)
     one = Worker(
         settings, study.name, limits=limits, device=device, watch=shown,
-        stall_timeout_s=stall_timeout_s,
+        stall_timeout_s=stall_timeout_s, grace_s=grace_s,
     )  # fmt: skip
     heard = drain_on_signals(one.drain, "leaving at the end of this epoch")
     summary = one.run()
@@ -106,7 +119,7 @@ class _Lines:
     def __init__(self, study: Study, stream: Any) -> None:
         self._spec, self._stream = study.spec, stream
         self._best: float | None = None
-        self._at = time.monotonic()
+        self._at, self._before = time.monotonic(), 0  # when, and after which epoch, it began here
 
     def __call__(self, event: Event) -> None:
         for line in self._lines(event):
@@ -117,7 +130,7 @@ class _Lines:
         from workers.events import Kind
 
         if event.kind is Kind.CLAIMED:
-            self._at = time.monotonic()
+            self._at, self._before = time.monotonic(), -1
             yield f"trial {event.trial}: {params_text(event.params or {})}"
         elif event.kind is Kind.EPOCH and event.epoch and event.epochs:
             value = event.value
@@ -126,7 +139,10 @@ class _Lines:
                 self._best = (
                     value if self._best is None or better(value, self._best) else self._best
                 )
-            left = (time.monotonic() - self._at) / event.epoch * (event.epochs - event.epoch)
+            if self._before < 0:
+                self._before = event.epoch - 1
+            here = event.epoch - self._before
+            left = (time.monotonic() - self._at) / here * (event.epochs - event.epoch)
             yield (
                 f"trial {event.trial}: epoch {event.epoch}/{event.epochs}  "
                 f"{self._spec.objective.metric} {number_text(value)}  best here "

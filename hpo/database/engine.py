@@ -12,6 +12,7 @@ import psycopg2
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.database import embedded
 from hpo.database.failures import explain, is_lost, is_passing
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 OLDEST = (14,)
 POOL_SIZE = 2  # a worker's own transaction and its renewing thread
+POOL_WAIT_S = 10.0  # for a connection of the pool, before it is said that all are in use
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
 
@@ -126,6 +128,7 @@ def make_engine(url: str, *, pool_size: int = POOL_SIZE, home: Path | None = Non
         pool_pre_ping=True,
         pool_size=pool_size,
         max_overflow=0,
+        pool_timeout=POOL_WAIT_S,
         connect_args={name: value for name, value in CONNECTING.items() if name not in given},
     )
     if home is not None:
@@ -161,7 +164,7 @@ def patient(
         try:
             with engine.begin() as connection:
                 result = call(connection)
-        except (DBAPIError, psycopg2.Error) as error:
+        except (DBAPIError, PoolTimeoutError, psycopg2.Error) as error:
             meaning = explain(error, str(engine.url))
             if meaning is None:
                 raise

@@ -7,6 +7,7 @@ import re
 import psycopg2
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.errors import DatabaseError, HpoError, StorageFullError
 
@@ -96,6 +97,8 @@ def is_lost(error: BaseException) -> bool:
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same transaction may well succeed a little later."""
+    if isinstance(error, PoolTimeoutError):
+        return True
     return is_lost(error) or _state(_cause(error)) in PASSING_STATES
 
 
@@ -109,6 +112,12 @@ def explain(error: BaseException, url: str) -> HpoError | None:
     cause = _cause(error)
     parts = make_url(url)
     where = f"PostgreSQL at {parts.host or 'localhost'}:{parts.port or 5432}"
+    if isinstance(error, PoolTimeoutError):
+        return DatabaseError(
+            f"every connection that this process may have to {where} is in use",
+            hint="Something in it holds them for too long: end it and start it again; its trial "
+            "goes on from the last checkpoint.",
+        )
     if _state(cause) == DISK_FULL:
         return StorageFullError(
             f"{where} has no space left on its device",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from hpo.artifacts import FolderStore
+    from hpo.artifacts.store import ArtifactStore
     from hpo.promotion.candidate import Candidate
     from hpo.settings import Settings
     from hpo.study import Study
@@ -87,7 +87,7 @@ class Judge:
     settings: Settings
     study: Study
     registry: Registry
-    store: FolderStore
+    store: ArtifactStore
     workshop: Workshop
     job: Callable[[], Job]
     progress: Callable[[str], None]

@@ -12,14 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.artifacts import open_store
+from hpo.artifacts.opening import open_store
 from hpo.database.engine import storage_url
 from hpo.datasets.builtin import resolve
 from hpo.errors import DatasetError, WeightsError
 from hpo.promotion import record
-from hpo.promotion.comparison import Judge
+from hpo.promotion.comparison import Comparison, Judge
 from hpo.promotion.decision import Decision, Outcome, kept_id, promotion_id
 from hpo.promotion.lock import require_held
+from hpo.promotion.lost import recorded_champion, require_restored
 from hpo.promotion.registration import Registration
 from hpo.tracking.client import open_client
 from hpo.tracking.registry import Registry
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from hpo.promotion.candidate import Candidate, Standing
-    from hpo.promotion.comparison import Comparison, Workshop
+    from hpo.promotion.comparison import Workshop
     from hpo.settings import Settings
     from hpo.study import Study
     from hpo.tracking.registry import Version
@@ -77,11 +78,47 @@ class Contest:
             return self._complete(champion)
         if champion is not None and (kept := self._kept_before(champion)) is not None:
             return kept
-        comparison = self._judge().compare(self._candidate, champion)
+        comparison = self._compared(champion)
         if comparison.wins or champion is None:
             return self._promote(self._decision(Outcome.PROMOTED, comparison, champion))
         kept = self._decision(Outcome.KEPT, comparison, champion)
         return self._keep(replace(kept, version=champion.number), champion)
+
+    def _compared(self, champion: Version | None) -> Comparison:
+        target, order = self._study.spec.promotion, self._order
+        if champion is None:
+            lost = require_restored(order.connection, self._registry, self._study, target.model)
+            if lost is not None:
+                return Comparison(
+                    wins=True,
+                    reason=f"MLflow lost the champion before it, version {lost.version} of "
+                    f"'{lost.study_name}'",
+                )
+        return self._judge().compare(self._candidate, champion)
+
+    def restore(self, done: Decision) -> Decision:
+        """Make the version of a recorded promotion again where MLflow lost it.
+
+        The record stays as it is; the new version may have another number. The alias is set where
+        nothing has it and the record's last word is this promotion.
+        """
+        if self._registry.find(str(self._key)) is not None:
+            return done  # also where its alias was taken away: an undone promotion stays undone
+        reason = f"{done.reason}; MLflow had lost it"
+        if self._order.dry_run:
+            return replace(done, reason=f"{reason}, it would be made again", dry_run=True)
+        version = self._registration.version(self._weights(), done)
+        last = recorded_champion(self._order.connection, done.model)
+        champion = self._registry.champion(done.model, done.alias)
+        if champion is None and last is not None and last.promotion_id == self._key:
+            require_held(self._order.connection)
+            self._registration.crown(version, done)
+        self._store_text(done)
+        return replace(
+            done, version=version.number,
+            reason=f"{reason}: recorded as version {done.version}, made again as "
+            f"version {version.number}",
+        )  # fmt: skip
 
     def _promote(self, decision: Decision) -> Decision:
         # Checked before anything is written, so that nothing is half-promoted.
@@ -121,13 +158,18 @@ class Contest:
 
     def _record(self, decision: Decision, name: uuid.UUID) -> Decision:
         """decision.md, then the row."""
+        decision = self._store_text(decision)
+        record.insert(self._order.connection, self._study, name, decision)
+        return decision
+
+    def _store_text(self, decision: Decision) -> Decision:
+        """decision.md in the trial's run; the decision with that run in its evidence."""
         connection, run_id = self._order.connection, self._registration.run_id
         decision = replace(decision, evidence={**decision.evidence, "run_id": run_id})
         params = {row.number: row.params for row in trial_rows(connection, self._study)}
         trials = record.figures(connection, self._study, params)
         text = record.as_markdown(self._study, decision, trials)
         self._registry.log_text(run_id, "decision.md", text)
-        record.insert(connection, self._study, name, decision)
         return decision
 
     def _decision(

@@ -125,5 +125,6 @@ def none_id(study: Study, counts: dict[str, int]) -> uuid.UUID:
 
 def _named(study: Study, *parts: object) -> uuid.UUID:
     target = study.spec.promotion
-    key = (study.study_id, study.name, study.spec_sha256, *parts, target.model, target.alias)
+    # By its uid, which a backup brings along: Optuna's number is of one database
+    key = (str(study.uid), study.name, study.spec_sha256, *parts, target.model, target.alias)
     return uuid.uuid5(_NAMESPACE, repr(key))

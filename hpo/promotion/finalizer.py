@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.promotion.candidate import Standing
+    from hpo.promotion.candidate import Candidate, Standing
     from hpo.promotion.comparison import Workshop
     from hpo.promotion.contest import Order
     from hpo.settings import Settings
@@ -49,8 +49,9 @@ def finalize(
         settings: where the artifacts, the data and MLflow are.
         study: the study.
         workshop: the trainer's heavy verbs.
-        open_ok: whether to decide by what is complete where the study is not finished, and to try
-            again where the champion could not be evaluated earlier; a person who asks wants both.
+        open_ok: whether to decide by what is complete where the study is not finished, to try
+            again where the champion could not be evaluated earlier, and to make a version again
+            that MLflow lost; a person who asks wants all three.
         dry_run: whether to write nothing and say what would be done.
         progress: told what takes long.
         device: what the champion is evaluated on, where that is needed.
@@ -102,11 +103,25 @@ def _decide(order: Order) -> Decision:
     if candidate is None:
         return _record_nothing(order, stands)
     done = record.recorded(connection, promotion_id(study, candidate))
-    if done is not None:
+    return _contested(order, stands, candidate, done)
+
+
+def _contested(
+    order: Order, stands: Standing, candidate: Candidate, done: Decision | None
+) -> Decision:
+    """The decision about a candidate; `done` is what was recorded of it before."""
+    if done is not None and not order.open_ok:
         return done
     from hpo.promotion.contest import Contest
 
-    return Contest(order, stands, candidate).decide()
+    if done is None:
+        return Contest(order, stands, candidate).decide()
+    # A person who asks again may do so because MLflow lost the version.
+    try:
+        return Contest(order, stands, candidate).restore(done)
+    except TrackingError as error:
+        order.say(f"whether MLflow still holds it is not known: {error}")
+        return done
 
 
 def _nothing(order: Order, reason: str) -> Decision:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hpo.database.engine import storage_url
-from hpo.database.queries import query
 from hpo.errors import TrackingError
+from hpo.promotion.lost import recorded_champion
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Row
 
     from hpo.settings import Settings
-    from hpo.tracking.registry import Version
+    from hpo.tracking.registry import Registry, Version
 
 
 def champion(engine: Engine, settings: Settings, model: str, alias: str) -> dict[str, Any] | None:
@@ -26,12 +26,14 @@ def champion(engine: Engine, settings: Settings, model: str, alias: str) -> dict
         alias: taken where nothing is recorded of the model.
     """
     with engine.connect() as connection:
-        row = connection.execute(query("champion"), {"model": model}).one_or_none()
+        row = recorded_champion(connection, model)
     alias = alias if row is None else row.alias
     try:
-        shown, unreachable = _in_mlflow(settings, model, alias), ""
+        registry = _registry(settings)
+        shown = registry.champion(model, alias)
+        trouble = "" if shown is not None else _loss(row, registry)
     except TrackingError as error:
-        shown, unreachable = None, str(error)
+        shown, trouble = None, str(error)
     if row is None and shown is None:
         return None
     known = (
@@ -46,15 +48,15 @@ def champion(engine: Engine, settings: Settings, model: str, alias: str) -> dict
         **known,
         "simulated": simulated,
         "mlflow_version": None if shown is None else shown.number,
-        "difference": unreachable or _difference(alias, row, shown),
+        "difference": trouble or _difference(alias, row, shown),
     }
 
 
-def _in_mlflow(settings: Settings, model: str, alias: str) -> Version | None:
+def _registry(settings: Settings) -> Registry:
     from hpo.tracking.client import open_client
     from hpo.tracking.registry import Registry
 
-    return Registry(open_client(settings, storage_url(settings))).champion(model, alias)
+    return Registry(open_client(settings, storage_url(settings)))
 
 
 def _known(row: Row[Any]) -> dict[str, Any]:
@@ -69,12 +71,24 @@ def _known(row: Row[Any]) -> dict[str, Any]:
     }
 
 
+def _loss(row: Row[Any] | None, registry: Registry) -> str:
+    """Whether MLflow lost the recorded champion, in words; "" where it did not."""
+    if row is None or registry.find(str(row.promotion_id)) is not None:
+        return ""
+    return (
+        f"MLflow does not hold version {row.version} any more: its records were lost, or this "
+        f"is another MLflow; `hpo finalize --study {row.study_name}` makes it again"
+    )
+
+
 def _difference(alias: str, row: Row[Any] | None, shown: Version | None) -> str:
     """Where MLflow's alias is not what was recorded, in words; "" where it is."""
     if row is None:
         return f"MLflow's '{alias}' was set by another hand than this service's"
     if shown is None:
-        return f"MLflow has no alias '{alias}': it was removed, or this is another MLflow"
+        return f"MLflow has no alias '{alias}': it was removed"
+    if shown.decision == str(row.promotion_id) and shown.number != row.version:
+        return f"MLflow has it as version {shown.number}, made again after a loss"
     if shown.number != row.version:
         return f"MLflow's '{alias}' was moved to version {shown.number} by another hand"
     if shown.decision != str(row.promotion_id):

@@ -7,6 +7,7 @@ told apart by `error_code`; `is_missing` asks for the commonest.
 from __future__ import annotations
 
 import re
+import threading
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
 
+# Alembic knows one migration a process: two threads would write on each other's connection. The
+# lock in the database does not keep them apart when its connection is cut.
+_PREPARING = threading.Lock()
 _LOCK = 0x6D6C666C  # "mlfl": one creation of MLflow's tables at a time
 _UNREACHABLE = (
     "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED",
@@ -30,7 +34,14 @@ _UNREACHABLE = (
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _NO_TABLE = "42P01"  # the database was emptied under us: opening anew makes its tables again
 _MADE_MEANWHILE = ("42P07", "42710", "23505")  # table, type or row is there already
-_SYSTEM = re.compile(r"\[Errno [^]]*\] ([\w ]+)")
+# What requests wraps in a page of its own objects and of addresses that differ from call to call;
+# said in the same words each time, an outage can be told once.
+_REASONS = {
+    re.compile(r"too many (\d+) error responses"): "it answers {0}",
+    re.compile(r"timed out"): "it does not answer in time",
+    re.compile(r"Connection (?:aborted|broken|reset)|IncompleteRead"): "it closed the connection",
+    re.compile(r"\[Errno [^]]*\] ([\w ]+)"): "{0}",
+}
 _HINT = "Start it (`hpo up`), or check MLFLOW_TRACKING_URI. `hpo mirror sync` catches up later."
 
 
@@ -41,12 +52,16 @@ class Client:
         uri: MLflow's address, password included.
     """
 
-    def __init__(self, inner: Any, uri: str) -> None:
-        self._inner, self.uri = inner, uri
+    def __init__(self, inner: Any, uri: str, after: Callable[[], None] | None = None) -> None:
+        self._inner, self.uri, self._after = inner, uri, after
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, name)
-        return _translated(value, self.uri) if callable(value) else value
+        return _translated(value, self.uri, self._after) if callable(value) else value
+
+    def with_beat(self, after: Callable[[], None]) -> Client:
+        """The same client, which calls `after` after each of its calls that succeeded."""
+        return Client(self._inner, self.uri, after)
 
     @property
     def place(self) -> str:
@@ -77,7 +92,8 @@ def open_client(settings: Settings, storage_url: str) -> Client:
     if uri.startswith(POSTGRES):
         uri = _with_timeouts(uri)
         prepare = _translated(_prepare_database, uri)
-        prepare(uri, storage_url, ours=settings.tracking_uri is None)
+        with _PREPARING:
+            prepare(uri, storage_url, ours=settings.tracking_uri is None)
     # Said explicitly, neither the environment nor a global setting of MLflow's decides.
     make = _translated(mlflow.MlflowClient, uri)
     client = Client(make(tracking_uri=uri, registry_uri=uri), uri)
@@ -107,16 +123,21 @@ def scrub(text: str, uri: str) -> str:
     return shown.replace(str(password), "***") if password else shown
 
 
-def _translated(call: Callable[..., Any], uri: str) -> Callable[..., Any]:
+def _translated(
+    call: Callable[..., Any], uri: str, after: Callable[[], None] | None = None
+) -> Callable[..., Any]:
     @wraps(call)
     def translated(*values: Any, **named: Any) -> Any:
         try:
-            return call(*values, **named)
+            result = call(*values, **named)
         except Exception as error:
             meaning = _meaning(error, uri)
             if meaning is None:
                 raise
             raise meaning from error
+        if after is not None:
+            after()
+        return result
 
     return translated
 
@@ -151,9 +172,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _unreachable(error: BaseException, uri: str) -> TrackingError:
     text = scrub(str(getattr(error, "orig", None) or error), uri).strip()
-    # requests wraps what the system said in a page of its own objects
-    system = _SYSTEM.search(text)
-    reason = system.group(1) if system else text.partition("\n")[0][:300] or type(error).__name__
+    found = ((pattern.search(text), words) for pattern, words in _REASONS.items())
+    reasons = [words.format(*match.groups()) for match, words in found if match]
+    reason = reasons[0] if reasons else text.partition("\n")[0][:300] or type(error).__name__
     return TrackingError(f"MLflow at {_place(uri)} cannot be used: {reason}", hint=_HINT)
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import text
+
 from hpo.database.queries import query
 from hpo.tracking.rows import read_study
 
@@ -84,6 +86,11 @@ class Marks:
             yield connection, connection.execute(query("mirror_study_lock"), key).one_or_none()
 
     @staticmethod
+    def beat(connection: Connection) -> None:
+        """Say that the holder of a lock lives: the database ends those that say nothing."""
+        connection.execute(text("select 1"))
+
+    @staticmethod
     def done(connection: Connection, trial: TrialRow, run_id: str) -> None:
         """The run shows the trial as it was read."""
         connection.execute(
@@ -109,6 +116,10 @@ class Marks:
         """Why nothing is copied."""
         self._run("mirror_study_add", study_id=self.study_id)
         self._run("mirror_study_failed", study_id=self.study_id, error=error)
+
+    def study_works(self) -> None:
+        """Nothing is in the way any more."""
+        self._run("mirror_study_works", study_id=self.study_id)
 
     def recorded(self) -> dict[str, int]:
         """Run id -> trial id of what was mirrored."""

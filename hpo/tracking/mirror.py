@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hpo.artifacts import open_store
+from hpo.artifacts.opening import open_store
 from hpo.database.engine import connect, storage_url
-from hpo.errors import TrackingError, WeightsError
+from hpo.errors import MismatchError, StoreError, TrackingError, WeightsError
 from hpo.tracking import runs
 from hpo.tracking.client import error_code, is_missing, open_client, scrub
 from hpo.tracking.marks import Marks
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from hpo.artifacts import FolderStore
+    from hpo.artifacts.store import ArtifactStore
     from hpo.settings import Settings
     from hpo.tracking.client import Client
     from hpo.tracking.rows import StudyRow, TrialRow
 
 BUSY_S = 60.0  # how long `sync_study` waits for trials that another mirror writes
+HICCUPS = 5  # passes in a row with something that may pass, before it is left for later
 LONGEST_ERROR = 500  # characters kept of why a copy failed
+_OF_A_TRIAL = (WeightsError, StoreError, MismatchError)  # others' trials may well be copied
 _INACTIVE = ("INVALID_PARAMETER_VALUE", "INVALID_STATE")  # MLflow's codes for a deleted run
 
 
@@ -62,6 +64,9 @@ class Mirror:
         study_id: Optuna's id.
         store: where the trials' files are.
         location: where MLflow is to keep its files when it is reached without a server.
+
+    Attributes:
+        hiccups: why trials were not copied in the last `sync_pending` that may be the next time.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class Mirror:
         engine: Engine,
         open_client: Callable[[], Client],
         study_id: int,
-        store: FolderStore,
+        store: ArtifactStore,
         location: str,
     ) -> None:
         self.engine, self.study_id, self.store = engine, study_id, store
@@ -77,6 +82,7 @@ class Mirror:
         self._open, self._location = open_client, location
         self._client: Client | None = None
         self._place: tuple[str, str] | None = None
+        self.hiccups: list[str] = []
 
     def client(self) -> Client:
         """The client in use.
@@ -121,7 +127,8 @@ class Mirror:
     def _copy(
         self, connection: Connection, trial: TrialRow, mark: Any, experiment_id: str, parent: str
     ) -> None:
-        client = self.client()
+        # However slow MLflow is, PostgreSQL sees that the mark's holder lives.
+        client = self.client().with_beat(lambda: self.marks.beat(connection))
         run = runs.live_run(client, mark.run_id)
         if run is None:
             # All of its epochs, not only those since the mark.
@@ -163,7 +170,7 @@ class Mirror:
             study = read_study(connection, self.study_id)
             if mark is None or study is None:
                 return None
-            client = self.client()
+            client = self.client().with_beat(lambda: self.marks.beat(connection))
             experiment_id = runs.ensure_experiment(
                 client, mark.experiment_id, study.name, self._location
             )
@@ -194,6 +201,8 @@ class Mirror:
     def reconcile(self) -> int:
         """Mark what is gone from MLflow, to be built again; returns how many trials.
 
+        Runs that were made twice are removed: an answer may be lost, or come too late.
+
         Raises:
             TrackingError: MLflow cannot be reached.
         """
@@ -212,7 +221,34 @@ class Mirror:
         gone = [trial_id for run_id, trial_id in recorded.items() if run_id not in there]
         if gone:
             self.marks.reset(gone)
+        self._remove_twins(client, live, {study.run_id: None, **recorded})
         return len(gone)
+
+    def _remove_twins(
+        self, client: Client, live: list[Any], recorded: dict[str, int | None]
+    ) -> None:
+        """Delete live runs of the same trial (None: of the study) as a recorded one."""
+        ours = {_place_of(run): run for run in live if run.info.run_id in recorded}
+        for run in live:
+            kept = ours.get(_place_of(run))
+            if kept is None or run.info.run_id in recorded:
+                continue
+            if run.info.start_time != kept.info.start_time:
+                continue  # of a database that was made anew and counts from the beginning again
+            trial_id = recorded[kept.info.run_id]
+            marks = self.marks
+            locked = marks.locked_study() if trial_id is None else marks.locked(trial_id)
+            with locked as (_, mark):  # nobody is making the trial's run just now
+                if mark is not None and mark.run_id == kept.info.run_id:
+                    client.delete_run(run.info.run_id)
+
+    def _look_again(self) -> None:
+        """Find out whether MLflow was emptied since the last pass: all is to be built again."""
+        self._place = None
+        study = self.marks.study()
+        known = None if study is None else study.run_id
+        if known is not None and runs.live_run(self.client(), known) is None:
+            self.reconcile()
 
     def recover(self) -> None:
         """Go on after a failure: addresses may have changed, and MLflow may be empty.
@@ -228,7 +264,8 @@ class Mirror:
     ) -> Synced:
         """Bring everything that is pending up to date once, the trials `first` before others.
 
-        What MLflow refuses for one trial is noted and does not hold up the others.
+        What MLflow refuses for one trial is noted and does not hold up the others; nor does what
+        may pass, which is in `hiccups` afterwards.
 
         Args:
             first: ids of trials.
@@ -240,12 +277,16 @@ class Mirror:
         """
         result = Synced()
         own = set(first)
+        self.hiccups = []
+        if self.marks.pending().count:
+            self._look_again()
         order = sorted(self.marks.pending().trials, key=lambda trial_id: trial_id not in own)
         for done, trial_id in enumerate(order):
             if on_trial is not None:
                 on_trial(done, len(order))
             self._attempt(trial_id, result)
         self.sync_parent()
+        self.marks.study_works()
         result.behind = self.behind()
         return result
 
@@ -253,15 +294,16 @@ class Mirror:
         try:
             result.copied += self.sync_trial(trial_id)
         except Exception as error:
+            passing = isinstance(error, (TrackingError, StoreError))
             if isinstance(error, TrackingError):
                 self.client().ping()  # raises when it is not this trial's fault
-            elif not isinstance(error, WeightsError) and not error_code(error):
+            elif not isinstance(error, _OF_A_TRIAL) and not error_code(error):
                 raise
             if is_missing(error) or error_code(error) in _INACTIVE:
                 self.reconcile()  # something may have been deleted while we wrote
             text = self.note(error)
             self.marks.failed(trial_id, text)
-            result.errors.append(text)
+            (self.hiccups if passing else result.errors).append(text)
 
     def sync_study(self, *, on_trial: Callable[[int, int], None] | None = None) -> Synced:
         """Bring the whole study up to date, also where runs were deleted in MLflow.
@@ -271,12 +313,16 @@ class Mirror:
         """
         total = Synced(rebuilt=self.reconcile())
         until = time.monotonic() + BUSY_S
+        hiccups = 0
         while True:
             result = self.sync_pending(on_trial=on_trial)
             total.copied += result.copied
-            total.errors, total.behind = result.errors, result.behind
+            total.errors, total.behind = result.errors + self.hiccups, result.behind
+            hiccups = hiccups + 1 if self.hiccups else 0
             # What is left is refused, or another mirror is at it just now.
-            if result.behind <= len(result.errors) or time.monotonic() > until:
+            if result.behind <= len(result.errors) or hiccups >= HICCUPS:
+                return total
+            if time.monotonic() > until:
                 return total
             time.sleep(0.5)
 
@@ -289,6 +335,12 @@ class Mirror:
     def close(self) -> None:
         """Give the database connections back."""
         self.engine.dispose()
+
+
+def _place_of(run: Any) -> str | None:
+    """The number of the run's trial; None for a study's own run."""
+    number = run.data.tags.get("hpo.trial")
+    return None if number is None else str(number)
 
 
 def open_mirror(settings: Settings, study_id: int) -> Mirror:

@@ -8,6 +8,7 @@ thread or `hpo mirror sync`.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -15,7 +16,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
-from hpo.tracking.mirror import Mirror, open_mirror
+from hpo.database.engine import connect
+from hpo.errors import HpoError
+from hpo.tracking.marks import Marks
+from hpo.tracking.mirror import HICCUPS, Mirror, open_mirror
 from hpo.tracking.shown_in_dashboard import show_pending
 
 if TYPE_CHECKING:
@@ -32,6 +36,8 @@ POLL_S = 5.0  # between two looks for what others left behind
 FIRST_WAIT_S = 1.0  # after a failure
 LONGEST_WAIT_S = 60.0
 FLUSH_S = 30.0
+REMIND_S = 600.0  # before the same trouble is told again
+COUNT_S = 2.0  # of a flush that failed, to find out how far MLflow is behind
 _BUSY_WAIT_S = 0.5
 _TRIES = 2  # of a flush, before it leaves the rest to `hpo mirror sync`
 
@@ -54,6 +60,7 @@ class MirrorThread:
     ) -> None:
         self._settings = settings
         self._study_id = study if isinstance(study, int) else study.study_id
+        self._study_name = None if isinstance(study, int) else study.name
         self._make = make or (lambda: open_mirror(settings, self._study_id))
         self._mirror: Mirror | None = None
         self._changed = threading.Condition()
@@ -62,7 +69,9 @@ class MirrorThread:
         self._asked = self._answered = 0  # flushes
         self._failures = 0  # in a row
         self._busy = False  # whether another mirror was at something in the last pass
-        self._told: set[str] = set()  # refusals that were logged
+        self._hiccups = 0  # passes in a row with something that may pass
+        self._told: dict[str, float] = {}  # trouble -> when it was logged (monotonic)
+        self._outage_told = False
         self._clean = False  # whether the last pass left nothing behind
         self._thread = threading.Thread(target=self._run, name="hpo-mirror", daemon=True)
         self._thread.start()
@@ -91,17 +100,39 @@ class MirrorThread:
             return self._answered >= mine and self._clean
 
     def close(self, timeout_s: float = FLUSH_S) -> bool:
-        """Flush and end the thread; returns what `flush` does."""
+        """Flush and end the thread; returns what `flush` does. Takes no longer than `timeout_s`."""
         until = time.monotonic() + timeout_s
-        clean = self.flush(timeout_s)
+        clean = self.flush(timeout_s - min(COUNT_S, timeout_s / 2))
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        if not clean:
+            log.warning("%s", self._farewell(until - time.monotonic()))
         # A thread that hangs in a request is left behind: it is a daemon.
         self._thread.join(max(0.0, until - time.monotonic()))
-        if not clean:
-            log.warning("MLflow does not hold everything yet: `hpo mirror sync` catches up")
         return clean
+
+    def _farewell(self, timeout_s: float) -> str:
+        """How far MLflow is behind, and what catches up."""
+        found: list[int] = []
+
+        def count() -> None:
+            # Connections of its own: the mirror's may be in use by a thread that hangs.
+            try:
+                engine = connect(self._settings, pool_size=1)
+                try:
+                    found.append(Marks(engine, self._study_id).pending().count)
+                finally:
+                    engine.dispose()
+            except (DBAPIError, HpoError) as error:
+                log.debug("PostgreSQL does not say how far MLflow is behind: %s", error)
+
+        counting = threading.Thread(target=count, name="hpo-mirror-count", daemon=True)
+        counting.start()
+        counting.join(max(0.0, timeout_s))
+        runs = "some runs" if not found else "1 run" if found[0] == 1 else f"{found[0]} runs"
+        study = f" --study {self._study_name}" if self._study_name else ""
+        return f"MLflow is {runs} behind; once it is back, `hpo mirror sync{study}` catches up"
 
     def __enter__(self) -> Self:
         return self
@@ -125,11 +156,15 @@ class MirrorThread:
                 self._own.clear()
             self._pass(own)
             with self._changed:
-                if self._failures >= _TRIES or not (self._failures or self._busy):
+                if self._failures >= _TRIES or not (self._failures or self._is_waited_for()):
                     self._answered = asked
                 self._changed.notify_all()
         if self._mirror is not None:
             self._mirror.close()
+
+    def _is_waited_for(self) -> bool:
+        """Whether a flush goes on: another mirror is at something, or something may pass soon."""
+        return self._busy and self._hiccups < HICCUPS
 
     def _is_due(self) -> bool:
         # After a failure, or where another mirror is at it, the pause is waited out.
@@ -158,25 +193,35 @@ class MirrorThread:
         except Exception as error:  # noqa: BLE001 - nothing of the mirror may reach a trial
             self._fail(error)
             return
-        if self._failures:
+        if self._outage_told:
             log.warning("the mirror works again")
-        self._failures = 0
-        for text in set(result.errors) - self._told:
-            self._told.add(text)
-            log.warning("MLflow lacks a trial: %s", text)
+        self._failures, self._outage_told = 0, False
+        for text in sorted(set(result.errors)):
+            self._tell("MLflow lacks a trial: %s", text)
+        for text in self._mirror.hiccups:
+            log.debug("a trial is not in MLflow for now: %s", text)
+        self._hiccups = self._hiccups + 1 if self._mirror.hiccups else 0
         self._clean = result.behind == 0
         self._busy = result.behind > len(result.errors)
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1
         text = str(error) if self._mirror is None else self._mirror.note(error)
-        if self._failures > 1:
-            log.debug("the mirror still fails: %s", text)
-            return
-        log.warning("nothing reaches MLflow for now, training goes on: %s", text)
+        told = self._tell("nothing reaches MLflow for now, training goes on: %s", text)
+        self._outage_told = self._outage_told or told
         if self._mirror is None:
             return
         try:
             self._mirror.marks.study_failed(text)
         except DBAPIError as trouble:
             log.debug("the reason is not stored: %s", self._mirror.note(trouble))
+
+    def _tell(self, words: str, text: str) -> bool:
+        """Log trouble, but for what was logged not long ago; whether it was."""
+        now = time.monotonic()
+        if now - self._told.get(text, -math.inf) < REMIND_S:
+            log.debug(words, text)
+            return False
+        self._told[text] = now
+        log.warning(words, text)
+        return True

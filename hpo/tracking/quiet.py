@@ -12,13 +12,13 @@ import threading
 from functools import cache
 from typing import Any
 
-# One retry a second later and these timeouts bound a call on a dead server to half a minute;
-# MLflow's own defaults add up to four minutes and more.
 _DEFAULTS: dict[str, Any] = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 1,
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": 1,
-    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": 0.5,
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": 10,  # s
+    # MLflow's client would repeat every call, also one that makes a run or a version and whose
+    # answer alone was lost: there would be two. Our callers repeat, and look first.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 0,
+    # s, to connect and to answer, as `requests` takes them. A slow server is worth waiting for:
+    # what it was asked it does anyway, and asked again it does it twice.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": (5, 30),
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": False,  # it may ask for minutes
     "MLFLOW_DISABLE_TELEMETRY": True,
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,  # it would spoil `--json`
@@ -57,6 +57,9 @@ def _load() -> Any:
     finally:
         if given is None:
             os.environ.pop(telemetry, None)
+    # Files in S3: MLflow finds AWS_ENDPOINT_URL and the keys as boto3 does, which lacks this name
+    if region := os.environ.get("AWS_REGION"):
+        os.environ.setdefault("AWS_DEFAULT_REGION", region)
     for name, default in _DEFAULTS.items():
         getattr(environment_variables, name).default = default
     for name, level in _CHATTY.items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.artifacts import sha256_of
+from hpo.artifacts.store import sha256_of
 from hpo.errors import WeightsError
 from hpo.tracking.client import error_code
 from hpo.tracking.model_files import Identity, write_model
@@ -168,7 +168,11 @@ class Registry:
     def _logged_model(
         self, run_id: str, package: Package, decision: str, params: Mapping[str, str]
     ) -> LoggedModel:
-        """The uploaded files of a decision, from an earlier attempt when it got that far."""
+        """The uploaded files of a decision, from an earlier attempt when it got that far.
+
+        What an attempt left that did not get that far is removed: the caller holds the lock of the
+        registered model, so nobody is at it.
+        """
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
         client = self._client
@@ -177,6 +181,7 @@ class Registry:
         for model in earlier:
             if model.status == LoggedModelStatus.READY:
                 return model
+            client.delete_logged_model(model.model_id)
         made = client.create_logged_model(
             experiment, name="detector", source_run_id=run_id, tags={DECISION: decision},
             params=dict(params), model_type="detector",

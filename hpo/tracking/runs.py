@@ -11,14 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import TrackingError
+from hpo.errors import MismatchError
 from hpo.tracking.client import error_code, is_missing
 from hpo.tracking_uri import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from hpo.artifacts import FolderStore
+    from hpo.artifacts.store import ArtifactStore
     from hpo.tracking.client import Client
     from hpo.tracking.rows import Point
 
@@ -26,16 +26,22 @@ LONGEST_DIGEST = 36  # characters of a dataset's digest, MLflow's limit
 PAGE = 1000  # runs a request
 _PARENT = "mlflow.parentRunId"
 _PROXIED = "mlflow-artifacts:"  # kept by MLflow's server
+_STUDY = "hpo.study"  # tag: whose experiment it is, should somebody rename it
 
 
 def find_experiment(client: Client, known_id: str | None, name: str) -> Any | None:
     """The experiment: the one that was used before even if renamed, else the one of that name."""
     if known_id is not None:
         try:
-            return client.get_experiment(known_id)
+            found = client.get_experiment(known_id)
         except Exception as error:
             if not is_missing(error):
                 raise
+        else:
+            # A database that was emptied counts its experiments from 1 again: the number may be
+            # another study's now.
+            if name in (found.name, found.tags.get(_STUDY)):
+                return found
     return client.get_experiment_by_name(name)
 
 
@@ -49,14 +55,15 @@ def ensure_experiment(client: Client, known_id: str | None, name: str, location:
         location: where MLflow is to keep files when it is reached without a server.
 
     Raises:
-        TrackingError: the experiment keeps its files where this way to MLflow does not reach.
+        MismatchError: the experiment keeps its files where this way to MLflow does not reach.
     """
     found = find_experiment(client, known_id, name)
     if found is None:
         try:
             made = client.create_experiment(
-                name, artifact_location=None if is_remote(client.uri) else location
-            )
+                name, artifact_location=None if is_remote(client.uri) else location,
+                tags={_STUDY: name},
+            )  # fmt: skip
             return str(made)
         except Exception as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":
@@ -64,6 +71,8 @@ def ensure_experiment(client: Client, known_id: str | None, name: str, location:
         found = client.get_experiment_by_name(name)  # another one made it just now
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    if _STUDY not in found.tags:
+        client.set_experiment_tag(found.experiment_id, _STUDY, name)
     _refuse_other_files(client, name, found.artifact_location)
     return str(found.experiment_id)
 
@@ -79,7 +88,7 @@ def _refuse_other_files(client: Client, name: str, place: str) -> None:
     else:  # the server that `hpo up` starts keeps files in a folder of this machine
         reached = not remote or Path(folder).parent.is_dir()
     if not reached:
-        raise TrackingError(
+        raise MismatchError(
             f"the experiment '{name}' keeps its files in {place}, out of reach of {client.place}",
             hint="Set MLFLOW_TRACKING_URI as it was when the study began, "
             "or rename that experiment in MLflow.",
@@ -207,7 +216,7 @@ def list_files(client: Client, run_id: str, folder: str | None = None) -> dict[s
 
 
 def add_files(
-    client: Client, run_id: str, files: Mapping[str, tuple[str, int]], store: FolderStore
+    client: Client, run_id: str, files: Mapping[str, tuple[str, int]], store: ArtifactStore
 ) -> None:
     """Upload the files (name -> (sha256, bytes)) that the run lacks.
 

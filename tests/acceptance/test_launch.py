@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
-import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGINT, SIGKILL
+from signal import SIGINT, SIGKILL, SIGTERM
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from fixtures.command_line import HPO, Project, free_port, wait_for
+from fixtures.ray_nodes import ray_head, ray_node
 from sqlalchemy.engine import make_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RAY = str(Path(sys.executable).with_name("ray"))
 STUDY = """
 study: pretended
 trainer: simulated
@@ -38,46 +35,11 @@ def make_study(project: Project, **changes: str) -> None:
     project.run("create-study", *given)
 
 
-@contextmanager
-def ray_node(project: Project, *words: str) -> Iterator[None]:
-    """One `ray start` in the foreground, ended with all its processes."""
-    log = project.folder / f"ray-{secrets.token_hex(4)}.txt"
-    with log.open("wb") as output:
-        node = subprocess.Popen(
-            [RAY, "start", "--block", "--num-cpus=2", "--disable-usage-stats", *words],
-            cwd=project.folder, env=project.env, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        wait_for(lambda: "Ray runtime started" in log.read_text(), f"a Ray node: {log}", 120)
-        yield
-    finally:
-        family = [node_process(node.pid), *node_process(node.pid).children(recursive=True)]
-        node.terminate()
-        node.wait(timeout=60)
-        _, alive = psutil.wait_procs(family, timeout=20)
-        for process in alive:
-            process.kill()
-
-
-def node_process(pid: int) -> psutil.Process:
-    return psutil.Process(pid)
-
-
 @pytest.fixture
 def head(project: Project) -> Iterator[str]:
-    """The address of a cluster of one node, which sees what `project.env` holds then."""
-    port = free_port()
-    project.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with ray_node(project, "--head", f"--port={port}", "--include-dashboard=false"):
-        yield f"{own_address()}:{port}"
-
-
-def own_address() -> str:
-    """This machine's address as Ray takes it."""
-    import ray.util
-
-    return str(ray.util.get_node_ip_address())
+    """The address of a cluster of one node."""
+    with ray_head(project) as address:
+        yield address
 
 
 def test_an_existing_cluster_runs_the_study_and_no_password_travels(
@@ -88,12 +50,12 @@ def test_an_existing_cluster_runs_the_study_and_no_password_travels(
     assert password
     project.env |= {"HPO_STORAGE": database_url}
     make_study(project)
-    port = free_port()
-    project.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    words = ("--head", f"--port={port}", "--include-dashboard=false")
     # Ray puts sockets there, whose paths may not be as long as a test's folder is
-    with tempfile.TemporaryDirectory() as short, ray_node(project, *words, f"--temp-dir={short}"):
-        launched = project.start("launch", "--address", f"{own_address()}:{port}")
+    with (
+        tempfile.TemporaryDirectory() as short,
+        ray_head(project, f"--temp-dir={short}") as address,
+    ):
+        launched = project.start("launch", "--address", address)
         seen: set[str] = set()
         try:
             while launched.poll() is None:
@@ -113,6 +75,14 @@ def test_an_existing_cluster_runs_the_study_and_no_password_travels(
 
 def words_of(one: psutil.Process) -> list[str]:
     return [str(word) for word in one.info["cmdline"] or []]
+
+
+def name_of(one: psutil.Process) -> str:
+    """Its name; nothing for one that has ended by now."""
+    try:
+        return one.name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def test_far_nodes_with_the_private_postgresql_are_refused(project: Project, head: str) -> None:
@@ -152,6 +122,44 @@ def test_ctrl_c_leaves_the_study_resumable(project: Project) -> None:
     project.run("launch", "--workers", "2")
     status = project.json("status")
     assert (status["state"], status["counts"]["complete"]) == ("finished", 6)
+
+
+def test_a_second_signal_leaves_nothing(project: Project) -> None:
+    """Exit 130 in mid-epoch; workers, training processes and the private Ray are gone."""
+    make_study(project, **{"train.epoch_s": "2.0"})
+    launched = project.start("launch", "--workers", "1")
+    try:
+        wait_for(lambda: project.json("status")["counts"]["running"], "a running trial")
+        started = psutil.Process(launched.pid).children(recursive=True)
+        os.kill(launched.pid, SIGTERM)
+        wait_for(lambda: "again to leave now" in project.logs(), "the first is heard")
+        os.kill(launched.pid, SIGTERM)
+        assert launched.wait(timeout=60) == 130, project.logs()
+    finally:
+        launched.kill()
+        launched.wait()
+    assert len(started) >= 5
+    assert psutil.wait_procs(started, timeout=20)[1] == []
+
+
+def test_a_start_that_is_interrupted_leaves_nothing(project: Project) -> None:
+    """Ctrl-C while Ray starts: exit 130, and none of Ray's processes runs on."""
+    make_study(project)
+    launched = project.start("launch", "--workers", "1")
+    started: list[psutil.Process] = []
+
+    def raylet_started() -> bool:
+        started[:] = psutil.Process(launched.pid).children(recursive=True)
+        return any(name_of(one) == "raylet" for one in started)
+
+    try:
+        wait_for(raylet_started, "a raylet")
+        os.kill(launched.pid, SIGINT)
+        assert launched.wait(timeout=60) == 130, project.logs()
+    finally:
+        launched.kill()
+        launched.wait()
+    assert psutil.wait_procs(started, timeout=20)[1] == []
 
 
 def test_a_restarted_actor_counts_on(project: Project) -> None:

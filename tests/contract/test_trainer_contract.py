@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.training import Recorder, make_images, make_job
+from fixtures.training import Keeper, Recorder, continued, make_images, make_job
 
-from hpo.errors import TrialError, WeightsError
+from hpo.errors import CheckpointError, TrialError, WeightsError
 from hpo.trainer import Trainer, TrainSpec, Verdict, load_trainer
+from workers.checkpoint_files import draft_of, state_file
 from workers.process import TrainingProcess
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class TrainerContract:
     train: dict[str, Any]
     params: dict[str, Any]
     other_metric: str
+    other_train: dict[str, Any]
+    state_suffix: str
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -183,6 +186,124 @@ class TrainerContract:
         new = set(Path.cwd().iterdir()) - set(here)
         assert not {path.name for path in new} & {"runs", "mlruns", "weights", "mlflow.db"}
 
+    def test_a_continued_training_is_the_uninterrupted_one(
+        self, process: TrainingProcess, job: Job, tmp_path: Path
+    ) -> None:
+        """From each checkpoint on: the same figures, best epoch and weights."""
+        job = dataclasses.replace(job, checkpoint_every=1)
+        seen = Keeper(tmp_path / "kept")
+        whole = process.train(job, seen)
+        assert sorted(seen.kept) == [1, 2]
+        for number, checkpoint in seen.kept.items():
+            again = Keeper(tmp_path / f"kept-again-{number}")
+            result = process.train(continued(job, checkpoint, tmp_path / f"{number}"), again)
+            assert again.numbers == list(range(number + 1, job.epochs + 1))
+            assert again.figures == seen.figures[number:]
+            assert result.best_epoch == whole.best_epoch
+            assert result.weights is not None
+            assert whole.weights is not None
+            assert result.weights.name == whole.weights.name
+            assert result.effective == whole.effective
+            assert process.evaluate(result.weights, job, "val") == process.evaluate(
+                whole.weights, job, "val"
+            )
+
+    @pytest.mark.parametrize(("every", "due"), [(0, []), (1, [1, 2]), (2, [2]), (3, [])])
+    def test_checkpoints_come_as_often_as_asked_and_change_no_figure(
+        self, process: TrainingProcess, job: Job, tmp_path: Path, every: int, due: list[int]
+    ) -> None:
+        """Every n-th epoch has one, the last epoch never, and none costs a digit."""
+        plain, seen = Keeper(tmp_path / "none"), Keeper(tmp_path / "kept")
+        process.train(dataclasses.replace(job, run_dir=tmp_path / "plain"), plain)
+        process.train(dataclasses.replace(job, checkpoint_every=every), seen)
+        assert list(seen.kept) == due
+        assert [seen.kept[number].epoch for number in due] == due
+        assert seen.figures == plain.figures
+        assert {epoch.warning for epoch in seen.epochs} == {""}
+
+    def test_a_checkpoints_files_stay_as_they_were(
+        self, process: TrainingProcess, job: Job, tmp_path: Path
+    ) -> None:
+        """They can be read while the training goes on and after its end."""
+        seen = Keeper(tmp_path / "kept")
+        process.train(dataclasses.replace(job, checkpoint_every=1), seen)
+        for epoch in seen.epochs[:-1]:
+            handed_out, copy = epoch.checkpoint, seen.kept[epoch.number]
+            assert handed_out is not None
+            assert handed_out.weights is not None
+            assert copy.weights is not None
+            assert handed_out.weights.read_bytes() == copy.weights.read_bytes()
+            assert handed_out.weights.is_relative_to(job.run_dir)
+            assert handed_out.state.is_relative_to(job.run_dir)
+        assert len({copy.state.read_bytes() for copy in seen.kept.values()}) == 2
+
+    @pytest.mark.parametrize("harm", ["cut", "changed", "missing", "no weights"])
+    def test_a_damaged_checkpoint_is_refused(
+        self, process: TrainingProcess, job: Job, tmp_path: Path, harm: str
+    ) -> None:
+        """CheckpointError before anything is trained, and the process is fit for the next job."""
+        seen = Keeper(tmp_path / "kept", at=1, verdict=Verdict.STOP)
+        process.train(dataclasses.replace(job, checkpoint_every=1), seen)
+        pid = process.pid
+        harmed = continued(job, seen.kept[1], tmp_path / "harmed")
+        assert harmed.resume is not None
+        assert harmed.resume.weights is not None
+        content = harmed.resume.state.read_bytes()
+        half = len(content) // 2
+        match harm:
+            case "cut":
+                harmed.resume.state.write_bytes(content[:half])
+            case "changed":
+                other = bytes([content[half] ^ 1])
+                harmed.resume.state.write_bytes(content[:half] + other + content[half + 1 :])
+            case "missing":
+                harmed.resume.state.unlink()
+            case "no weights":
+                harmed.resume.weights.unlink()
+        after = Recorder()
+        with pytest.raises(CheckpointError, match="state"):
+            process.train(harmed, after)
+        assert after.epochs == []
+        process.train(continued(job, seen.kept[1], tmp_path / "sound"), after)
+        assert after.numbers == [2, 3]
+        assert process.pid == pid
+
+    def test_a_checkpoint_of_another_training_is_refused(
+        self, process: TrainingProcess, job: Job, tmp_path: Path
+    ) -> None:
+        """Other parameters, arguments, epochs, seed, metric or number are named, was and is."""
+        seen = Keeper(tmp_path / "kept", at=1, verdict=Verdict.STOP)
+        process.train(dataclasses.replace(job, checkpoint_every=1), seen)
+        own = continued(job, seen.kept[1], tmp_path / "own")
+        assert own.resume is not None
+        name, value = next(iter(job.params.items()))
+        others = {
+            f"params.{name} is {value}, expected {value / 2}": {"params": {name: value / 2}},
+            "train.": {"train": {**job.train, **self.other_train}},
+            "epochs is 3, expected 4": {"epochs": 4},
+            "seed is 0, expected 1": {"seed": 1},
+            f"metric is 'mAP50', expected '{self.other_metric}'": {"metric": self.other_metric},
+            "epoch is 1, expected 2": {"resume": dataclasses.replace(own.resume, epoch=2)},
+        }
+        after = Recorder()
+        for words, changes in others.items():
+            with pytest.raises(CheckpointError, match="is of another training") as caught:
+                process.train(dataclasses.replace(own, **changes), after)
+            assert words in str(caught.value)
+        assert after.epochs == []
+
+    def test_a_checkpoint_that_finds_no_room_costs_a_warning_only(
+        self, process: TrainingProcess, job: Job
+    ) -> None:
+        """With the device full at epoch 1 the training goes on and says so; epoch 2 has one."""
+        draft = draft_of(state_file(job, 1, self.state_suffix))
+        draft.symlink_to("/dev/full")
+        seen = Recorder()
+        process.train(dataclasses.replace(job, checkpoint_every=1), seen)
+        assert "No space left on device" in seen.epochs[0].warning
+        assert [epoch.checkpoint is not None for epoch in seen.epochs] == [False, True, False]
+        assert seen.epochs[1].warning == ""
+
     def test_weights_that_cannot_be_read_are_refused(
         self, process: TrainingProcess, job: Job, tmp_path: Path
     ) -> None:
@@ -233,6 +354,8 @@ class TestSimulated(TrainerContract):
     train: dict[str, Any] = {"epoch_s": 0.01}  # noqa: RUF012 - read only
     params: dict[str, Any] = {"x": 0.5}  # noqa: RUF012 - read only
     other_metric = "loss"
+    other_train: dict[str, Any] = {"epoch_s": 0.02}  # noqa: RUF012 - read only
+    state_suffix = ".json"
 
 
 class TestYolo(TrainerContract):
@@ -248,6 +371,8 @@ class TestYolo(TrainerContract):
     }
     params: dict[str, Any] = {"lr0": 0.004}  # noqa: RUF012 - read only
     other_metric = "recall"
+    other_train: dict[str, Any] = {"optimizer": "SGD"}  # noqa: RUF012 - read only
+    state_suffix = ".pt"
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 HEAVY = {
-    "alembic", "mlflow", "numpy", "optuna", "pandas", "ray", "scipy", "torch", "ultralytics",
+    "alembic", "boto3", "mlflow", "numpy", "optuna", "pandas", "ray", "scipy", "torch",
+    "ultralytics",
 }  # fmt: skip
 PROGRAM = """
 import json, sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -19,8 +20,6 @@ from hpo.tracking.verify import verify
 from hpo.trainer import Epoch
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
@@ -242,8 +241,6 @@ def test_verify_finds(bench: Bench, tampering: str, expected: str) -> None:
 
 
 def tamper(bench: Bench, how: str) -> None:
-    from pathlib import Path
-
     run, client = bench.run(0), bench.client()
     run_id = run.info.run_id
     match how:
@@ -315,10 +312,8 @@ def test_a_study_deleted_meanwhile_is_dropped_quietly(
 
 def test_one_refused_trial_does_not_hold_up_the_others(bench: Bench, tmp_path: Path) -> None:
     """A trial whose file is gone from the store is noted as such; the next one is copied."""
-    from hpo.artifacts import open_store
-
     bench.trial(0.1)
-    for content in (open_store(bench.settings).root / "objects").glob("*/*"):
+    for content in (Path(bench.settings.artifacts) / "objects").glob("*/*"):
         content.unlink()
     bench.trial(0.2)
     result = bench.mirror().sync_study()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
@@ -120,10 +121,8 @@ def test_a_plain_optuna_study_can_be_named(run: Run, bench: Bench, database_url:
 
 def test_what_could_not_be_copied_is_listed(bench: Bench, run: Run) -> None:
     """A trial whose file is gone makes sync exit 1 with the reason; the others are copied."""
-    from hpo.artifacts import open_store
-
     bench.trial(0.1)
-    for content in (open_store(bench.settings).root / "objects").glob("*/*"):
+    for content in (Path(bench.settings.artifacts) / "objects").glob("*/*"):
         content.unlink()
     bench.trial(0.2)
     done = run("mirror", "sync")

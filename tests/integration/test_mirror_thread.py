@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fixtures.mirrored import Bench
 from sqlalchemy import text
 
-from hpo.artifacts import open_store
 from hpo.claims import Standing
 from hpo.tracking.mirror_thread import MirrorThread
 from hpo.tracking.verify import verify
@@ -18,7 +18,6 @@ from hpo.trainer import Epoch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import pytest
     from fixtures.mlflow_server import MlflowServer
@@ -102,7 +101,7 @@ def test_a_flush_does_not_wait_for_what_is_refused(
 ) -> None:
     """A trial that cannot be copied is named once, and the worker leaves without it."""
     bench.trial(0.1)
-    for content in (open_store(bench.settings).root / "objects").glob("*/*"):
+    for content in (Path(bench.settings.artifacts) / "objects").glob("*/*"):
         content.unlink()
     thread = MirrorThread(bench.settings, bench.study)
     assert thread.flush(timeout_s=300) is False

@@ -14,7 +14,7 @@ import pytest
 from fixtures.command_line import HPO
 from fixtures.told import PromotionBench, promotions
 
-from hpo.artifacts import sha256_of
+from hpo.artifacts.store import sha256_of
 from hpo.database.engine import storage_url
 from hpo.promotion.present import champion
 from hpo.tracking.client import open_client

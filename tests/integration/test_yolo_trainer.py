@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.training import Recorder, install_trainer, make_images, make_job
+from fixtures.training import Recorder, in_torch, install_trainer, make_images, make_job
 
 from hpo.errors import DatasetError, TrialError
 from hpo.trainer import Result, Verdict
@@ -68,19 +64,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-def in_torch(code: str, *arguments: object) -> Any:
-    """Run code that needs torch in a process of its own; what it prints, from JSON."""
-    script = "import json, sys, torch, ultralytics\n" + textwrap.dedent(code)
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "YOLO_CONFIG_DIR": os.devnull, "YOLO_OFFLINE": "true"},
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def by_precision(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Recorder]:
     """A finished training whose objective is precision, with pictures."""
@@ -103,13 +86,13 @@ def test_the_kept_weights_are_of_the_best_epoch_by_the_objective(
     kept = in_torch(
         """
         stored = torch.load(sys.argv[1], weights_only=False)
-        metrics, optimizer = stored["train_metrics"], stored["optimizer"]
-        print(json.dumps([metrics["metrics/precision(B)"], metrics["metrics/mAP50(B)"], optimizer]))
+        metrics = stored["train_metrics"]
+        print(json.dumps([metrics["metrics/precision(B)"], metrics["metrics/mAP50(B)"]]))
         """,
         result.weights,
     )
     best = seen.epochs[result.best_epoch - 1].metrics
-    assert kept == [best["precision"], best["mAP50"], None]
+    assert kept == [best["precision"], best["mAP50"]]
 
 
 def test_a_finished_trial_has_its_pictures(by_precision: tuple[Result, Recorder]) -> None:
@@ -201,6 +184,17 @@ def test_a_batch_halved_for_memory_is_recorded_and_fails_a_searched_one(
         with pytest.raises(TrialError, match="parameter batch=8 was not applied: effective 4") as e:
             process.train(searched, Recorder())
     assert e.value.reason == "out_of_memory"
+
+
+def test_an_installed_albumentations_changes_nothing(lab: Lab, tmp_path: Path) -> None:
+    """Workers with and without it train alike: it is not even imported."""
+    trace, package = tmp_path / "imported", tmp_path / "site" / "albumentations.py"
+    package.parent.mkdir()
+    package.write_text(f"from pathlib import Path\nPath({str(trace)!r}).touch()\n")
+    env = {"PYTHONPATH": str(package.parent)}
+    with TrainingProcess("yolo", tmp_path / "logs", env) as process:
+        process.train(lab.job(tmp_path / "run", epochs=1), Recorder())
+    assert not trace.exists()
 
 
 def test_a_loss_that_is_nan_ends_the_trial_as_diverged(lab: Lab, tmp_path: Path) -> None:

@@ -25,11 +25,13 @@ PUBLIC = {
     "DatabaseError": (3, "ServiceError"),
     "TrackingError": (3, "ServiceError"),
     "ClusterError": (3, "ServiceError"),
+    "StoreError": (3, "ServiceError"),
     "SchemaError": (1, "HpoError"),
     "MismatchError": (1, "HpoError"),
     "TrialError": (1, "HpoError"),
     "RepeatedFailureError": (1, "HpoError"),
     "WeightsError": (1, "HpoError"),
+    "CheckpointError": (1, "HpoError"),
     "StorageFullError": (1, "HpoError"),
 }
 

@@ -19,6 +19,8 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     # MLflow copies this file beside the weights and imports it where the model is loaded, on
     # machines without this project: it cannot go through hpo.tracking.
     "mlflow": ("hpo.tracking", "workers.yolo.model_code.detector_model"),
+    "boto3": ("hpo.artifacts",),
+    "botocore": ("hpo.artifacts",),
     "optuna_dashboard": ("hpo.dashboard_app",),
     "rich": ("hpo.cli",),
     "click": ("hpo.cli",),
@@ -31,6 +33,7 @@ KNOWN_TO_TRAINERS = (
     "hpo.datasets",
     "search_spaces",
     "workers.argument_checks",
+    "workers.checkpoint_files",
 )
 
 MAY_PRINT = (

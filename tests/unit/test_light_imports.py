@@ -9,8 +9,8 @@ import sys
 import pytest
 
 HEAVY = {
-    "alembic", "mlflow", "numpy", "optuna", "pandas", "psycopg2", "ray", "rich", "scipy",
-    "sqlalchemy", "torch", "ultralytics", "yaml",
+    "alembic", "boto3", "botocore", "mlflow", "numpy", "optuna", "pandas", "psycopg2", "ray",
+    "rich", "scipy", "sqlalchemy", "torch", "ultralytics", "yaml",
 }  # fmt: skip
 
 PROGRAM = """

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from fixtures.training import Keeper, continued, make_job
 
 from hpo.trainer import TrainSpec
 from workers.simulated import NOISE, OPTIMUM, SimulatedTrainer, asymptote, epoch_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BEST = {"x": 0.7, "y": 0.01, "kind": "b", "depth": 5}
 
@@ -51,6 +56,23 @@ def test_figures_depend_on_params_seed_and_epoch_only() -> None:
     """The same three give the same figures; another seed gives other noise."""
     assert epoch_metrics(BEST, 1, 3) == epoch_metrics(dict(reversed(BEST.items())), 1, 3)
     assert epoch_metrics(BEST, 1, 3) != epoch_metrics(BEST, 2, 3)
+
+
+def test_each_epoch_depends_on_the_one_before(tmp_path: Path) -> None:
+    """A training continued from an altered state has other figures ever after: it can be seen."""
+    job = make_job(tmp_path / "run", params=BEST, epochs=6, checkpoint_every=2)
+    whole = Keeper(tmp_path / "kept")
+    SimulatedTrainer().train(job, whole)
+    expected = [epoch_metrics(BEST, 0, epoch)["mAP50"] for epoch in range(1, 7)]
+    assert whole.values("mAP50") == expected
+    state = whole.kept[2].state
+    saved = json.loads(state.read_text())
+    saved["state"]["digest"] = "another" + saved["state"]["digest"]
+    state.write_text(json.dumps(saved))
+    altered = Keeper(tmp_path / "kept-altered")
+    SimulatedTrainer().train(continued(job, whole.kept[2], tmp_path / "altered"), altered)
+    pairs = zip(altered.values("mAP50"), expected[2:], strict=True)
+    assert all(one != other for one, other in pairs)
 
 
 def test_every_metric_that_may_be_the_objective_is_reported() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from io import StringIO
 from typing import Any
 
@@ -10,7 +11,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from hpo.cli.common import finite, print_json, print_view
-from hpo.cli.status_view import duration, params_text, status_view, trial_view, trials_view
+from hpo.cli.status_view import duration, params_text, status_view, trials_view
+from hpo.cli.trial_view import trial_view
 from hpo.trial_rows import TrialRow
 
 STATUS: dict[str, Any] = {
@@ -24,9 +26,13 @@ STATUS: dict[str, Any] = {
         {"worker": "gpu-2:12", "device": "cpu", "trial": None, "epoch": None, "value": None,
          "lease_s": None},
     ],
-    "eta_s": 754.0, "mirror": {"behind": 0}, "champion": None,
+    "warnings": [], "eta_s": 754.0, "mirror": {"behind": 0}, "champion": None,
 }  # fmt: skip
 ROW = TrialRow(3, "failed", None, {"lr0": 0.01}, 2, "gpu-1:1", 1, None, None, "diverged: NaN")
+ATTEMPT = {
+    "attempt": 1, "worker": "gpu-1:1", "claimed": None, "ended": datetime(2026, 11, 21, 12, 1, 2),  # noqa: DTZ001 - shown as it is
+    "how": "silent", "resumed_epoch": 0, "note": None,
+}  # fmt: skip
 
 
 def seen(view: Any, width: int = 80) -> str:
@@ -57,6 +63,10 @@ def test_status_says_where_the_study_stands() -> None:
         (
             {"mirror": {"behind": 1}, "workers": []},
             "MLflow is 1 trial behind: `hpo mirror sync` catches up",
+        ),
+        (
+            {"warnings": ["gpu-1:4711: checkpoints are not stored"]},
+            "warning: gpu-1:4711: checkpoints are not stored",
         ),
         ({"simulated": True}, "SIMULATED: no model is trained, the figures mean nothing"),
         (
@@ -94,6 +104,8 @@ def test_one_trial_shows_every_epoch_and_file() -> None:
             {"epoch": 1, "at": None, "mAP50": 0.25, "loss": 1.5},
             {"epoch": 2, "at": None, "mAP50": None, "loss": 1.25},
         ],
+        "attempts": [ATTEMPT],
+        "checkpoints": [],
         "files": [{"name": "weights/best.pt", "bytes": 12, "sha256": "ab" * 32}],
     }
     assert seen(trial_view(details, "mAP50")) == (
@@ -109,6 +121,25 @@ def test_one_trial_shows_every_epoch_and_file() -> None:
         "2      -       1.2500\n"
         "weights/best.pt  12 bytes  sha256 abababababab"
     )
+
+
+def test_a_trial_tells_its_takeovers() -> None:
+    """Who had it, from which epoch on, how that ended, and what was wrong with a checkpoint."""
+    second = {
+        "attempt": 2, "worker": "gpu-2:7", "claimed": None, "ended": None, "how": None,
+        "resumed_epoch": 4, "note": "checkpoint of epoch 5 was altered",
+    }  # fmt: skip
+    kept = {"epoch": 6, "bytes": 49, "best_epoch": 5, "at": None}
+    details = vars(ROW) | {
+        "simulated": False, "history": [], "files": [], "attempts": [ATTEMPT, second],
+        "checkpoints": [kept],
+    }  # fmt: skip
+    lines = seen(trial_view(details, "mAP50"), width=120).splitlines()
+    assert lines[-3:] == [
+        "attempt 1: gpu-1:1 began at the start, fell silent, taken over at 2026-11-21 12:01:02",
+        "attempt 2: gpu-2:7 went on after epoch 4, has it now (checkpoint of epoch 5 was altered)",
+        "checkpoint of epoch 6  49 bytes, best epoch 5",
+    ]
 
 
 def test_lines_are_not_folded_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

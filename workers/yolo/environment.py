@@ -46,6 +46,8 @@ def prepare() -> None:
     # A worker started by torchrun or Slurm is no rank of a distributed training
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "ULTRALYTICS_API_KEY"):
         os.environ.pop(name, None)
+    # Where it is installed Ultralytics augments more, out of random states that no seed here sets
+    sys.modules["albumentations"] = None  # type: ignore[assignment]  # "not installed"
     _write_settings(scratch / "Ultralytics")
     _patch(threads)
 

@@ -73,28 +73,24 @@ class YoloTrainer:
 
     def train(self, job: Job, report: Callable[[Epoch], Verdict]) -> Result:
         self.warm()
-        from ultralytics.utils.torch_utils import strip_optimizer
-
+        from workers.yolo.checkpoint import read_state
         from workers.yolo.detector import Detector, Leave
 
-        overrides = _overrides(job)
+        overrides, state = _overrides(job), read_state(job)
         started = time.monotonic()
-        detector, verdict = Detector(overrides, job, report), Verdict.GO
+        detector, verdict = Detector(overrides, job, report, state), Verdict.GO
+        del state  # as large as the model, its averages and the optimizer together
         try:
             detector.train()
         except Leave as leave:
             verdict = leave.verdict
         finally:
             detector.release()
-        weights = detector.best
-        if verdict is Verdict.STOP:
-            weights = None
-        elif verdict is Verdict.PRUNE:
-            strip_optimizer(weights)  # as the regular end does; no pictures, which take seconds
-        finished = verdict is Verdict.GO
+        unused = verdict is Verdict.STOP or detector.best_epoch is None
+        finished = verdict is Verdict.GO  # pictures take seconds: a pruned trial has none
         result = Result(
             best_epoch=detector.best_epoch,
-            weights=weights,
+            weights=None if unused else detector.best,
             pictures=_pictures(job.run_dir) if finished else {},
             effective=detector.effective,
             train_s=time.monotonic() - started - detector.report_s,

@@ -25,7 +25,7 @@ with pending as (
                            where t.study_id = s.study_id and t.state = 'RUNNING'
                              and (h.study_id is null or l.told_at is null)) then 'open'
              when h.study_id is null then 'finished'
-             when clock_timestamp() >= h.first_claim_at + hpo.seconds(h.timeout_s) then 'finished'
+             when hpo.now() >= h.first_claim_at + hpo.seconds(h.timeout_s) then 'finished'
              when h.trials <= (select count(*) from trials t
                                 where t.study_id = s.study_id and t.state <> 'WAITING')
              then 'finished'
@@ -127,11 +127,11 @@ set local idle_in_transaction_session_timeout = '180s'
 -- name: mirror_done
 update hpo.mirror
    set run_id = :run_id, change = :change, steps = :steps, state = :state, files = :files,
-       error = null, updated_at = clock_timestamp()
+       error = null, updated_at = hpo.now()
  where trial_id = :trial_id
 
 -- name: mirror_failed
-update hpo.mirror set error = :error, updated_at = clock_timestamp() where trial_id = :trial_id
+update hpo.mirror set error = :error, updated_at = hpo.now() where trial_id = :trial_id
 
 -- name: mirror_reset
 -- MLflow does not have these runs any more: they are built again from their first epoch.
@@ -162,12 +162,24 @@ select m.experiment_id, m.run_id, m.state from hpo.mirror_study m
 -- name: mirror_study_done
 update hpo.mirror_study
    set experiment_id = :experiment_id, run_id = :run_id, state = :state, error = null,
-       updated_at = clock_timestamp()
+       updated_at = hpo.now()
  where study_id = :study_id
 
 -- name: mirror_study_failed
-update hpo.mirror_study set error = :error, updated_at = clock_timestamp()
+update hpo.mirror_study set error = :error, updated_at = hpo.now()
  where study_id = :study_id
+
+-- name: mirror_study_works
+update hpo.mirror_study set error = null, updated_at = hpo.now()
+ where study_id = :study_id and error is not null
+
+-- name: mirror_error
+-- Why MLflow is behind: what is in the way of all, else of one trial.
+select coalesce(
+    (select s.error from hpo.mirror_study s where s.study_id = :study_id),
+    (select m.error from hpo.mirror m
+      where m.study_id = :study_id and m.error is not null
+      order by m.updated_at desc limit 1)) as error
 
 -- name: dashboard_pending
 select m.trial_id

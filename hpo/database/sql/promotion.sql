@@ -4,7 +4,7 @@
 -- Whether a study is over, as hpo.claim decides it, and what its trials came to. `typed` are
 -- trials that another hand (optuna-dashboard) completed.
 select h.trials, h.state,
-       coalesce(clock_timestamp() >= h.first_claim_at + hpo.seconds(h.timeout_s), false)
+       coalesce(hpo.now() >= h.first_claim_at + hpo.seconds(h.timeout_s), false)
            as timed_out,
        count(t.trial_id) filter (where t.state <> 'WAITING') as claimed,
        count(*) filter (where t.state = 'RUNNING' and (

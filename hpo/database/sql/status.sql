@@ -7,7 +7,7 @@ select count(*) filter (where t.state = 'COMPLETE') as complete,
        count(*) filter (where t.state = 'RUNNING')  as running,
        count(*) filter (where t.state = 'WAITING')  as waiting,
        count(*) filter (where t.state = 'RUNNING' and l.trial_id is not null
-                          and l.told_at is null and l.expires_at > clock_timestamp()) as leased,
+                          and l.told_at is null and l.expires_at > hpo.now()) as leased,
        avg(extract(epoch from t.datetime_complete - t.datetime_start))
            filter (where t.state in ('COMPLETE', 'PRUNED')) as mean_trial_s
   from trials t left join hpo.lease l on l.trial_id = t.trial_id
@@ -22,15 +22,15 @@ select t.number, l.value, l.best_epoch, t.trial_id
  limit 1
 
 -- name: status_workers
-select w.host, w.pid, w.device, t.number as trial,
+select w.host, w.pid, w.device, w.warning, t.number as trial,
        (select max(e.epoch) from hpo.epoch e where e.trial_id = t.trial_id) as epoch,
        (select v.intermediate_value from trial_intermediate_values v
          where v.trial_id = t.trial_id order by v.step desc limit 1) as value,
-       extract(epoch from l.expires_at - clock_timestamp()) as lease_s
+       extract(epoch from l.expires_at - hpo.now()) as lease_s
   from hpo.worker w
   left join (hpo.lease l join trials t on t.trial_id = l.trial_id and t.state = 'RUNNING')
     on l.worker_id = w.worker_id and l.told_at is null
- where w.study_id = :study_id and w.ended_at is null and w.expires_at > clock_timestamp()
+ where w.study_id = :study_id and w.ended_at is null and w.expires_at > hpo.now()
  order by w.worker_id
 
 -- name: trial_rows
@@ -54,6 +54,16 @@ select t.number, t.state::text as state, t.trial_id, l.value, l.best_epoch, l.re
 select e.epoch, e.metrics, e.recorded_at from hpo.epoch e
  where e.trial_id = :trial_id order by e.epoch
 
+-- name: trial_attempts
+select a.attempt, w.host || ':' || w.pid as worker, a.claimed_at as claimed, a.ended_at as ended,
+       a.ended as how, a.resumed_epoch, a.note
+  from hpo.attempt a left join hpo.worker w on w.worker_id = a.worker_id
+ where a.trial_id = :trial_id order by a.attempt
+
+-- name: trial_checkpoints
+select c.epoch, c.bytes, c.best_epoch, c.recorded_at as at from hpo.checkpoint c
+ where c.trial_id = :trial_id order by c.epoch
+
 -- name: trial_files
 select name, sha256, bytes, epoch from hpo.artifact where trial_id = :trial_id order by name
 
@@ -62,5 +72,5 @@ select key, value_json from trial_user_attributes where trial_id = :trial_id ord
 
 -- name: training_now
 select w.host || ':' || w.pid from hpo.lease l join hpo.worker w on w.worker_id = l.worker_id
- where l.told_at is null and l.expires_at > clock_timestamp() and w.ended_at is null
+ where l.told_at is null and l.expires_at > hpo.now() and w.ended_at is null
  order by w.worker_id

@@ -1,5 +1,5 @@
 -- name: study_by_name
-select h.study_id, h.name, h.spec, h.spec_sha256, h.dataset_fingerprint, h.code_version,
+select h.study_id, h.uid, h.name, h.spec, h.spec_sha256, h.dataset_fingerprint, h.code_version,
        h.trials, h.timeout_s, h.state, h.created_at, h.first_claim_at
   from hpo.study h join studies s on s.study_id = h.study_id
  where h.name = :name
@@ -7,7 +7,7 @@ select h.study_id, h.name, h.spec, h.spec_sha256, h.dataset_fingerprint, h.code_
 -- name: study_names
 -- The newest first, with what tells open ones from finished ones.
 select h.study_id, h.name, h.state, h.trials, h.created_at,
-       coalesce(clock_timestamp() >= h.first_claim_at + hpo.seconds(h.timeout_s), false)
+       coalesce(hpo.now() >= h.first_claim_at + hpo.seconds(h.timeout_s), false)
            as timed_out,
        (select count(*) from trials t where t.study_id = h.study_id and t.state <> 'WAITING')
            as claimed,
@@ -15,7 +15,7 @@ select h.study_id, h.name, h.state, h.trials, h.created_at,
          where t.study_id = h.study_id and t.state = 'RUNNING' and l.told_at is null) as running,
        (select count(*) from trials t join hpo.lease l on l.trial_id = t.trial_id
          where t.study_id = h.study_id and t.state = 'RUNNING' and l.told_at is null
-           and l.expires_at > clock_timestamp()) as held
+           and l.expires_at > hpo.now()) as held
   from hpo.study h join studies s on s.study_id = h.study_id
  order by h.created_at desc, h.study_id desc
 
@@ -30,6 +30,10 @@ with gone as (
     delete from hpo.epoch where trial_id in (select trial_id from leased)
 ), gone_files as (
     delete from hpo.artifact where trial_id in (select trial_id from leased)
+), gone_attempts as (
+    delete from hpo.attempt where study_id in (select study_id from gone)
+), gone_checkpoints as (
+    delete from hpo.checkpoint where trial_id in (select trial_id from leased)
 ), gone_workers as (
     delete from hpo.worker where study_id in (select study_id from gone)
 )
@@ -83,7 +87,7 @@ update hpo.study set trials = :trials where study_id = :study_id
 -- name: claimed_and_waiting
 select count(t.trial_id) filter (where t.state <> 'WAITING') as claimed,
        count(t.trial_id) filter (where t.state = 'WAITING') as waiting,
-       coalesce(clock_timestamp() >= h.first_claim_at + hpo.seconds(h.timeout_s), false)
+       coalesce(hpo.now() >= h.first_claim_at + hpo.seconds(h.timeout_s), false)
            as timed_out
   from hpo.study h left join trials t on t.study_id = h.study_id
  where h.study_id = :study_id
@@ -104,6 +108,10 @@ with trial as (
     delete from hpo.artifact where trial_id in (select trial_id from trial)
 ), gone_leases as (
     delete from hpo.lease where study_id = :study_id
+), gone_attempts as (
+    delete from hpo.attempt where study_id = :study_id
+), gone_checkpoints as (
+    delete from hpo.checkpoint where trial_id in (select trial_id from trial)
 ), gone_mirror as (
     delete from hpo.mirror where study_id = :study_id
 ), gone_mirror_study as (
@@ -145,5 +153,5 @@ select count(*) from hpo.lease l join hpo.worker w on w.worker_id = l.worker_id
  where w.slot = :slot and l.told_at is not null
 
 -- name: worker_left
-update hpo.worker set ended_at = clock_timestamp(), seen_at = clock_timestamp(), ended_why = :why
+update hpo.worker set ended_at = hpo.now(), seen_at = hpo.now(), ended_why = :why
  where worker_id = :worker_id

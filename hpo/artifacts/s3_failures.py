@@ -1,0 +1,80 @@
+"""What S3's and boto3's errors mean: missing, passing or final, in plain words; opens nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpo.errors import StoreError, UsageError
+
+_MISSING = ("NoSuchKey", "NoSuchUpload", "404")
+# Amazon is never full; other servers say it in these words or with the status 507
+_FULL = ("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded")
+_FULL_STATUS = 507
+# Answers of the kind «your fault» that nevertheless pass: timeout, conflict, too many requests
+_PASSING_STATUS = (408, 409, 425, 429)
+_RIGHTS = (
+    "s3:PutObject, s3:GetObject, s3:DeleteObject, s3:AbortMultipartUpload, s3:ListBucket and "
+    "s3:ListBucketMultipartUploads"
+)
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether S3 answered that there is no such object or upload."""
+    return _answer(error)[0] in _MISSING
+
+
+def meaning(error: BaseException, place: str) -> StoreError:
+    """The error for a store that cannot do what was asked now."""
+    code, status, words = _answer(error)
+    if code in _FULL or status == _FULL_STATUS:
+        return StoreError(
+            f"no space left for artifacts in {place}: {words}",
+            hint="Free some space there or raise its quota, or set HPO_ARTIFACTS elsewhere.",
+        )
+    return StoreError(
+        f"artifacts in {place} cannot be reached: {words}",
+        hint="Check HPO_ARTIFACTS, AWS_ENDPOINT_URL and the AWS credentials with `hpo doctor`.",
+    )
+
+
+def refusal(error: BaseException | None, place: str, bucket: str) -> UsageError | None:
+    """The error for what stays as it is until somebody mends it; None for what may pass."""
+    if error is None or not _is_final(error):
+        return None
+    code, _, words = _answer(error)
+    return UsageError(f"artifacts cannot be written to {place}: {words}", hint=_mend(code, bucket))
+
+
+def _is_final(error: BaseException) -> bool:
+    from botocore import exceptions as botocore
+
+    if isinstance(error, botocore.ClientError):
+        code, status, _ = _answer(error)
+        refused = 300 <= status < 500 and status not in _PASSING_STATUS  # noqa: PLR2004 - HTTP's
+        return refused and code not in _FULL
+    passing = (
+        botocore.ConnectionError,
+        botocore.HTTPClientError,
+        botocore.CredentialRetrievalError,
+        botocore.TokenRetrievalError,
+    )
+    return not isinstance(error, passing)
+
+
+def _mend(code: str, bucket: str) -> str:
+    if code == "NoSuchBucket":
+        return f"Make it, for instance with `aws s3 mb s3://{bucket}`, or correct HPO_ARTIFACTS."
+    if code in ("NoCredentialsError", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role."
+    if code in ("AccessDenied", "403"):
+        return f"Give the owner of the key these rights on the bucket: {_RIGHTS}."
+    return "Correct HPO_ARTIFACTS, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION or the AWS credentials."
+
+
+def _answer(error: BaseException) -> tuple[str, int, str]:
+    """S3's code, HTTP's status and words for a person; the class and 0 where nobody answered."""
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    said = response.get("Error", {})
+    code = str(said.get("Code", type(error).__name__))
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return code, status, f"{code}: {said['Message']}" if said.get("Message") else str(error)

@@ -1,0 +1,140 @@
+"""A trial's checkpoints, in the store and in their table; knows no thread and no training.
+
+Each attempt has an area of its own in the store. A worker that lost its lease can thus neither
+remove nor replace what the next one needs: the rows of an attempt never grow after its end.
+"""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from hpo.claims import Kept, Standing
+from hpo.database.queries import query
+from hpo.trainer import Checkpoint
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from hpo.artifacts.store import ArtifactStore, Stored
+    from hpo.claims import Claim, Claims
+    from hpo.study import Study
+
+
+class Checkpoints:
+    """The checkpoints of one claimed trial. Not for several threads at once."""
+
+    def __init__(self, claims: Claims, claim: Claim, store: ArtifactStore) -> None:
+        self._claims, self._claim, self._store = claims, claim, store
+        self._best: tuple[int | None, Stored | None] = (None, None)  # uploaded by this attempt
+        self._others: list[uuid.UUID] | None = None  # earlier attempts that may hold something
+
+    def found(self) -> list[Kept]:
+        """What can be continued from, the newest first."""
+        return self._claims.kept(self._claim.trial_id)
+
+    def fetch(self, kept: Kept, folder: Path) -> Checkpoint:
+        """Bring one here.
+
+        Raises:
+            WeightsError: a file of it is missing or was altered.
+            StoreError: the store is gone, so nobody knows.
+        """
+        area = self._area(kept.token)
+        state = self._store.fetch(kept.state.sha256, folder / "state", area)
+        weights = None
+        if kept.weights is not None:
+            weights = self._store.fetch(kept.weights.sha256, folder / "weights", area)
+        return Checkpoint(kept.epoch, state, kept.best_epoch, weights)
+
+    def keep(self, checkpoint: Checkpoint) -> Standing:
+        """Put one into the store, record it, and remove what it supersedes.
+
+        Raises:
+            StoreError: the store is gone or full; nothing was recorded.
+            DatabaseError: PostgreSQL stayed away longer than the patience.
+        """
+        area = self._area(self._claim.token)
+        state = self._store.put(checkpoint.state, area)
+        best_epoch, weights = self._best
+        if checkpoint.weights is None:
+            best_epoch, weights = checkpoint.best_epoch, None
+        elif weights is None or best_epoch != checkpoint.best_epoch:
+            best_epoch, weights = checkpoint.best_epoch, self._store.put(checkpoint.weights, area)
+        self._best = best_epoch, weights
+        kept = Kept(checkpoint.epoch, self._claim.token, state, best_epoch, weights)
+        standing = self._claims.keep(self._claim, kept)
+        if standing is Standing.LOST:
+            # What was recorded before the loss is what the next attempt goes on from
+            own = self._claim.token
+            self._store.keep_only(area, _needed(self.found(), own))
+            return standing
+        self._sweep()
+        return standing
+
+    def clear(self) -> None:
+        """Remove all of an ended trial's; what cannot be reached now is left to `clear_ended`."""
+        clear_trial(self._claims, self._store, self._claim.trial_id, self._claim.number)
+
+    def _sweep(self) -> None:
+        """Remove what no row names any more, drafts of killed attempts included."""
+        rows = self.found()
+        if self._others is None:
+            # Not later ones: this lease may be lost by now, and what a new holder has just put
+            # into the store is recorded only after that
+            tokens = _tokens(self._claims, self._claim.trial_id)
+            self._others = list(takewhile(lambda token: token != self._claim.token, tokens))
+        for token in (self._claim.token, *self._others):
+            self._store.keep_only(self._area(token), _needed(rows, token))
+        self._others = [token for token in self._others if _needed(rows, token)]
+
+    def _area(self, token: uuid.UUID) -> str:
+        return area_of(self._claims.study.uid, self._claim.number, token)
+
+
+def area_of(study: uuid.UUID, number: int, token: uuid.UUID) -> str:
+    """Where an attempt's checkpoints lie in the store."""
+    return f"checkpoints/{study}/{number:04d}-{token.hex[:12]}"
+
+
+def checkpoint_areas(engine: Engine, study: Study) -> list[str]:
+    """Where checkpoints of a study may lie now."""
+    with engine.connect() as connection:
+        rows = connection.execute(query("uncleared_attempts"), {"study": study.study_id}).all()
+    return [area_of(study.uid, row.number, row.token) for row in rows]
+
+
+def clear_trial(claims: Claims, store: ArtifactStore, trial_id: int, number: int) -> None:
+    """Remove the checkpoints of a trial that ended.
+
+    Raises:
+        StoreError: the store is gone; the trial stays to be cleared.
+    """
+    for token in _tokens(claims, trial_id):
+        store.keep_only(area_of(claims.study.uid, number, token), ())
+    claims.rows("cleared", trial=trial_id)
+
+
+def clear_ended(claims: Claims, store: ArtifactStore) -> None:
+    """Remove the checkpoints of ended trials that nobody could clear at their end.
+
+    Raises:
+        StoreError: the store is gone.
+    """
+    for row in claims.rows("uncleared", study=claims.study.study_id):
+        clear_trial(claims, store, row.trial_id, row.number)
+
+
+def _tokens(claims: Claims, trial_id: int) -> list[uuid.UUID]:
+    return [row.token for row in claims.rows("attempt_tokens", trial=trial_id)]
+
+
+def _needed(rows: Iterable[Kept], token: uuid.UUID) -> set[str]:
+    mine = [row for row in rows if row.token == token]
+    return {row.state.sha256 for row in mine} | {
+        row.weights.sha256 for row in mine if row.weights is not None
+    }

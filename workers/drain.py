@@ -1,0 +1,39 @@
+"""The wish to leave, and the time that is left for it; knows no worker."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+GRACE_S = 30.0  # spot machines are taken away two minutes after the notice, some after 30 s
+
+
+class Drain:
+    """Asked once, from any thread; from then on the grace runs.
+
+    Attributes:
+        event: set when it was asked.
+        grace_s: seconds that the present epoch may still take.
+    """
+
+    def __init__(self, grace_s: float = GRACE_S) -> None:
+        self.event = threading.Event()
+        self.grace_s = grace_s
+        self._until = math.inf
+
+    def ask(self, within_s: float = math.inf) -> None:
+        """Leave, within so many seconds where that is less; asking again changes nothing."""
+        if not self.event.is_set():
+            self._until = time.monotonic() + min(self.grace_s, within_s)
+            self.event.set()
+
+    @property
+    def asked(self) -> bool:
+        """Whether to leave."""
+        return self.event.is_set()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of the grace that are left; infinite before it was asked, never below 0."""
+        return max(0.0, self._until - time.monotonic())
