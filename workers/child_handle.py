@@ -42,12 +42,14 @@ class ChildHandle:
         log: file that holds everything the process printed.
     """
 
-    def __init__(self, trainer: str, log: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, trainer: str, log: Path, env: Mapping[str, str], scratch: Path | None = None
+    ) -> None:
         self.log = log
         self._killed = False
         self._ready = False
         # Settings, fonts and the like that libraries insist on writing; removed with the child
-        self._scratch = Path(tempfile.mkdtemp(prefix="hpo-training-"))
+        self._scratch = Path(tempfile.mkdtemp(prefix="hpo-training-", dir=scratch))
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,12 @@ class TrainingProcess:
     """
 
     def __init__(
-        self, trainer_name: str, log_dir: Path, env: Mapping[str, str] | None = None
+        self,
+        trainer_name: str,
+        log_dir: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        scratch: Path | None = None,
     ) -> None:
         """Remember what to start; starts nothing.
 
@@ -45,11 +50,14 @@ class TrainingProcess:
             trainer_name: the trainer's entry point.
             log_dir: each child's output goes to a file of its own in here.
             env: variables of the child beside this process's own.
+            scratch: where each child gets a folder for what libraries insist on writing; None
+                takes the system's folder for such.
         """
         self.jobs_done = 0
         self._trainer = trainer_name
         self._log_dir = log_dir
         self._env = dict(env or {})
+        self._scratch = scratch
         self._child: ChildHandle | None = None
 
     def __enter__(self) -> Self:
@@ -150,7 +158,7 @@ class TrainingProcess:
         if self._child is None or not self._child.alive:
             self.kill()  # clears up after a child that died while idle
             log = self._log_dir / f"training-{os.getpid()}-{next(_numbers)}.log"
-            self._child = ChildHandle(self._trainer, log, self._env)
+            self._child = ChildHandle(self._trainer, log, self._env, self._scratch)
         return self._child
 
     def _ask(self, request: Request, kind: type[T]) -> T:

@@ -212,6 +212,8 @@ class TrialRun:
 
     def _is_lost(self) -> Ended:
         log.warning("trial %d is no longer this worker's", self._claim.number)
+        if self._warned:
+            self._warn("")
         return Ended(None, lost=True)
 
     def _finish(self, result: Result) -> Ended:

@@ -8,13 +8,13 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo.artifacts.opening import open_store
 from hpo.checkpoints import clear_ended
 from hpo.claims import Claim, Claims, End, NoTrial
 from hpo.database import schema
-from hpo.database.engine import connect
+from hpo.database.engine import connect, patient, persist, storage_url
 from hpo.database.queries import query
 from hpo.errors import HpoError, RepeatedFailureError, UsageError
 from hpo.readiness import require_same
@@ -23,13 +23,14 @@ from workers.device import choose_device
 from workers.drain import GRACE_S, Drain
 from workers.events import Event, Kind, Watch, nobody
 from workers.process import TrainingProcess
+from workers.run_folders import own_folder
 from workers.trial_run import Bench, Ended, TrialRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from hpo.settings import Settings
     from hpo.study import Study
@@ -137,33 +138,63 @@ class Worker:
                 hint="A worker keeps its runs there, and the artifacts unless HPO_ARTIFACTS names "
                 "a folder: set HPO_HOME, or start the worker in the project's folder.",
             )
-        # This thread, the lease keeper, the checkpoints' uploader, a spare
-        engine = connect(settings, pool_size=4)
+        engine, study = self._opened()
         try:
-            schema.check(engine)
-            study = load_study(engine, self._name)
             data = require_same(study, settings)
             open_store(settings).require_writable(make=False)
-            with TrainingProcess(study.spec.trainer, settings.home / "logs") as process:
+            with (
+                own_folder(settings.home / "runs") as runs,
+                TrainingProcess(
+                    study.spec.trainer, settings.home / "logs", scratch=runs
+                ) as process,
+            ):
                 process.warm()
-                return self._serve(engine, study, process, data)
+                return self._serve(engine, study, process, runs, data)
         finally:
             engine.dispose()
 
+    def _opened(self) -> tuple[Engine, Study]:
+        """The database and the study; a database that is away just now is waited for."""
+        settings = self._settings
+
+        def attempt() -> tuple[Engine, Study]:
+            # This thread, the lease keeper, the checkpoints' uploader, a spare
+            engine = connect(settings, pool_size=4)
+            try:
+                schema.check(engine)
+                return engine, load_study(engine, self._name)
+            except BaseException:
+                engine.dispose()
+                raise
+
+        return persist(
+            attempt, storage_url(settings),
+            patience_s=settings.db_patience_s, stop=self._drain.event,
+        )  # fmt: skip
+
     def _serve(
-        self, engine: Engine, study: Study, process: TrainingProcess, data: Path | None
+        self,
+        engine: Engine,
+        study: Study,
+        process: TrainingProcess,
+        runs: Path,
+        data: Path | None,
     ) -> Summary:
         from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
 
         host = socket.gethostname()
-        worker_id, before = _register(engine, study, host, self._device, self._slot)
-        self._ended_before = before
+        row = {"study_id": study.study_id, "host": host, "pid": os.getpid(), "device": self._device}
+        # Repeated after a lost acknowledgement it makes a second row, which nobody is
+        worker_id, self._ended_before = patient(
+            engine, lambda connection: _register(connection, row, self._slot),
+            patience_s=self._settings.db_patience_s, stop=self._drain.event,
+        )  # fmt: skip
         claims = Claims(
             engine, study, worker_id, lease_s=self._settings.lease_s,
             patience_s=self._settings.db_patience_s, stop=self._drain.event,
         )  # fmt: skip
         bench = Bench(
-            study, claims, process, open_store(self._settings), self._settings.home / "runs",
+            study, claims, process, open_store(self._settings), runs,
             data, self._device, host, self._stall_timeout_s, self._settings.checkpoint_every,
         )  # fmt: skip
         summary = Summary(why="crashed")
@@ -261,14 +292,10 @@ def first_line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _register(
-    engine: Engine, study: Study, host: str, device: str, slot: str | None
-) -> tuple[int, int]:
+def _register(connection: Connection, row: dict[str, Any], slot: str | None) -> tuple[int, int]:
     """(the new worker's id, trials that earlier workers of the slot ended)."""
-    row = {"study_id": study.study_id, "host": host, "pid": os.getpid(), "device": device}
-    with engine.begin() as connection:
-        before = int(connection.execute(query("ended_in_slot"), {"slot": slot}).scalar_one())
-        worker_id = connection.execute(query("register_worker"), row | {"slot": slot}).scalar_one()
+    before = int(connection.execute(query("ended_in_slot"), {"slot": slot}).scalar_one())
+    worker_id = connection.execute(query("register_worker"), row | {"slot": slot}).scalar_one()
     return int(worker_id), before
 
 

@@ -20,7 +20,7 @@ from hpo.cli.worker_options import (
     stall_option,
     with_checkpoints,
 )
-from hpo.errors import UsageError
+from hpo.errors import ServiceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,6 +155,8 @@ class _Lines:
 
 
 def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: bool) -> None:
+    from sqlalchemy.exc import DBAPIError
+
     from hpo.cli.status_view import number_text
     from hpo.database.engine import connect
     from hpo.status import status
@@ -165,11 +167,18 @@ def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: boo
         if as_json:
             print_json({"ended": ended, "why": summary.why, "status": None})
         return
-    engine = connect(settings)
     try:
-        document = status(engine, study)
-    finally:
-        engine.dispose()
+        engine = connect(settings)
+        try:
+            document = status(engine, study)
+        finally:
+            engine.dispose()
+    except (ServiceError, DBAPIError) as error:
+        # The worker has done its part: that PostgreSQL went away since fails nothing
+        click.echo(f"hpo: left, {NEXT[summary.why]}; where the study stands: {error}", err=True)
+        if as_json:
+            print_json({"ended": ended, "why": summary.why, "status": None})
+        return
     if as_json:
         print_json({"ended": ended, "why": summary.why, "status": document})
         return

@@ -61,10 +61,7 @@ def ensure_running(home: Path, *, create: bool = False) -> str:
     with _guarded(files):
         if not files.data.exists():
             server_start.initialise(files)
-        runs = server_life.running_pid(files) is not None
-        if not (runs and server_start.wait_until_it_answers(files)):
-            server_start.start(files)
-        server_start.create_database(files)
+        _start(files)
     return files.url()
 
 
@@ -73,7 +70,12 @@ def revive(home: Path) -> str | None:
 
     PostgreSQL removes its pid file when it is stopped and leaves it behind when it is killed.
     """
-    return ensure_running(home) if _files(home).pid_file.exists() else None
+    files = _files(home)
+    with _guarded(files):  # it may be being stopped just now
+        if not files.pid_file.exists():
+            return None
+        _start(files)
+    return files.url()
 
 
 def stop(home: Path) -> bool:
@@ -111,6 +113,13 @@ def known_url(home: Path) -> str | None:
 def port(home: Path) -> int | None:
     """The port of the server of `home`; None before the first start."""
     return _files(home).port()
+
+
+def _start(files: ServerFiles) -> None:
+    runs = server_life.running_pid(files) is not None
+    if not (runs and server_start.wait_until_it_answers(files)):
+        server_start.start(files)
+    server_start.create_database(files)
 
 
 def _files(home: Path) -> ServerFiles:

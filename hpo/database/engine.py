@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
 
-__all__ = ["connect", "follow", "is_lost", "make_engine", "patient", "storage_url"]
+__all__ = ["connect", "follow", "is_lost", "make_engine", "patient", "persist", "storage_url"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -157,26 +157,50 @@ def patient(
         DatabaseError: the patience is spent, `stop` was set, or the server refuses us.
         StorageFullError: no space is left on the server's device.
     """
+
+    def once() -> T:
+        with engine.begin() as connection:
+            return call(connection)
+
+    return persist(once, str(engine.url), patience_s=patience_s, stop=stop)
+
+
+def persist(
+    attempt: Callable[[], T],
+    url: str,
+    *,
+    patience_s: float,
+    stop: threading.Event | None = None,
+) -> T:
+    """Make an attempt at something with the database; while that is away, again.
+
+    Args:
+        attempt: opens what it needs, and may be repeated.
+        url: the database, for messages.
+        patience_s: as of `patient`, which says what is raised too.
+        stop: as of `patient`.
+    """
     stop = stop or threading.Event()
     failed_at: float | None = None
     wait_s = FIRST_WAIT_S
     while True:
         try:
-            with engine.begin() as connection:
-                result = call(connection)
-        except (DBAPIError, PoolTimeoutError, psycopg2.Error) as error:
-            meaning = explain(error, str(engine.url))
-            if meaning is None:
+            result = attempt()
+        except (DBAPIError, PoolTimeoutError, psycopg2.Error, DatabaseError) as error:
+            # `connect` has explained its error already
+            cause = error.__cause__ if isinstance(error, DatabaseError) else error
+            meaning = error if isinstance(error, DatabaseError) else explain(error, url)
+            if meaning is None or cause is None:
                 raise
             now = time.monotonic()
             if failed_at is None:
                 failed_at = now
                 log.warning("%s; trying for %g s", meaning, patience_s)
-            if not is_passing(error) or now - failed_at >= patience_s:
-                raise meaning from error
+            if not is_passing(cause) or now - failed_at >= patience_s:
+                raise meaning from cause
             pause = wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads workers, hides nothing
             if stop.wait(min(pause, failed_at + patience_s - now)):
-                raise meaning from error
+                raise meaning from cause
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
         else:
             if failed_at is not None:

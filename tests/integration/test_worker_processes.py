@@ -120,6 +120,7 @@ def test_a_killed_workers_trial_is_taken_over(
     (before,) = rows(engine, study)
     children = children_of(victim.process.pid)
     assert children, "the training runs in a process of its own"
+    wait_until(lambda: bool(details(engine, study)["checkpoints"]), "a checkpoint is stored")
     victim.send(signal.SIGKILL)
     events: list[Event] = []
     worker = Worker(here, study.name, device="cpu", watch=events.append, limits=Limits(n_trials=1))
@@ -311,7 +312,7 @@ def small_disk(
     log = here.home.parent / "worker-full.log"
     started: list[subprocess.Popen[bytes]] = []
     script = (
-        'mount -t tmpfs -o size=256k tmpfs "$HPO_ARTIFACTS" && '
+        'mount -t tmpfs -o size=256k tmpfs "$HPO_ARTIFACTS" && mkdir "$HPO_ARTIFACTS/objects" && '
         'exec "$0" worker --study full --device cpu'
     )
     env = os.environ | {

@@ -4,6 +4,17 @@
 create function hpo.now() returns timestamptz language sql volatile as
 $$ select clock_timestamp() $$;
 
+do $$
+declare
+    c record;
+begin
+    for c in select table_name, column_name from information_schema.columns
+              where table_schema = 'hpo' and column_default = 'clock_timestamp()' loop
+        execute format('alter table hpo.%I alter column %I set default hpo.now()',
+                       c.table_name, c.column_name);
+    end loop;
+end $$;
+
 -- The name of this study in the artifact store, which several databases may share.
 alter table hpo.study add column uid uuid not null default gen_random_uuid();
 
