@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HOME_NAME = ".hpo"
 LEAST_LEASE_S = 0.5
+LONGEST_S = 10 * 365 * 86400.0
 
 VARIABLES: dict[str, str] = {
     "HPO_STORAGE": "PostgreSQL URL; unset: a private PostgreSQL in HPO_HOME",
@@ -104,8 +105,8 @@ def _seconds(env: Mapping[str, str], name: str, default: float, *, least: float 
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise UsageError(f"{name}={text!r} is not a number of seconds above 0")
+    if not 0 < value <= LONGEST_S:
+        raise UsageError(f"{name}={text!r} is not a number of seconds above 0, up to ten years")
     if value < least:
         raise UsageError(f"{name}={text} is shorter than {least:g} s: no renewal would be in time")
     return value

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAME_FAILURES = 3  # in a row, before the worker keeps the budget and stops
+# In a row, before the worker keeps the budget and stops. Of the reason `error` only: a dataset that
+# is gone fails every trial, while a loss that diverges or full memory is the trial's own affair.
+SAME_FAILURES = 3
 _LONGEST_WAIT_S = 0.8  # between two looks for something to take over
 STALL_TIMEOUT_S = 7200.0  # an epoch that takes longer must be announced
 _FLUSH_S = 5.0  # for MLflow, when the worker was asked to leave: what lacks is copied later
@@ -214,7 +216,8 @@ class Worker:
         finally:
             _left(engine, worker_id, summary.why)
             # Whoever asked it to leave does not wait for MLflow
-            mirror.close(min(flush_s, _FLUSH_S) if self._drain.asked else flush_s)
+            left_s = max(1.0, self._drain.left_s)
+            mirror.close(min(flush_s, _FLUSH_S, left_s) if self._drain.asked else flush_s)
         return summary
 
     def _loop(self, bench: Bench, summary: Summary, wake: Callable[[], None]) -> None:
@@ -260,7 +263,7 @@ class Worker:
         if ended.end is None:
             return
         summary.ended[ended.end] = summary.ended.get(ended.end, 0) + 1
-        if ended.end is not End.FAIL:
+        if ended.end is not End.FAIL or not ended.error.startswith("error: "):
             self._failures.clear()
             return
         if self._failures and first_line(self._failures[-1]) != first_line(ended.error):

@@ -80,7 +80,7 @@ def launch(
     worker whose node Ray drains or loses goes on elsewhere, from its trial's checkpoint.
     """
     timeout_s = seconds_of("--timeout", timeout)
-    grace_s = seconds_of("--grace", grace) or 0.0
+    grace_s = seconds_of("--grace", grace, zero=True) or 0.0
     stall_timeout_s = seconds_of("--stall-timeout", stall_timeout)
     settings, study = _choose(study_name)
     settings = with_checkpoints(settings, checkpoint_every)

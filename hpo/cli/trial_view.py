@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HOW = {
     "told": "ended the trial",
     "released": "gave it back",
-    "silent": "fell silent, taken over",
+    "silent": "fell silent",
     None: "has it now",
 }
 
@@ -65,6 +65,7 @@ def attempt_text(attempt: Mapping[str, Any]) -> str:
     """`attempt 2: host:pid went on after epoch 4, gave it back at 12:01:02`."""
     epoch, ended, note = attempt["resumed_epoch"], attempt["ended"], attempt["note"]
     start = f"went on after epoch {epoch}" if epoch else "began at the start"
-    at = f" at {ended:%Y-%m-%d %H:%M:%S}" if ended else ""
+    at = f" (noticed at {ended:%Y-%m-%d %H:%M:%S})" if attempt["how"] == "silent" else ""
+    at = at or (f" at {ended:%Y-%m-%d %H:%M:%S}" if ended else "")
     text = f"attempt {attempt['attempt']}: {attempt['worker']} {start}, {HOW[attempt['how']]}{at}"
     return f"{text} ({note})" if note else text

@@ -72,7 +72,7 @@ def worker(
 
     limits = Limits(n_trials, seconds_of("--timeout", timeout), wait=not no_wait)
     stall_timeout_s = seconds_of("--stall-timeout", stall_timeout)
-    grace_s = seconds_of("--grace", grace) or 0.0
+    grace_s = seconds_of("--grace", grace, zero=True) or 0.0
     settings, study = _choose(study_name)
     settings = with_checkpoints(settings, checkpoint_every)
     logging.basicConfig(level=logging.WARNING, format="hpo: %(message)s", stream=sys.stderr)
@@ -97,8 +97,8 @@ def _choose(name: str | None) -> tuple[Settings, Study]:
         return settings, study
 
 
-def seconds_of(option: str, text: str | None) -> float | None:
-    """Seconds of an option's text like `90s`, `45m` or `1h30m`.
+def seconds_of(option: str, text: str | None, *, zero: bool = False) -> float | None:
+    """Seconds of an option's text like `90s`, `45m` or `1h30m`, and of `0s` where `zero` is one.
 
     Raises:
         UsageError: it is no duration.
@@ -107,6 +107,8 @@ def seconds_of(option: str, text: str | None) -> float | None:
 
     if text is None:
         return None
+    if zero and text.strip() in ("0", "0s"):
+        return 0.0
     value = seconds(text)
     if value is None:
         raise UsageError(f"{option} {text!r} is no duration like 90s, 45m or 1h30m, up to 3650d")

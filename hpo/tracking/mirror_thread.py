@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 
 from hpo.database.engine import connect
-from hpo.errors import HpoError
+from hpo.errors import HpoError, StoreError
 from hpo.tracking.marks import Marks
 from hpo.tracking.mirror import HICCUPS, Mirror, open_mirror
 from hpo.tracking.shown_in_dashboard import show_pending
@@ -106,7 +106,7 @@ class MirrorThread:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if not clean:
+        if not clean and timeout_s > 0:  # at 0 nobody looked whether it is behind
             log.warning("%s", self._farewell(until - time.monotonic()))
         # A thread that hangs in a request is left behind: it is a daemon.
         self._thread.join(max(0.0, until - time.monotonic()))
@@ -132,7 +132,7 @@ class MirrorThread:
         counting.join(max(0.0, timeout_s))
         runs = "some runs" if not found else "1 run" if found[0] == 1 else f"{found[0]} runs"
         study = f" --study {self._study_name}" if self._study_name else ""
-        return f"MLflow is {runs} behind; once it is back, `hpo mirror sync{study}` catches up"
+        return f"MLflow is {runs} behind; `hpo mirror sync{study}` catches up"
 
     def __enter__(self) -> Self:
         return self
@@ -180,6 +180,13 @@ class MirrorThread:
             return _BUSY_WAIT_S
         return POLL_S * random.uniform(0.8, 1.2)  # noqa: S311 - spreads workers, hides nothing
 
+    def _show(self, mirror: Mirror) -> None:
+        """Pictures and notes for optuna-dashboard; without the store they wait."""
+        try:
+            show_pending(mirror, self._settings)
+        except (OSError, StoreError) as error:
+            self._tell("optuna-dashboard waits for pictures: %s", mirror.note(error))
+
     def _pass(self, own: list[int]) -> None:
         """Copy what is pending once."""
         self._clean = False
@@ -189,7 +196,7 @@ class MirrorThread:
             if self._failures:
                 self._mirror.recover()
             result = self._mirror.sync_pending(own)
-            show_pending(self._mirror, self._settings)
+            self._show(self._mirror)
         except Exception as error:  # noqa: BLE001 - nothing of the mirror may reach a trial
             self._fail(error)
             return

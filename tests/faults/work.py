@@ -88,12 +88,10 @@ def work_is_kept(record: Record) -> Iterator[str]:
         unexcused: Counter[str] = Counter()
         reported = record.of("epoch", trial=attempt.trial, before=attempt.claimed)
         newest = {one.after["epoch"]: one for one in reported}
-        rows = record.checkpoints(attempt.trial, attempt.claimed)
-        at = attempt.claimed.at
-        spoilt = max((row["epoch"] for row in rows if not record.usable(row, at)), default=0)
         for epoch in range(takeover.usable + 1, takeover.last + 1):
             maker = record.attempts[str(newest[epoch].caller)]
-            if epoch > spoilt and not _excused(record, maker, newest[epoch]):
+            spoilt = _was_spoilt(record, attempt, newest[epoch])
+            if not spoilt and not _excused(record, maker, newest[epoch]):
                 unexcused[maker.token] += 1
         for token, count in unexcused.items():
             allowed = 0 if record.attempts[token].ended == "released" else 1
@@ -101,6 +99,19 @@ def work_is_kept(record: Record) -> Iterator[str]:
                 yield (f"trial {record.numbers[attempt.trial]}: epochs after {takeover.usable} up "
                        f"to {takeover.last} are trained again; {count} of {token}, "
                        f"{record.attempts[token].ended}, are not excused")  # fmt: skip
+
+
+def _was_spoilt(record: Record, attempt: Attempt, reported: Any) -> bool:
+    """Whether a checkpoint that held this epoch was spoilt before the takeover.
+
+    Its row may be gone by now: an earlier takeover has met it, and was killed before another epoch.
+    """
+    rows = record.of("checkpoint", trial=attempt.trial, before=attempt.claimed)
+    held = (one.after for one in rows if one.op != "DELETE" and one.id > reported.id)
+    return any(
+        row["epoch"] >= reported.after["epoch"] and not record.usable(row, attempt.claimed.at)
+        for row in held
+    )
 
 
 def _excused(record: Record, maker: Attempt, reported: Any) -> bool:

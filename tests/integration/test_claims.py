@@ -302,3 +302,23 @@ def test_a_lost_connection_in_a_claim_is_no_second_trial(engine: Engine) -> None
     assert count == 10
     with engine.connect() as connection:
         assert connection.scalar(text("select count(*) from trials")) == 10
+
+
+def test_a_restart_of_the_server_costs_nobody_a_trial(engine: Engine) -> None:
+    """Nobody could renew while it was away: a lease counts as run out a lease's time after it."""
+    study = simulated_study(engine, trials=2)
+    holder, other = claims_of(engine, study), claims_of(engine, study, 2)
+    silent, given = claimed(holder), claimed(holder)
+    expire(engine, silent)
+    _started(engine, "now()")
+    assert other.claim() is NoTrial.WAIT
+    holder.release(given)
+    assert claimed(other).number == given.number, "what was given back is nobody's"
+    _started(engine, "now() - interval '31 s'")
+    assert claimed(other).number == silent.number
+
+
+def _started(engine: Engine, when: str) -> None:
+    body = f"create or replace function hpo.up_since() returns timestamptz language sql volatile as $$ select {when} $$"  # noqa: E501 - two constants, on one line
+    with engine.begin() as connection:
+        connection.execute(text(body))

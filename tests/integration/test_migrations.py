@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fixtures.claiming import claimed, claims_of, epoch, expire
+from fixtures.postgres import up_for_long
 from fixtures.studies import simulated_spec
 from sqlalchemy import create_engine, text
 
@@ -149,6 +150,7 @@ def upgraded(old: Engine) -> tuple[Engine, Study, dict[str, OldClaim]]:
             {"id": claims["foreign"].trial_id},
         )
     schema.upgrade(old)
+    up_for_long(old)
     return old, load_study(old, "simulated-test"), claims
 
 

@@ -110,6 +110,12 @@ def test_a_worker_needs_the_projects_folder(settings: Settings, engine: Engine) 
 # Failures
 
 
+def test_trials_that_diverge_alike_stop_no_worker(here: Settings, engine: Engine) -> None:
+    """A loss that is NaN is the affair of its parameters, whatever the one before did."""
+    study = simulated_study(engine, trials=5, train={"epoch_s": 0.01, "nan_at": 2})
+    assert work(here, study).ended == {End.FAIL: 5}
+
+
 def test_three_equal_failures_stop_the_worker_and_keep_the_budget(
     here: Settings, engine: Engine
 ) -> None:

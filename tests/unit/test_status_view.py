@@ -136,7 +136,7 @@ def test_a_trial_tells_its_takeovers() -> None:
     }  # fmt: skip
     lines = seen(trial_view(details, "mAP50"), width=120).splitlines()
     assert lines[-3:] == [
-        "attempt 1: gpu-1:1 began at the start, fell silent, taken over at 2026-11-21 12:01:02",
+        "attempt 1: gpu-1:1 began at the start, fell silent (noticed at 2026-11-21 12:01:02)",
         "attempt 2: gpu-2:7 went on after epoch 4, has it now (checkpoint of epoch 5 was altered)",
         "checkpoint of epoch 6  49 bytes, best epoch 5",
     ]

@@ -96,7 +96,9 @@ begin
           from public.trials tr
           left join hpo.lease l on l.trial_id = tr.trial_id
          where tr.study_id = p_study and tr.state = 'RUNNING'
-           and ((l.told_at is null and l.expires_at <= hpo.now())
+           and ((l.told_at is null and l.expires_at <= hpo.now()
+                 -- nobody could renew while the server was away: all get their time once more
+                 and (l.released or hpo.up_since() <= hpo.now() - hpo.seconds(p_lease_s)))
                 or (l.trial_id is null and exists (
                     select 1 from public.trial_system_attributes a
                      where a.trial_id = tr.trial_id and a.key = 'hpo:claimed')))

@@ -4,6 +4,9 @@
 create function hpo.now() returns timestamptz language sql volatile as
 $$ select clock_timestamp() $$;
 
+create function hpo.up_since() returns timestamptz language sql volatile as
+$$ select pg_postmaster_start_time() $$;
+
 do $$
 declare
     c record;
