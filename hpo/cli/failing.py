@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import traceback
 
@@ -22,6 +23,7 @@ def run_guarded(cli: click.Group) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("hpo: interrupted", err=True)
+        gc.freeze()  # the interpreter's last collection takes seconds, and nobody waits for it
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
