@@ -64,6 +64,10 @@ test: $(STAMP) ## Run all tests
 test-real: $(STAMP) ## Whole studies on real images: blood cells and persons (about 5 minutes)
 	$(BIN)/python -m pytest -m real -s tests/real
 
+.PHONY: test-faults
+test-faults: $(STAMP) ## Every outage of MLflow, and a promotion killed at each of its steps (minutes)
+	$(BIN)/python -m pytest -n $(JOBS) -m faults tests
+
 .PHONY: chaos
 chaos: $(STAMP) ## Kill, pause and cut off real workers, check every promise, write docs/reliability.md (minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults.run --seed $(SEED) --kills 40 --workers 3 \

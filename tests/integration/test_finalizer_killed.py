@@ -102,6 +102,7 @@ def once(bench: PromotionBench, study: Study) -> None:
     assert "decision.md" in [one.path for one in client.list_artifacts(version.run_id)]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("step", STEPS)
 def test_a_promotion_killed_at_a_step_is_made_once_in_the_end(
     bench: PromotionBench, step: str

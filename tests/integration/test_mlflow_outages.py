@@ -130,6 +130,7 @@ def run(engine: Engine, settings: Settings, proxy: HttpProxy, tmp_path: Path) ->
     return Run(engine, replace(settings, tracking_uri=proxy.url), tmp_path)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("until_1", "until_3", "to_the_end"),
     [
@@ -174,6 +175,7 @@ def test_training_waits_for_no_answer_of_mlflow(run: Run, proxy: HttpProxy) -> N
     run.reconciled()
 
 
+@pytest.mark.faults
 def test_a_slow_mlflow_is_caught_up_with(run: Run, proxy: HttpProxy) -> None:
     """Each call delayed: the worker ends its trials, and what is left is left to `sync`."""
     proxy.fault = Fault(delay_s=0.2)
@@ -184,6 +186,7 @@ def test_a_slow_mlflow_is_caught_up_with(run: Run, proxy: HttpProxy) -> None:
     run.reconciled()
 
 
+@pytest.mark.faults
 def test_a_worker_asked_to_leave_does_not_wait_for_a_dead_mlflow(
     run: Run, proxy: HttpProxy
 ) -> None:
