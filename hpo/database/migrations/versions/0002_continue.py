@@ -9,6 +9,8 @@ from pathlib import Path
 
 from alembic import op
 
+from hpo.errors import SchemaError
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -25,5 +27,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Not offered: what was continued from a checkpoint cannot be told without one."""
-    raise NotImplementedError("restore a backup made before the upgrade instead")
+    """Refused: what was continued from a checkpoint cannot be told without one.
+
+    Raises:
+        SchemaError: always.
+    """
+    raise SchemaError(
+        "the schema `hpo` does not go back from 0002 to 0001",
+        hint="Restore a backup made before the upgrade (`pg_dump`, or `hpo export` of each study).",
+    )
