@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 _PATIENCE_S = 300.0  # for the server behind; the faults are the proxy's own
@@ -108,12 +107,7 @@ class HttpProxy:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._stop()
         self._holder.close()
 

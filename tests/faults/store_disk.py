@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 _BALLAST = "ballast"
 _CHUNK = b"\0" * (1 << 16)
@@ -54,12 +53,7 @@ class StoreDisk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._holder.communicate()  # its standard input ends, and so does it
 
     @property

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from types import TracebackType
 
 _CHUNK = 1 << 16
 _HOST = "127.0.0.1"
@@ -38,12 +37,7 @@ class TcpProxy:
         self.refuse(on=False)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.refuse(on=True)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from faults.http_proxy import HttpProxy
 from faults.store_disk import StoreDisk
@@ -21,9 +21,6 @@ from sqlalchemy.pool import NullPool
 from hpo.database import embedded, schema
 from hpo.database.provision import ensure_database
 from hpo.database.url import with_database
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 PLANTED = Path(__file__).with_name("planted")
 COMMAND_S = 300.0  # after which a command of ours hangs
@@ -89,12 +86,7 @@ class World:
             self.tracking = held.enter_context(HttpProxy(self.mlflow.url))
             self.tracking_uri = self.tracking.url
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._held.close()
 
     def stop_postgres(self) -> None:

@@ -6,15 +6,16 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fixtures.studies import simulated_study
 from fixtures.training import is_running, wait_until
+from fixtures.worker_process import HPO
 from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End
@@ -27,13 +28,13 @@ from workers.worker import Limits, Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fixtures.worker_process import StartWorker, WorkerProcess
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
     from hpo.study import Study
     from hpo.trial_rows import TrialRow
 
-HPO = str(Path(sys.executable).with_name("hpo"))
 SLOW = {"epoch_s": 0.5}  # an epoch in which a signal or another hand may come
 
 
@@ -51,48 +52,10 @@ def other_claims(engine: Engine, study: Study) -> Claims:
     return Claims(engine, study, 0, lease_s=60.0, patience_s=30.0)
 
 
-class Started:
-    """`hpo worker` in a process of its own."""
-
-    def __init__(self, settings: Settings, study: Study, *arguments: str) -> None:
-        self.log = settings.home.parent / f"worker-{study.name}.log"
-        known = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
-        env = known | {
-            "HPO_STORAGE": str(settings.storage),
-            "HPO_HOME": str(settings.home),
-            "MLFLOW_TRACKING_URI": str(settings.tracking_uri),
-            "HPO_LEASE_S": str(settings.lease_s),
-        }
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [HPO, "worker", "--study", study.name, "--device", "cpu", *arguments],
-                env=env, cwd=settings.home.parent, stdout=output, stderr=output,
-            )  # fmt: skip
-
-    def send(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def ended(self) -> int:
-        """Its exit code; it must end by itself."""
-        return self.process.wait(timeout=120)
-
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")
-
-
 @pytest.fixture
-def start(here: Settings) -> Iterator[Callable[..., Started]]:
-    """Starts workers that are gone after the test."""
-    all_started: list[Started] = []
-
-    def one(study: Study, *arguments: str) -> Started:
-        all_started.append(Started(here, study, *arguments))
-        return all_started[-1]
-
-    yield one
-    for started in all_started:
-        started.process.kill()
-        started.process.wait()
+def start(here: Settings, start_worker: StartWorker) -> Callable[..., WorkerProcess]:
+    """Starts workers of this machine that are gone after the test."""
+    return partial(start_worker, here)
 
 
 def in_epoch(engine: Engine, study: Study, epoch: int = 1, trial: int = 0) -> None:
@@ -111,7 +74,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def test_a_killed_workers_trial_is_taken_over(
-    here: Settings, engine: Engine, start: Callable[..., Started]
+    here: Settings, engine: Engine, start: Callable[..., WorkerProcess]
 ) -> None:
     """Another worker waits for the lease, then runs the same trial: the budget stays exact."""
     study = simulated_study(engine, study="killed", trials=1, epochs=6, train=SLOW)
@@ -140,7 +103,7 @@ def test_a_killed_workers_trial_is_taken_over(
 
 
 def test_a_drained_trial_goes_on_where_it_stood(
-    here: Settings, engine: Engine, start: Callable[..., Started]
+    here: Settings, engine: Engine, start: Callable[..., WorkerProcess]
 ) -> None:
     """Given back with its last checkpoint: no epoch is trained twice, no lease is waited for."""
     study = simulated_study(engine, study="drained", trials=1, epochs=8, train=SLOW)
@@ -160,7 +123,7 @@ def test_a_drained_trial_goes_on_where_it_stood(
 
 
 def test_an_epoch_longer_than_the_grace_is_given_up(
-    engine: Engine, start: Callable[..., Started]
+    engine: Engine, start: Callable[..., WorkerProcess]
 ) -> None:
     """The training ends, the trial is given back at its last checkpoint, the worker leaves."""
     study = simulated_study(engine, study="graceless", trials=1, epochs=3, train={"hang_at": 2})
@@ -186,7 +149,7 @@ def damage(file: Path) -> None:
 
 @pytest.mark.parametrize("bad", [1, 2])
 def test_a_damaged_checkpoint_falls_back_and_says_so(
-    here: Settings, engine: Engine, start: Callable[..., Started], bad: int
+    here: Settings, engine: Engine, start: Callable[..., WorkerProcess], bad: int
 ) -> None:
     """To the one before, else to the start; the trial ends as it would have."""
     study = simulated_study(engine, study=f"damaged-{bad}", trials=1, epochs=8, train=SLOW)
@@ -224,7 +187,7 @@ def _figures(engine: Engine, study: Study) -> list[dict[str, Any]]:
 
 
 def test_a_paused_worker_writes_nothing_more_and_goes_on_with_another_trial(
-    engine: Engine, start: Callable[..., Started]
+    engine: Engine, start: Callable[..., WorkerProcess]
 ) -> None:
     """Stopped past its lease and continued, it finds its trial gone and leaves it alone."""
     study = simulated_study(engine, study="paused", trials=1, epochs=6, train=SLOW)
@@ -249,7 +212,7 @@ def test_a_paused_worker_writes_nothing_more_and_goes_on_with_another_trial(
 
 
 def test_ctrl_c_leaves_at_the_end_of_the_epoch(
-    engine: Engine, start: Callable[..., Started]
+    engine: Engine, start: Callable[..., WorkerProcess]
 ) -> None:
     """The trial is given back, the study can go on, and the exit code says interrupted."""
     study = simulated_study(engine, study="interrupted", trials=3, epochs=60, train=SLOW)
@@ -266,7 +229,7 @@ def test_ctrl_c_leaves_at_the_end_of_the_epoch(
     assert taken.number == 0
 
 
-def test_sigterm_is_a_wish_that_is_met(engine: Engine, start: Callable[..., Started]) -> None:
+def test_sigterm_is_a_wish_that_is_met(engine: Engine, start: Callable[..., WorkerProcess]) -> None:
     """A supervisor that asks a worker to leave sees exit code 0."""
     study = simulated_study(engine, study="terminated", trials=3, epochs=60, train=SLOW)
     worker = start(study)
@@ -276,7 +239,7 @@ def test_sigterm_is_a_wish_that_is_met(engine: Engine, start: Callable[..., Star
     assert isinstance(other_claims(engine, study).claim(), Claim)
 
 
-def test_a_second_ctrl_c_leaves_now(engine: Engine, start: Callable[..., Started]) -> None:
+def test_a_second_ctrl_c_leaves_now(engine: Engine, start: Callable[..., WorkerProcess]) -> None:
     """In the middle of an epoch that does not end, with 130, and the trial given back."""
     study = simulated_study(engine, study="now", trials=3, epochs=3, train={"hang_at": 2})
     worker = start(study)
