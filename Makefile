@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "make setup: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing about 7 GB (PyTorch, Ray, MLflow); this takes a few minutes."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cmaes]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cmaes,onnx]'
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(MAKE) --no-print-directory headless-opencv
 	@touch $@
 
@@ -68,6 +68,10 @@ test-real: $(STAMP) ## Whole studies on real images: blood cells and persons (ab
 test-faults: $(STAMP) ## Every outage of MLflow, and a promotion killed at each of its steps (minutes)
 	$(BIN)/python -m pytest -n $(JOBS) -m faults tests
 
+.PHONY: test-promotion
+test-promotion: $(STAMP) ## Studies that win and lose against a champion, the served model, ONNX (minutes)
+	$(BIN)/python -m pytest -n $(JOBS) -m promotion tests
+
 .PHONY: chaos
 chaos: $(STAMP) ## Kill, pause and cut off real workers, check every promise, write docs/reliability.md (minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults.run --seed $(SEED) --kills 40 --workers 3 \
@@ -91,7 +95,12 @@ format: $(STAMP) ## Format the code and mend what ruff can mend
 
 .PHONY: bench
 bench: $(STAMP) ## Measure training overhead and the cost of claims; prints figures
-	@for script in benchmarks/bench_*.py; do $(BIN)/python "$$script" || exit 1; done
+	@for script in benchmarks/bench_*.py; do \
+	  [ "$$script" = benchmarks/bench_gate.py ] || $(BIN)/python "$$script" || exit 1; done
+
+.PHONY: bench-gate
+bench-gate: $(STAMP) ## Measure how often the promotion gate is wrong, write docs/promotion.md (10 minutes)
+	$(BIN)/python benchmarks/bench_gate.py --seed $(SEED) --processes $(JOBS) --out docs/promotion.md
 
 .PHONY: docs
 docs: $(STAMP) ## Write docs/cli.md and docs/files.md anew from the sources

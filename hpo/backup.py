@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo import __version__
 from hpo.backup_document import SECTIONS, Row, StudyDocument
 from hpo.database.queries import query
-from hpo.errors import UnknownStudyError
+from hpo.errors import UnknownStudyError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,26 +38,47 @@ def export_study(engine: Engine, study: Study, *, artifacts: str) -> StudyDocume
 
     Raises:
         UnknownStudyError: the study was deleted.
+        UsageError: it holds finals, which are exported with their study.
     """
+    if study.parent_id is not None:
+        parent = study.name.rpartition("/")[0]
+        raise UsageError(
+            f"'{study.name}' holds finals, which are exported with their study",
+            hint=f"`hpo export FILE --study {parent}`",
+        )
     # One snapshot for all statements, which waits for nobody.
     at_once = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    made: dict[str, Any] = {"by": f"hpo-service {__version__}", "artifacts": artifacts}
     key = {"study_id": study.study_id}
     with engine.connect().execution_options(**at_once) as connection, connection.begin():
         connection.execute(query("export_exactly"))
-        rows = _rows(connection, "study", key)
-        if not rows:
+        found = _content(connection, study.study_id)
+        if found is None:
             raise UnknownStudyError(f"the study '{study.name}' was deleted")
-        content: dict[str, Any] = {"study": rows[0]}
-        for name in SECTIONS:
-            content[name] = [] if name == "notes" else _rows(connection, name, key)
-        _part_notes(connection, key, content)
-        areas = connection.execute(query("export_areas"), key).all()
+        finals_id = connection.scalar(query("export_finals_id"), key)
+        finals = None if finals_id is None else _content(connection, finals_id)
+    content, where = found
+    if finals is not None:
+        where |= {"finals": finals[1]}
+    return StudyDocument(content | {"finals": finals and finals[0]}, made | where)
+
+
+def _content(connection: Connection, study_id: int) -> tuple[dict[str, Any], Row] | None:
+    """(a study's rows, where its checkpoints are); None when it was deleted."""
+    key = {"study_id": study_id}
+    rows = _rows(connection, "study", key)
+    if not rows:
+        return None
+    content: dict[str, Any] = {"study": rows[0]}
+    for name in SECTIONS:
+        content[name] = [] if name == "notes" else _rows(connection, name, key)
+    _part_notes(connection, key, content)
     _number_workers(content)
     for name, section in SECTIONS.items():
         content[name] = section.sorted(content[name])
+    areas = connection.execute(query("export_areas"), key).all()
     tokens = {f"{row.trial}/{row.epoch}": str(row.token) for row in areas}
-    made = {"by": f"hpo-service {__version__}", "artifacts": artifacts}
-    return StudyDocument(content, made | {"uid": content["study"]["uid"], "tokens": tokens})
+    return content, {"uid": content["study"]["uid"], "tokens": tokens}
 
 
 def _rows(connection: Connection, name: str, key: dict[str, int]) -> list[Row]:

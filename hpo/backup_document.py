@@ -3,7 +3,8 @@
 The content is one row `study` and lists of rows by section. A row is a mapping of every column to
 a JSON value: times are ISO 8601 text with microseconds, those with an offset are UTC; figures that
 JSON lacks are the texts NaN, Infinity and -Infinity. Trials go by their number, workers by their
-place in the list of workers, counted from 1.
+place in the list of workers, counted from 1. `finals` is the content of the study's finals, which
+have none of their own, or null.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ STATES = {"fail": "failed"}  # the others are Optuna's names in small letters
 
 STUDY = (
     "name", "uid", "spec", "spec_sha256", "dataset_fingerprint", "code_version", "trials",
-    "timeout_s", "state", "created_at", "first_claim_at",
+    "timeout_s", "state", "created_at", "first_claim_at", "test_fingerprint",
 )  # fmt: skip
 
 
@@ -65,7 +66,8 @@ SECTIONS = {
     "trial_user_attrs": Section(("trial", "key"), ("value_json",)),
     "trial_system_attrs": Section(("trial", "key"), ("value_json",)),
     "workers": Section(
-        ("worker",), ("host", "pid", "device", "started_at", "seen_at", "ended_at", "ended_why")
+        ("worker",),
+        ("host", "pid", "device", "started_at", "seen_at", "ended_at", "ended_why", "environment"),
     ),
     "leases": Section(
         ("trial",),
@@ -83,10 +85,14 @@ SECTIONS = {
         ("attempt", "sha256", "bytes", "best_epoch", "best_sha256", "best_bytes", "recorded_at"),
     ),
     "promotions": Section(
-        ("decided_at", "promotion_id"),
-        ("outcome", "model", "alias", "trial_number", "version", "previous_version", "evidence"),
+        ("place",),
+        ("promotion_id", "decided_at", "outcome", "model", "alias", "trial_number", "version",
+         "previous_version", "override", "why", "actor", "evidence"),
     ),
+    # Of finals: which trial of their study each one looks at again
+    "final": Section(("trial",), ("of_trial", "seed", "trained")),
 }  # fmt: skip
+FINALS = "/finals"  # ends the name of the study that holds another one's finals
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ class StudyDocument:
         content: `study` and the sections; equal for equal studies.
         made: who wrote it and where its files are; may differ between equal studies.
             `artifacts` is the place of the artifact store; there lies each checkpoint in the area
-            of the study `uid` and of the attempt that `tokens` has by `trial/epoch`.
+            of the study `uid` and of the attempt that `tokens` has by `trial/epoch`. `finals` has
+            these two of the finals.
     """
 
     content: Any
@@ -108,19 +115,31 @@ class StudyDocument:
         """The study's name."""
         return str(self.content["study"]["name"])
 
+    @property
+    def finals(self) -> StudyDocument | None:
+        """The study's finals, as a study; None where there are none."""
+        if self.content["finals"] is None:
+            return None
+        made = self.made.get("finals")  # nobody checks it
+        return StudyDocument(
+            self.content["finals"] | {"finals": None}, made if isinstance(made, dict) else {}
+        )
+
     def summary(self) -> dict[str, Any]:
         """What is in it, and which files belong to it, as counts; JSON-able."""
-        content = self.content
-        states = Counter(row["state"].lower() for row in content["trials"])
-        counts = {STATES.get(state, state): count for state, count in sorted(states.items())}
+        content, finals = self.content, self.content["finals"]
+        both = [content] if finals is None else [content, finals]
+        artifacts = [row for one in both for row in one["artifacts"]]
+        checkpoints = [row for one in both for row in one["checkpoints"]]
         return {
             "study": self.name,
-            "trials": counts,
+            "trials": _states(content),
             "budget": content["study"]["trials"],
             "epochs": len(content["epochs"]),
+            "finals": None if finals is None else _states(finals),
             "promotions": len(content["promotions"]),
-            "artifacts": _files(content["artifacts"], ""),
-            "checkpoints": _files(content["checkpoints"], "", "best_"),
+            "artifacts": _files(artifacts, ""),
+            "checkpoints": _files(checkpoints, "", "best_"),
         }
 
     def sha256(self) -> str:
@@ -136,16 +155,30 @@ class StudyDocument:
         """
         if name == self.name:
             return self
-        study = self.content["study"]
-        spec = replace(StudySpec.from_dict(study["spec"]), study=name)
-        own: Row = {"name": name, "uid": str(uuid.uuid4())}
-        own |= {"spec": spec.to_dict(), "spec_sha256": spec.sha256()}
-        attrs = [
-            row | ({"value_json": json.dumps(spec.sha256())} if row["key"] == _SHOWN_SHA256 else {})
-            for row in self.content["study_user_attrs"]
-        ]
-        changed = {"study": study | own, "study_user_attrs": attrs, "promotions": []}
-        return replace(self, content=self.content | changed)
+        finals = self.content["finals"]
+        changed: dict[str, Any] = {
+            "finals": finals and _renamed(finals, name + FINALS),
+            "promotions": [],
+        }
+        return replace(self, content=_renamed(self.content, name) | changed)
+
+
+def _renamed(content: dict[str, Any], name: str) -> dict[str, Any]:
+    study = content["study"]
+    spec = replace(StudySpec.from_dict(study["spec"]), study=name)
+    own: Row = {"name": name, "uid": str(uuid.uuid4())}
+    own |= {"spec": spec.to_dict(), "spec_sha256": spec.sha256()}
+    attrs = [
+        row | ({"value_json": json.dumps(spec.sha256())} if row["key"] == _SHOWN_SHA256 else {})
+        for row in content["study_user_attrs"]
+    ]
+    return content | {"study": study | own, "study_user_attrs": attrs}
+
+
+def _states(content: dict[str, Any]) -> dict[str, int]:
+    """How many trials are in each state."""
+    states = Counter(row["state"].lower() for row in content["trials"])
+    return {STATES.get(state, state): count for state, count in sorted(states.items())}
 
 
 _SHOWN_SHA256 = "hpo:spec_sha256"
@@ -167,6 +200,31 @@ def compact(value: Any) -> str:
 
 def faults(content: Any) -> list[str]:
     """Everything that does not belong into a study, in words; [] when all is well."""
+    if not isinstance(content, dict) or "finals" not in content:
+        return ["content: is no mapping with `finals`"]
+    own = {name: part for name, part in content.items() if name != "finals"}
+    found = _faults(own)
+    if not found and own["final"]:
+        found = ["final: is for finals alone"]
+    if found or content["finals"] is None:
+        return found
+    return [f"finals.{fault}" for fault in _finals_faults(content["finals"], own)]
+
+
+def _finals_faults(finals: Any, parent: dict[str, Any]) -> list[str]:
+    name = parent["study"]["name"] + FINALS
+    if found := _faults(finals, name):
+        return found
+    trials = {row["trial"] for row in parent["trials"]}
+    return [
+        f"final: '{parent['study']['name']}' has no trial {row['of_trial']}"
+        for row in finals["final"]
+        if row["of_trial"] not in trials
+    ]
+
+
+def _faults(content: Any, name: str | None = None) -> list[str]:
+    """The faults of one study, which is called `name` if that is known."""
     if not isinstance(content, dict):
         return ["content: is no mapping"]
     names = {"study", *SECTIONS}
@@ -174,16 +232,16 @@ def faults(content: Any) -> list[str]:
     found += [f"{name}: is not known" for name in sorted(content.keys() - names)]
     if found:
         return found
-    found = _study_faults(content["study"])
-    for name, section in SECTIONS.items():
-        found += _row_faults(name, section, content[name])
+    found = _study_faults(content["study"], name)
+    for part, section in SECTIONS.items():
+        found += _row_faults(part, section, content[part])
     return found or _reference_faults(content)
 
 
-def _study_faults(study: Any) -> list[str]:
+def _study_faults(study: Any, name: str | None) -> list[str]:
     if not isinstance(study, dict) or study.keys() != set(STUDY):
         return [f"study: the keys {', '.join(STUDY)} are expected"]
-    if fault := name_fault(study["name"], "/:") if isinstance(study["name"], str) else "is no text":
+    if fault := _name_fault(study["name"], name):
         return [f"study.name: {fault}"]
     try:
         spec = StudySpec.from_dict(study["spec"])
@@ -191,6 +249,12 @@ def _study_faults(study: Any) -> list[str]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return [f"study: cannot be read ({type(error).__name__}: {error})"]
     return [] if spec.study == study["name"] else [f"study.spec.study: is {spec.study!r}"]
+
+
+def _name_fault(given: Any, expected: str | None) -> str:
+    if expected is not None:
+        return "" if given == expected else f"is {given!r}, {expected!r} is expected"
+    return name_fault(given, "/:") if isinstance(given, str) else "is no text"
 
 
 def _row_faults(name: str, section: Section, rows: Any) -> list[str]:

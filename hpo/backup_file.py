@@ -11,28 +11,25 @@ import json
 import os
 import uuid
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hpo.backup_document import StudyDocument, compact, faults
+from hpo.backup_document import Row, StudyDocument, compact, faults
 from hpo.errors import FaultsError, SchemaError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = "hpo-study"
-VERSION = 1
+VERSION = 2  # 1 knew no finals, test splits and overrides
 GZIP_SUFFIX = ".gz"
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def to_bytes(document: StudyDocument, *, compressed: bool = False) -> bytes:
     """The file's content; the same for the same document."""
-    sections = {
-        name: compact(part) if isinstance(part, dict) else _lines(part)
-        for name, part in document.content.items()
-    }
     parts = {
-        "content": "{\n" + _members(sections) + "\n}",
+        "content": _content(document.content),
         "format": compact(FORMAT),
         "made": compact(document.made),
         "sha256": compact(document.sha256()),
@@ -41,6 +38,16 @@ def to_bytes(document: StudyDocument, *, compressed: bool = False) -> bytes:
     data = ("{\n" + _members(parts) + "\n}\n").encode()
     # A time in the header would make equal files differ.
     return gzip.compress(data, mtime=0) if compressed else data
+
+
+def _content(content: dict[str, Any]) -> str:
+    texts = {
+        name: _lines(part) if isinstance(part, list)
+        else _content(part) if name == "finals" and part is not None
+        else compact(part)
+        for name, part in content.items()
+    }  # fmt: skip
+    return "{\n" + _members(texts) + "\n}"
 
 
 def _members(texts: dict[str, str]) -> str:
@@ -76,9 +83,35 @@ def from_bytes(data: bytes, name: str) -> StudyDocument:
             f"{name} was altered: the sha256 of its content is {found[:12]}, it says {said[:12]}",
             hint="Take an unaltered copy, or export the study again.",
         )
+    if version == 1:
+        read = replace(read, content=_of_today(read.content))
     if wrong := faults(read.content):
         raise FaultsError(name, wrong, hint="Export the study again: `hpo export FILE`.")
     return read
+
+
+# What version 1 lacks: by section, and of each of its rows
+_SINCE_1: dict[str, Row] = {
+    "workers": {"environment": None},
+    "promotions": {"override": False, "why": None, "actor": None},
+}
+
+
+def _of_today(content: Any) -> Any:
+    """The content of a file of version 1, which may be anything yet, as of today's version."""
+    if not isinstance(content, dict):
+        return content
+    changed: dict[str, Any] = {"finals": None, "final": []}
+    if isinstance(content.get("study"), dict):
+        changed["study"] = {"test_fingerprint": None} | content["study"]
+    for name, lacking in _SINCE_1.items():
+        if isinstance(rows := content.get(name), list):
+            changed[name] = [
+                lacking | row | ({"place": place} if name == "promotions" else {})
+                if isinstance(row, dict) else row
+                for place, row in enumerate(rows, 1)
+            ]  # fmt: skip
+    return content | changed
 
 
 def _parsed(data: bytes, name: str) -> dict[str, Any]:

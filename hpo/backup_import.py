@@ -15,6 +15,7 @@ from hpo.backup_document import SECTIONS, compact
 from hpo.checkpoints import area_of
 from hpo.database.queries import query
 from hpo.errors import FaultsError, StoreError, StudyExistsError, WeightsError
+from hpo.study import forget_deleted
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -44,7 +45,7 @@ class Imported:
 
 
 def require_free(engine: Engine, name: str) -> None:
-    """Refuse a name that is taken.
+    """Refuse a study's name that is taken.
 
     Raises:
         StudyExistsError: it is.
@@ -65,12 +66,19 @@ def import_study(engine: Engine, document: StudyDocument, store: ArtifactStore) 
         StudyExistsError: the name is taken.
         FaultsError: PostgreSQL refuses a value.
     """
-    writer = _Writer(document, store)
+    finals = document.finals
+    writers = [_Writer(one, store) for one in (document, finals) if one is not None]
     try:
         with engine.begin() as connection:
-            return writer.write(connection)
+            forget_deleted(connection)
+            study_id = writers[0].write(connection, None)
+            for writer in writers[1:]:
+                writer.write(connection, study_id)
+            found = [one for writer in writers for one in writer.copied()]
+            return Imported(study_id, sum(found), len(found) - sum(found))
     except BaseException as error:
-        writer.clear()
+        for writer in writers:
+            writer.clear()
         if isinstance(error, DBAPIError):
             state, cause = getattr(error.orig, "pgcode", None) or "", str(error.orig)
             if state.startswith(_BAD_VALUE):
@@ -86,7 +94,7 @@ def _taken(name: str) -> StudyExistsError:
 
 
 class _Writer:
-    """One import."""
+    """The import of one study."""
 
     def __init__(self, document: StudyDocument, store: ArtifactStore) -> None:
         self._document, self._content, self._store = document, document.content, store
@@ -95,23 +103,30 @@ class _Writer:
         }
         self._areas: set[str] = set()  # written to in the store
 
-    def write(self, connection: Connection) -> Imported:
-        """Everything, on an open transaction."""
+    def write(self, connection: Connection, parent_id: int | None) -> int:
+        """All rows, on an open transaction; Optuna's id of the study.
+
+        Args:
+            connection: the transaction.
+            parent_id: of finals, the study whose they are.
+        """
         name = self._document.name
-        connection.execute(query("forget_deleted"))
         # Optuna's unique index makes a second one of this name wait here for the first.
         study_id = connection.scalar(query("insert_optuna_study"), {"name": name})
         if study_id is None:
             raise _taken(name)
-        key = {"study_id": study_id, "name": name}
+        key = {"study_id": study_id, "name": name, "parent_id": parent_id}
         self._insert(connection, "study", key, [self._content["study"]])
         self._insert(connection, "trials", key, self._content["trials"])
         rows = self._with_ids(connection, key)
         for section in SECTIONS:
             if section not in ("trials", "notes"):
                 self._insert(connection, section, key, rows[section])
-        found = [self._copy(row) for row in self._content["checkpoints"]]
-        return Imported(int(study_id), sum(found), len(found) - sum(found))
+        return int(study_id)
+
+    def copied(self) -> list[bool]:
+        """Copy its checkpoints; whether each was found."""
+        return [self._copy(row) for row in self._content["checkpoints"]]
 
     @staticmethod
     def _insert(connection: Connection, section: str, key: dict[str, Any], rows: list[Row]) -> None:

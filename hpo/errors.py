@@ -18,7 +18,9 @@ HpoError                      exit 1: the thing asked for failed
 ├── MismatchError             this machine's code or data is not what the study was made with
 ├── TrialError                a trial ends FAIL; its `reason` is one of TRIAL_FAIL_REASONS
 ├── RepeatedFailureError      trials in a row that fail with the same error
+├── ChampionError             the champion on record or in MLflow is not what the act needs
 ├── WeightsError              weights that are missing, damaged or altered
+├── ExportError               an exported model that does not find what its weights find
 ├── CheckpointError           a checkpoint that a training cannot be continued from
 └── StorageFullError          no space left on a device
 
@@ -157,8 +159,16 @@ class RepeatedFailureError(HpoError):
     """Several trials in a row failed with the same error; the budget is kept for the mended run."""
 
 
+class ChampionError(HpoError):
+    """There is no champion, MLflow does not hold it, or another hand moved its alias."""
+
+
 class WeightsError(HpoError):
     """Weights are missing, damaged, or not those whose sha256 was stored."""
+
+
+class ExportError(HpoError):
+    """An export cannot be made here, or does not find what its weights find: it is not used."""
 
 
 class CheckpointError(HpoError):

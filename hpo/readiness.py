@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hpo.datasets.builtin import resolve
 from hpo.datasets.fingerprint import fingerprint
+from hpo.datasets.held_out import held_out, simulated_fingerprint
 from hpo.errors import DatasetError, MismatchError
 from hpo.trainer import load_trainer
 
@@ -38,7 +39,7 @@ def require_same(study: Study, settings: Settings) -> Path | None:
     if study.spec.data is None:
         return None
     try:
-        data = resolve(study.spec.data, home=settings.home, base=settings.home.parent)
+        data = _data(study.spec.data, settings)
         found = fingerprint(data, home=settings.home)
     except DatasetError as error:
         raise MismatchError(
@@ -52,3 +53,38 @@ def require_same(study: Study, settings: Settings) -> Path | None:
             hint="Restore the data as it was, or create a new study on what it is now.",
         )
     return data
+
+
+def require_test_split(study: Study, settings: Settings) -> tuple[Path | None, str]:
+    """The dataset's YAML on this machine, if there is one, and its test split's fingerprint.
+
+    A study of an earlier version has recorded none: its split is taken as it is now.
+
+    Raises:
+        MismatchError: the split is not the one that the study was created with, or none that a
+            promotion could be judged on.
+    """
+    if study.spec.data is None:
+        description = load_trainer(study.spec.trainer).describe()
+        data, found = None, simulated_fingerprint(description.code_version)
+    else:
+        try:
+            data = _data(study.spec.data, settings)
+            found = held_out(data, home=settings.home).fingerprint
+        except DatasetError as error:
+            raise MismatchError(
+                f"the study '{study.name}' cannot be judged on the dataset {study.spec.data}: "
+                f"{error}",
+                hint=f"{error.hint} A new study on it can promote.",
+            ) from error
+    if study.test_fingerprint not in (None, found):
+        raise MismatchError(
+            f"the test split changed since the study began: it has the fingerprint {found[:12]}, "
+            f"'{study.name}' was created with {str(study.test_fingerprint)[:12]}",
+            hint="Restore the test split as it was, or create a new study on what it is now.",
+        )
+    return data, found
+
+
+def _data(name: str, settings: Settings) -> Path:
+    return resolve(name, home=settings.home, base=settings.home.parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from search_spaces.space import SearchSpace
@@ -48,10 +48,48 @@ class Choice:
 
 @dataclass(frozen=True)
 class Promotion:
-    """Where the best trial goes: a registered model's name and the alias of its champion."""
+    """Where the best trial goes, and what it must show on the test split to get there.
+
+    Attributes:
+        model: the registered model's name.
+        alias: of its champion.
+        wanted: False where a study promotes nothing (`promotion: none`).
+        finalists: how many of the best trials are looked at again.
+        seeds: trainings of each finalist, the trial's own among them; 1: none is trained again.
+        full_epochs: epochs of those trainings; None: as many as the trials'. With another number
+            than the trials' a finalist's own training does not count.
+        confidence: one-sided, that the gain is above `min_gain`; 1 - confidence is the rate at
+            which an equal model would be promoted.
+        resamples: of the test images, in the bootstrap.
+        seed: of the bootstrap.
+        min_value: the objective on the test split must be better than this; None: no such rule.
+        min_gain: in the objective's own unit.
+        max_class_loss: largest fall of a class's AP50; None: no such rule.
+        max_latency_ms: median of one image, on the device that evaluates; None: no such rule.
+        max_size_mb: of the weights' file, in 10^6 bytes; None: no such rule.
+        onnx: whether the version also holds an ONNX export, checked for equal detections.
+    """
 
     model: str
     alias: str
+    wanted: bool = True
+    finalists: int = 3
+    seeds: int = 1
+    full_epochs: int | None = None
+    confidence: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+    min_value: float | None = None
+    min_gain: float = 0.0
+    max_class_loss: float | None = None
+    max_latency_ms: float | None = None
+    max_size_mb: float | None = None
+    onnx: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the defaults: specs stored before a field came keep their hash."""
+        values = {item.name: (getattr(self, item.name), item.default) for item in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
 
 
 @dataclass(frozen=True)
@@ -92,8 +130,9 @@ class StudySpec:
         }
         nested = {
             name: asdict(getattr(self, name))
-            for name in ("objective", "budget", "sampler", "pruner", "promotion")
+            for name in ("objective", "budget", "sampler", "pruner")
         }
+        nested["promotion"] = self.promotion.to_dict()
         return plain | nested | {"space": self.space.to_dict(), "baselines": list(self.baselines)}
 
     @classmethod

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpo.spec_fields import Fields
 
 LONGEST = 200  # characters; MLflow's and Optuna's columns hold 256 and 512
 
 _ALIAS = re.compile(r"[\w-]+")
 # MLflow answers `models:/NAME@latest` and `@v3` itself
 _RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
+PREVIOUS = "previous"  # the alias of the champion before
 
 
 def name_fault(name: str, forbidden: str) -> str:
@@ -31,8 +36,19 @@ def name_fault(name: str, forbidden: str) -> str:
     return ""
 
 
+def take_name(fields: Fields, key: str, default: str, forbidden: str, required: str = "") -> str:
+    """The name at `key` of a study file; its faults are noted there. See `name_fault`."""
+    name: str = fields.take(key, str, default, required=required)
+    fault = name_fault(name, forbidden) if name or isinstance(fields.values.get(key), str) else ""
+    if fault:
+        fields.fault(key, fault)
+    return name
+
+
 def alias_fault(alias: str) -> str:
     """What is wrong with an alias of the MLflow Model Registry, or ""."""
+    if alias.lower() == PREVIOUS:
+        return f"{alias!r} is kept for the champion before; take another, e.g. champion"
     if _RESERVED.fullmatch(alias):
         return f"{alias!r} is reserved by MLflow; take another, e.g. champion"
     if not _ALIAS.fullmatch(alias) or len(alias) > LONGEST:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from hpo.datasets.builtin import BUILT_IN
 from hpo.errors import FaultsError, SpecError
 from hpo.policy import DEFAULT_PRUNER, DEFAULT_SAMPLER, PRUNERS, SAMPLERS, Option
-from hpo.spec import Budget, Choice, Objective, Promotion, StudySpec
+from hpo.spec import Budget, Choice, Objective, StudySpec
 from hpo.spec_checks import check_against_trainer, check_choices
 from hpo.spec_fields import Fields, merged, seconds
-from hpo.spec_names import alias_fault, name_fault
+from hpo.spec_names import take_name
+from hpo.spec_promotion import NO_PROMOTION, check_promotion, read_promotion
 from hpo.trainer import Description, Trainer, load_trainer, trainer_names
 from search_spaces.faults import SpaceFaults, shown
 from search_spaces.reader import builtin_names, load_space
@@ -31,7 +32,10 @@ _LARGEST = 2**31 - 1  # of PostgreSQL's integer
 
 
 def read_study_file(
-    path: Path | None, overrides: Mapping[str, Any], resolve_data: Callable[[str, Path], Path]
+    path: Path | None,
+    overrides: Mapping[str, Any],
+    resolve_data: Callable[[str, Path], Path],
+    require_held_out: Callable[[Path], object] | None = None,
 ) -> StudySpec:
     """Read and check a study file.
 
@@ -39,6 +43,8 @@ def read_study_file(
         path: the file; None means the built-in quick study.
         overrides: nested values that win over the file's.
         resolve_data: (name or path, the file's folder) -> the dataset's YAML, checked.
+        require_held_out: raises DatasetError where a dataset of the user's has no sound test
+            split; asked where the study promotes. None where no study is made of the spec.
 
     Raises:
         SpecError: with every fault found.
@@ -60,7 +66,8 @@ def read_study_file(
         raise SpecError(name, [f"{seen}, a mapping of keys is expected"], hint=hint)
     base = Path.cwd() if path is None else path.absolute().parent
     try:
-        return build_spec(merged(_spelt_out(values), overrides), name, base, resolve_data)
+        given = merged(_spelt_out(values), overrides)
+        return build_spec(given, name, base, resolve_data, require_held_out)
     except SpecError as error:
         error.hint = error.hint or "Mend it and run the command again. " + hint
         raise
@@ -73,23 +80,27 @@ def _spelt_out(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_spec(
-    values: dict[str, Any], what: str, base: Path, resolve_data: Callable[[str, Path], Path]
+    values: dict[str, Any],
+    what: str,
+    base: Path,
+    resolve_data: Callable[[str, Path], Path],
+    require_held_out: Callable[[Path], object] | None = None,
 ) -> StudySpec:
-    """Check nested values as a whole and freeze them.
+    """Check nested values as a whole and freeze them; see `read_study_file`.
 
     Raises:
         SpecError: with every fault found.
     """
     faults: list[str] = []
     top = Fields(values, "", faults, _KEYS)
-    name = _name(top, "study", "", "/", required="give the study a name")
+    name = take_name(top, "study", "", "/", required="give the study a name")
     trainer = _trainer(top)
     space = _space(top, base)
     seed, sampler = _choice(top, "sampler", SAMPLERS, DEFAULT_SAMPLER)
     searched = space is not None and "epochs" in space.bounds()
     _, pruner = _choice(top, "pruner", PRUNERS, "none" if searched else DEFAULT_PRUNER)
     budget = _budget(top, epochs_searched=searched)
-    promotion = _promotion(top, name)
+    promotion = read_promotion(top, name, epochs_searched=searched)
     train = Fields(values.get("train"), "train", faults, None).values
     if trainer is None or space is None:
         raise SpecError(what, faults)
@@ -99,8 +110,11 @@ def build_spec(
         top.fault("search_space", f"{theirs}, this study's is '{description.name}'")
         raise SpecError(what, faults)
     objective = _objective(top, description)
+    check_promotion(promotion, objective, trainer, faults)
     model = top.take("model", str, description.models[0])
     data, data_yaml = _data(top, description, base, resolve_data)
+    if promotion.wanted and data_yaml is not None and data not in BUILT_IN and require_held_out:
+        _check_held_out(data_yaml, require_held_out, faults)
     baselines = _baselines(values, space, description, train, faults)
     check_choices(space, sampler, pruner, budget, faults)
     spec = StudySpec(
@@ -114,14 +128,6 @@ def build_spec(
     if "\\u0000" in spec.canonical():
         raise SpecError(what, ["a text holds a NUL character, which PostgreSQL cannot store"])
     return spec
-
-
-def _name(fields: Fields, key: str, default: str, forbidden: str, required: str = "") -> str:
-    name: str = fields.take(key, str, default, required=required)
-    fault = name_fault(name, forbidden) if name or isinstance(fields.values.get(key), str) else ""
-    if fault:
-        fields.fault(key, fault)
-    return name
 
 
 def _trainer(top: Fields) -> Trainer | None:
@@ -184,17 +190,6 @@ def _budget(top: Fields, *, epochs_searched: bool) -> Budget:
     return Budget(trials, epochs, timeout_s)
 
 
-def _promotion(top: Fields, study: str) -> Promotion:
-    fields = Fields(top.values.get("promotion"), "promotion", top.faults, ("model", "alias"))
-    if fields.values.get("model") is None and ":" in study:
-        fields.fault("model", f"is missing; the study's name {study!r} has ':', a model's must not")
-    model = _name(fields, "model", "", "/:") or study
-    alias = fields.take("alias", str, "champion")
-    if fault := alias_fault(alias):
-        fields.fault("alias", fault)
-    return Promotion(model, alias)
-
-
 def _objective(top: Fields, description: Description) -> Objective:
     fields = Fields(top.values.get("objective"), "objective", top.faults, ("metric", "direction"))
     default = next(iter(description.metrics))
@@ -221,6 +216,15 @@ def _data(
         top.faults.extend(f"data: {fault}" for fault in error.faults)
         return None, None
     return (name if name in BUILT_IN else str(path)), path
+
+
+def _check_held_out(data: Path, require: Callable[[Path], object], faults: list[str]) -> None:
+    try:
+        require(data)
+    except FaultsError as error:
+        # One fault with its mend: the way out is the same for all of them
+        said = "; ".join(error.faults)
+        faults.append(f"data: {said}. {error.hint} Or {NO_PROMOTION}.")
 
 
 def _baselines(

@@ -11,7 +11,9 @@ from hpo.trainer import load_trainer
 from hpo.trial_rows import trial_rows
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine, Row
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Engine, Row
 
     from hpo.study import Study
     from hpo.trial_rows import TrialRow
@@ -33,15 +35,18 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
         counts = connection.execute(query("status_counts"), key).one()
         best = connection.execute(query("status_best"), key | {"maximize": maximize}).one_or_none()
         workers = connection.execute(query("status_workers"), key).all()
-        mirror = connection.execute(query("mirror_behind"), key).one_or_none()
-        mirror_error = connection.scalar(query("mirror_error"), key)
-        champion = connection.execute(
-            query("champion"), {"model": study.spec.promotion.model}
-        ).one_or_none()
+        finals = connection.execute(query("status_finals"), key).one_or_none()
+        others = connection.execute(
+            query("status_workers"), {"study_id": finals and finals.study_id}
+        ).all()
+        mirror = _mirror(connection, study)
+        target = {"model": study.spec.promotion.model, "alias": study.spec.promotion.alias}
+        champion = connection.execute(query("champion"), target).one_or_none()
         decision = connection.execute(query("last_decision"), key).one_or_none()
         best_row = trial_rows(connection, study, best.number)[0] if best else None
     return {
         "study": study.name,
+        "finals_of": None if study.parent_id is None else study.name.rpartition("/")[0],
         "state": study_state(listed),
         "simulated": is_simulated(study),
         "metric": study.spec.objective.metric,
@@ -58,15 +63,43 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
         "best": best_row and _best(best_row),
         "workers": [_worker(row) for row in workers],
         # What people should know while it lasts
-        "warnings": [f"{row.host}:{row.pid}: {row.warning}" for row in workers if row.warning],
+        "warnings": [
+            f"{row.host}:{row.pid}: {row.warning}" for row in (*workers, *others) if row.warning
+        ],
         "eta_s": _eta_s(counts, listed, len(workers)),
-        "mirror": {
-            "behind": mirror.behind if mirror else 0,
-            "error": mirror_error if mirror and mirror.behind else None,
-        },
-        "champion": champion and _champion(champion),
-        # Whether the finalizer has decided about the best trial as it is now
-        "decided": bool(decision and decision.trial_number == (best and best.number)),
+        # The best trials once more, on the test split; the study is finished before they begin
+        "finals": finals and _finals(finals, others),
+        "mirror": mirror,
+        # A last word without a version is a rollback to no champion
+        "champion": _champion(champion) if champion and champion.version else None,
+        # Whether nothing is left for the finalizer to decide about the best trial as it is now
+        "decided": not study.spec.promotion.wanted
+        or bool(decision and decision.trial_number == (best and best.number)),
+    }
+
+
+def _mirror(connection: Connection, study: Study) -> dict[str, Any]:
+    """How many runs of it and its finals MLflow is behind, and what is in the way."""
+    behind, error = 0, None
+    finals_id = connection.scalar(query("finals_id"), {"study_id": study.study_id})
+    for study_id in (study.study_id, finals_id):
+        key = {"study_id": study_id}
+        row = connection.execute(query("mirror_behind"), key).one_or_none()
+        if row is not None and row.behind:
+            behind += row.behind
+            error = error or connection.scalar(query("mirror_error"), key)
+    return {"behind": behind, "error": error}
+
+
+def _finals(row: Row[Any], workers: Sequence[Row[Any]]) -> dict[str, Any]:
+    return {
+        "study": row.name,
+        "trials": row.trials,
+        "done": row.done,
+        "running": row.running,
+        "failed": row.trials - row.done - row.running - row.waiting,
+        "waiting": row.waiting,
+        "workers": [_worker(worker) for worker in workers],
     }
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 LARGEST_BUDGET = 2**31 - 1  # PostgreSQL's integer
+LIVE = ("open", "running")  # states of a study with something left to do
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Study:
         code_version: of the trainer it was created with.
         trials: the budget, as extended since.
         state: `open` or `stopped`; whether it is finished follows from its trials.
+        test_fingerprint: of the test split's content; None where none was known at creation.
+        parent_id: of finals, the study whose best trials they look at again; else None.
     """
 
     study_id: int
@@ -47,17 +50,23 @@ class Study:
     code_version: str
     trials: int
     state: str
+    test_fingerprint: str | None = None
+    parent_id: int | None = None
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One line of all studies; `state` is `open`, `running`, `finished` or `stopped`."""
+    """One line of all studies; `state` is `open`, `running`, `finished` or `stopped`.
+
+    `parent_id` is that of the study whose finals it holds; None for other studies.
+    """
 
     study_id: int
     name: str
     state: str
     claimed: int
     trials: int
+    parent_id: int | None = None
 
 
 def create_study(
@@ -66,6 +75,7 @@ def create_study(
     *,
     fingerprint: str | None,
     code_version: str,
+    test_fingerprint: str | None = None,
     exist_ok: bool = False,
 ) -> tuple[Study, bool]:
     """Create a study with its baselines in one transaction.
@@ -77,21 +87,34 @@ def create_study(
         StudyExistsError: the name is taken, and not by an equal study with `exist_ok`.
     """
     with engine.begin() as connection:
-        connection.execute(query("forget_deleted"))
-        made = _insert(connection, spec, fingerprint, code_version)
-    if not made:
-        _require_equal(find_study(engine, spec.study), spec, fingerprint, exist_ok=exist_ok)
-    return load_study(engine, spec.study), made
+        forget_deleted(connection)
+        origin = Origin(fingerprint, code_version, test_fingerprint)
+        study_id = insert_study(connection, spec, origin)
+        for baseline in spec.baselines if study_id is not None else ():
+            insert_waiting(connection, study_id, baseline)
+    if study_id is None:
+        _require_equal(
+            find_study(engine, spec.study), spec, fingerprint, test_fingerprint, exist_ok=exist_ok
+        )
+    return load_study(engine, spec.study), study_id is not None
 
 
-def _insert(
-    connection: Connection, spec: StudySpec, fingerprint: str | None, code_version: str
-) -> bool:
-    """Write the study and its baselines; False when the name is taken."""
+@dataclass(frozen=True)
+class Origin:
+    """What a study was created with beside its spec; see `Study`."""
+
+    fingerprint: str | None
+    code_version: str
+    test_fingerprint: str | None
+    parent_id: int | None = None
+
+
+def insert_study(connection: Connection, spec: StudySpec, origin: Origin) -> int | None:
+    """Write a study without trials; its id, or None when the name is taken."""
     # Optuna's unique index on the name makes a second creator wait here for the first.
     study_id = connection.scalar(query("insert_optuna_study"), {"name": spec.study})
     if study_id is None:
-        return False
+        return None
     direction = spec.objective.direction.upper()
     connection.execute(query("insert_direction"), {"study_id": study_id, "direction": direction})
     names = json.dumps([spec.objective.metric])
@@ -99,7 +122,7 @@ def _insert(
         query("insert_study_system_attr"),
         {"study_id": study_id, "key": "study:metric_names", "value": names},  # Optuna's own key
     )
-    shown = {"spec_sha256": spec.sha256(), "trainer": spec.trainer, "dataset": fingerprint}
+    shown = {"spec_sha256": spec.sha256(), "trainer": spec.trainer, "dataset": origin.fingerprint}
     for key, value in shown.items():
         row = {"study_id": study_id, "key": f"hpo:{key}", "value": json.dumps(value)}
         connection.execute(query("insert_study_attr"), row)
@@ -107,22 +130,28 @@ def _insert(
         query("insert_study"),
         {
             "study_id": study_id, "name": spec.study, "spec": json.dumps(spec.to_dict()),
-            "sha256": spec.sha256(), "fingerprint": fingerprint, "code_version": code_version,
+            "sha256": spec.sha256(), "fingerprint": origin.fingerprint,
+            "code_version": origin.code_version, "test_fingerprint": origin.test_fingerprint,
             "trials": spec.budget.trials, "timeout_s": spec.budget.timeout_s,
+            "parent_id": origin.parent_id,
         },
     )  # fmt: skip
-    for baseline in spec.baselines:
-        _insert_waiting(connection, study_id, baseline)
-    return True
+    return int(study_id)
 
 
-def _insert_waiting(connection: Connection, study_id: int | None, params: Mapping[str, Any]) -> int:
+def insert_waiting(connection: Connection, study_id: int | None, params: Mapping[str, Any]) -> int:
+    """Put a trial with these parameters in the queue; its number."""
     row = {"study_id": study_id, "params": json.dumps(dict(params))}
     return int(connection.execute(query("insert_waiting"), row).scalar_one())
 
 
 def _require_equal(
-    stored: Study | None, spec: StudySpec, fingerprint: str | None, *, exist_ok: bool
+    stored: Study | None,
+    spec: StudySpec,
+    fingerprint: str | None,
+    test_fingerprint: str | None,
+    *,
+    exist_ok: bool,
 ) -> None:
     name = spec.study
     if stored is None:
@@ -138,6 +167,10 @@ def _require_equal(
     lines = differences(stored.spec, spec)
     if fingerprint != stored.fingerprint:
         lines.append(f"dataset fingerprint: {stored.fingerprint} -> {fingerprint}")
+    if test_fingerprint != stored.test_fingerprint and None not in (
+        test_fingerprint, stored.test_fingerprint,
+    ):  # fmt: skip
+        lines.append(f"test split's fingerprint: {stored.test_fingerprint} -> {test_fingerprint}")
     if lines:
         shown = "".join(f"\n  - {line}" for line in lines)
         raise StudyExistsError(
@@ -155,7 +188,8 @@ def find_study(engine: Engine, name: str) -> Study | None:
         return None
     return Study(
         row.study_id, row.uid, row.name, StudySpec.from_dict(row.spec), row.spec_sha256,
-        row.dataset_fingerprint, row.code_version, row.trials, row.state,
+        row.dataset_fingerprint, row.code_version, row.trials, row.state, row.test_fingerprint,
+        row.parent_id,
     )  # fmt: skip
 
 
@@ -176,11 +210,12 @@ def load_study(engine: Engine, name: str) -> Study:
 
 
 def list_studies(engine: Engine) -> list[Listed]:
-    """All studies, the newest first."""
+    """All studies, the newest first, finals after their study."""
     with engine.connect() as connection:
         rows = connection.execute(query("study_names")).all()
     return [
-        Listed(row.study_id, row.name, study_state(row), row.claimed, row.trials) for row in rows
+        Listed(row.study_id, row.name, study_state(row), row.claimed, row.trials, row.parent_id)
+        for row in rows
     ]
 
 
@@ -196,7 +231,7 @@ def study_state(row: Any) -> str:
 
 
 def choose_study(engine: Engine, name: str | None, *, writing: bool) -> tuple[str, str]:
-    """The study meant: `name`, else the only open one.
+    """The study meant: `name`, else the only open one. Finals are meant only when named.
 
     Returns:
         (its name, a remark for the user or "").
@@ -206,10 +241,13 @@ def choose_study(engine: Engine, name: str | None, *, writing: bool) -> tuple[st
     """
     if name is not None:
         return load_study(engine, name).name, ""
-    studies = list_studies(engine)
+    listed = list_studies(engine)
+    studies = [item for item in listed if item.parent_id is None]
     if not studies:
         raise UnknownStudyError("there is no study", hint="`hpo create-study` makes one.")
-    live = [item.name for item in studies if item.state in ("open", "running")]
+    # A study is not done while its finals are not.
+    busy = {one for item in listed if item.state in LIVE for one in (item.study_id, item.parent_id)}
+    live = [item.name for item in studies if item.study_id in busy]
     if len(live) == 1:
         return live[0], ""
     if writing and len(studies) > 1:
@@ -229,9 +267,11 @@ def enqueue(
         The trial's number.
 
     Raises:
-        UsageError: a parameter that the space does not have, or a value outside its range.
+        UsageError: a parameter that the space does not have, or a value outside its range; or
+            the study holds finals.
         StudyClosedError: the budget has no room for it, or its time is over.
     """
+    _refuse_finals(study)
     try:
         filled = study.spec.space.complete(params, defaults)
     except SpaceFaults as error:
@@ -252,16 +292,17 @@ def enqueue(
                 f"{counts.waiting} waiting",
                 hint=f"Raise it: `hpo extend --study {study.name} --trials {budget + 1}`.",
             )
-        return _insert_waiting(connection, study.study_id, filled)
+        return insert_waiting(connection, study.study_id, filled)
 
 
 def extend(engine: Engine, study: Study, trials: int) -> None:
     """Raise the budget to `trials` in all.
 
     Raises:
-        UsageError: it is not above the present one, or the sampler is `grid`.
+        UsageError: it is not above the present one, the sampler is `grid`, or it holds finals.
         UnknownStudyError: the study was deleted.
     """
+    _refuse_finals(study)
     if study.spec.sampler.name == "grid":
         raise UsageError("a grid has as many points as it has: its study cannot be extended")
     with engine.begin() as connection:
@@ -276,8 +317,21 @@ def extend(engine: Engine, study: Study, trials: int) -> None:
         connection.execute(query("extend"), {"study_id": study.study_id, "trials": trials})
 
 
+def _refuse_finals(study: Study) -> None:
+    if study.parent_id is not None:
+        parent = study.name.rpartition("/")[0]
+        raise UsageError(
+            f"'{study.name}' holds finals: its trials are the best ones of '{parent}'",
+            hint=f"`hpo retry N --study {study.name}` tries a failed one again; "
+            "`promotion.finalists` and `promotion.seeds` of a study file say how many there are.",
+        )
+
+
 def set_state(engine: Engine, study: Study, state: str) -> None:
-    """`stopped`: running trials leave at their next epoch and can be resumed; `open`: go on."""
+    """`stopped`: running trials leave at their next epoch and can be resumed; `open`: go on.
+
+    Finals stop and go on with their study.
+    """
     with engine.begin() as connection:
         _locked_budget(connection, study)
         connection.execute(query("set_state"), {"study_id": study.study_id, "state": state})
@@ -293,11 +347,32 @@ def _locked_budget(connection: Connection, study: Study) -> int:
 def delete_study(engine: Engine, study: Study) -> None:
     """Delete it from Optuna's tables and the schema `hpo`; promotions and MLflow's runs stay.
 
+    Its finals go with it.
+
     Raises:
         UnknownStudyError: it was deleted already.
     """
-    key = {"study_id": study.study_id}
     with engine.begin() as connection:
         _locked_budget(connection, study)
-        connection.execute(query("lock_trials"), key)
-        connection.execute(query("delete_study"), key)
+        finals_id = connection.scalar(query("finals_id"), {"study_id": study.study_id})
+        if finals_id is not None:
+            _delete(connection, finals_id)
+        _delete(connection, study.study_id)
+
+
+def forget_deleted(connection: Connection) -> None:
+    """Remove what is left of studies that were deleted in Optuna or optuna-dashboard.
+
+    Their finals are deleted, in Optuna's tables too: the name is needed when a study of the same
+    name has finals.
+    """
+    for finals_id in connection.scalars(query("orphaned_finals")).all():
+        _delete(connection, finals_id)
+    connection.execute(query("forget_deleted"))
+
+
+def _delete(connection: Connection, study_id: int) -> None:
+    key = {"study_id": study_id}
+    connection.execute(query("lock_study"), key)
+    connection.execute(query("lock_trials"), key)
+    connection.execute(query("delete_study"), key)

@@ -202,10 +202,28 @@ class Evaluation:
     Attributes:
         metrics: name -> value, the same names as an epoch's.
         images: number of images evaluated.
+        per_class: class name -> AP50, AP50-95, precision and recall; classes without a true box
+            in the split are not there.
+        detections: file of `hpo.evaluation.detections`, below the job's `run_dir`: each image's
+            boxes and what should have been found; None from a trainer that detects nothing.
+        latency_ms: `median` and `p95` of one image at a time, decoded before and boxes after.
+        device: what the latency was measured on, by name.
+        parameters: of the model; None where that means nothing.
+        gflops: 10^9 floating-point operations for one image at the evaluation's size.
+        weights_bytes: of the weights' file.
+        settings: what else decides the figures, for instance `imgsz`.
     """
 
     metrics: Mapping[str, float]
     images: int
+    per_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    detections: Path | None = None
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+    device: str = ""
+    parameters: int | None = None
+    gflops: float | None = None
+    weights_bytes: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -221,6 +239,12 @@ class Package:
         outputs: name -> MLflow type of each column of a prediction, in order.
         params: name -> default of each parameter of `predict`; MLflow passes on only those that
             the signature declares.
+        licence: of the weights and of the code that runs them, as an SPDX id; "" when the trainer
+            does not say.
+        licence_text: its full text, LICENSE among the model's files; "" for none.
+        card: the model card as Markdown, README.md among the model's files; "" for none. Whoever
+            registers the model writes it: a trainer knows no figures but its own.
+        metadata: what the model's MLmodel file says of it beside `licence`, JSON-able.
     """
 
     code: Path
@@ -229,6 +253,10 @@ class Package:
     example: Any
     outputs: Mapping[str, str]
     params: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    licence_text: str = ""
+    card: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -274,6 +302,20 @@ class Trainer(Protocol):
 
     def package(self, weights: Path, job: Job) -> Package:
         """What a registry needs to load `weights` elsewhere; writes only below `job.run_dir`."""
+        ...
+
+
+@runtime_checkable
+class OnnxExporter(Protocol):
+    """What a trainer may offer beside the Trainer protocol."""
+
+    def export_onnx(self, weights: Path, job: Job) -> Path:
+        """An ONNX file that was seen to find what `weights` find; writes only below `job.run_dir`.
+
+        Raises:
+            ExportError: it finds something else, or cannot be made here.
+            WeightsError: the file cannot be read as weights.
+        """
         ...
 
 

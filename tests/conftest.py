@@ -4,6 +4,7 @@ from __future__ import annotations
 
 pytest_plugins = [
     "fixtures.backups",
+    "fixtures.detector",
     "fixtures.environment",
     "fixtures.injected_time",
     "fixtures.mirrored",
@@ -16,4 +17,5 @@ pytest_plugins = [
     "fixtures.told",
     "fixtures.worker_process",
     "fixtures.command_line",
+    "fixtures.champions",
 ]

@@ -20,9 +20,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import CheckpointError, HpoError, TrialError
-from hpo.trainer import load_trainer
-from workers.messages import Answer, Done, Evaluate, Failed, Pack, Ready, Reported, Train
+from hpo.errors import CheckpointError, ExportError, HpoError, TrialError
+from hpo.trainer import OnnxExporter, load_trainer
+from workers.messages import (
+    Answer,
+    Done,
+    Evaluate,
+    ExportOnnx,
+    Failed,
+    Pack,
+    Ready,
+    Reported,
+    Train,
+)
 
 if TYPE_CHECKING:
     from hpo.trainer import Epoch, Trainer, Verdict
@@ -88,6 +98,8 @@ def _answer(trainer: Trainer, request: Request, connection: Connection[Any, Any]
                 return Done(trainer.evaluate(request.weights, request.job, request.split))
             case Pack():
                 return Done(trainer.package(request.weights, request.job))
+            case ExportOnnx():
+                return Done(_exporter(trainer).export_onnx(request.weights, request.job))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise  # the worker is gone: so are we
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a trial's failure, never the process's
@@ -98,6 +110,15 @@ def _answer(trainer: Trainer, request: Request, connection: Connection[Any, Any]
             hint = failed.error.hint
             return Failed(TrialError("error", str(failed.error), hint=hint), failed.retire)
         return failed
+
+
+def _exporter(trainer: Trainer) -> OnnxExporter:
+    if not isinstance(trainer, OnnxExporter):
+        raise ExportError(
+            f"the trainer {trainer.describe().name} has no ONNX export",
+            hint="Leave `onnx: true` out of the study's `promotion`.",
+        )
+    return trainer
 
 
 def _failure(error: BaseException) -> Failed:

@@ -1,6 +1,7 @@
 """What a worker and its training process say to each other; knows no pipe and no process.
 
-Worker to child: one of `Train`, `Evaluate`, `Pack`, and an `Answer` to each `Reported`.
+Worker to child: one of `Train`, `Evaluate`, `Pack`, `ExportOnnx`, and an `Answer` to each
+`Reported`.
 Child to worker: one `Ready`; then for each request any number of `Reported`, and one `Done` or
 `Failed`.
 """
@@ -42,6 +43,14 @@ class Pack:
 
 
 @dataclass(frozen=True)
+class ExportOnnx:
+    """Ask for an ONNX file that finds what the weights find."""
+
+    weights: Path
+    job: Job
+
+
+@dataclass(frozen=True)
 class Answer:
     """The verdict on the epoch that was reported last."""
 
@@ -65,7 +74,7 @@ class Done:
     """The request is fulfilled.
 
     Attributes:
-        value: a Result, an Evaluation or a Package.
+        value: a Result, an Evaluation, a Package or a Path.
     """
 
     value: Any
@@ -85,5 +94,5 @@ class Failed:
     retire: bool
 
 
-Request = Train | Evaluate | Pack
+Request = Train | Evaluate | Pack | ExportOnnx
 Reply = Ready | Reported | Done | Failed

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpo.errors import TrialError
 from hpo.trainer import Evaluation, Package, Result, Verdict
 from workers.child_handle import ChildHandle, Interrupted
-from workers.messages import Answer, Done, Evaluate, Failed, Pack, Reported, Train
+from workers.messages import Answer, Done, Evaluate, ExportOnnx, Failed, Pack, Reported, Train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -138,9 +138,31 @@ class TrainingProcess:
         """Evaluate in the child; see `Trainer.evaluate`."""
         return self._ask(Evaluate(weights, job, split), Evaluation)
 
+    def evaluate_unless(
+        self, weights: Path, job: Job, split: str, poll: Callable[[], Verdict | None]
+    ) -> Evaluation | None:
+        """Evaluate; None when `poll`, called about twice a second, answered STOP.
+
+        The evaluation is then ended at once, by ending the child.
+        """
+        try:
+            return self._ask(
+                Evaluate(weights, job, split), Evaluation, lambda: poll() is Verdict.STOP
+            )
+        except Interrupted:
+            return None
+
     def package(self, weights: Path, job: Job) -> Package:
         """Package in the child; see `Trainer.package`."""
         return self._ask(Pack(weights, job), Package)
+
+    def export_onnx(self, weights: Path, job: Job) -> Path:
+        """Export in the child; see `OnnxExporter.export_onnx`.
+
+        Raises:
+            ExportError: the trainer has no such export, or it finds something else.
+        """
+        return self._ask(ExportOnnx(weights, job), Path)
 
     def close(self) -> None:
         """End the child in order."""
@@ -161,13 +183,15 @@ class TrainingProcess:
             self._child = ChildHandle(self._trainer, log, self._env, self._scratch)
         return self._child
 
-    def _ask(self, request: Request, kind: type[T]) -> T:
+    def _ask(
+        self, request: Request, kind: type[T], interrupted: Callable[[], bool] | None = None
+    ) -> T:
         child = self._running()
         reply = None
         try:
-            child.wait_ready()
+            child.wait_ready(interrupted)
             child.send(request)
-            reply = child.receive()
+            reply = child.receive(interrupted=interrupted)
         finally:
             if reply is None:
                 self.kill()

@@ -26,7 +26,7 @@ from functools import reduce
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import CheckpointError, TrialError, WeightsError
+from hpo.errors import CheckpointError, TrialError
 from hpo.trainer import (
     Argument,
     Checkpoint,
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 OPTIMUM = 0.9
 RISE_EPOCHS = 3.0
 NOISE = 0.005
-EVALUATED_IMAGES = 100
 WEIGHTS = "weights.json"
 
 ARGUMENTS: dict[str, Argument] = {
@@ -227,14 +226,9 @@ class SimulatedTrainer:
         return Checkpoint(state.epoch, path, state.best_epoch, weights), ""
 
     def evaluate(self, weights: Path, job: Job, split: str) -> Evaluation:
-        del job
-        try:
-            saved = json.loads(weights.read_text(encoding="utf-8"))
-            seed = saved["seed"] + len(split)  # another noise for another split
-            metrics = epoch_metrics(saved["params"], seed, saved["epoch"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WeightsError(f"{weights}: no weights of a simulated training ({error})") from None
-        return Evaluation(metrics, images=EVALUATED_IMAGES)
+        from workers.simulated_evaluation import evaluate
+
+        return evaluate(weights, job, split, epoch_metrics)
 
     def package(self, weights: Path, job: Job) -> Package:
         job.run_dir.mkdir(parents=True, exist_ok=True)

@@ -68,6 +68,7 @@ class Bench:
         host: this machine's name, for the record.
         stall_timeout_s: longest silence of a training; None for no limit.
         checkpoint_every: epochs between two checkpoints; 0 makes none.
+        test_fingerprint: of the test split, where this is the bench of finals.
     """
 
     study: Study
@@ -80,22 +81,26 @@ class Bench:
     host: str
     stall_timeout_s: float | None = None
     checkpoint_every: int = 1
+    test_fingerprint: str = ""
 
 
-class _GiveBackError(Exception):
+class GiveBackError(Exception):
     """The worker leaves while the trial needs a store that is not there."""
 
 
-class _LostError(Exception):
+class LostError(Exception):
     """The lease was lost meanwhile."""
 
 
 class TrialRun:
     """One claimed trial on a bench; `run` is called once."""
 
-    def __init__(self, bench: Bench, claim: Claim, drain: Drain, watch: Watch) -> None:
+    def __init__(
+        self, bench: Bench, claim: Claim, drain: Drain, watch: Watch, *, seed: int | None = None
+    ) -> None:
+        """Prepare; `seed` None takes the study's."""
         self._bench, self._claim, self._drain, self._watch = bench, claim, drain, watch
-        self._job = make_job(bench, claim)
+        self._job = make_job(bench, claim, seed)
         self._answered = Verdict.GO  # the last verdict given to the trainer
         self._lost = False
         self._last = 0  # the last epoch of this training
@@ -142,9 +147,9 @@ class TrialRun:
             return self._finish(result)
         except TrialError as error:
             return self._is_lost() if self._lost else self._fail(error)
-        except _LostError:
+        except LostError:
             return self._is_lost()
-        except _GiveBackError:
+        except GiveBackError:
             return self._give_back()
 
     def _train(self) -> Result:
@@ -153,7 +158,7 @@ class TrialRun:
         for resume in starts if self._claim.takeovers else (None,):
             self._last = 0 if resume is None else resume.epoch
             if self._claim.takeovers and not self._say_resumed(starts.note):
-                raise _LostError
+                raise LostError
             try:
                 result = bench.process.train(
                     replace(self._job, resume=resume), self._report,
@@ -230,8 +235,21 @@ class TrialRun:
             **{key: result.effective[key] for key in SHOWN if key in result.effective},
         }
         files = {name: self._kept(path) for name, path in self._files(result).items()}
+        if end is End.COMPLETE:
+            more, figures = self._examined(result)
+            files |= more
+            attrs |= figures
         told = self._bench.claims.tell(self._claim, end, attrs=attrs, files=files, last=self._last)
         return self._told(Ended(end)) if told else self._is_lost()
+
+    def _examined(self, result: Result) -> tuple[dict[str, Stored], dict[str, float]]:
+        """(what else is kept of a complete trial, further attributes); nothing for a trial."""
+        del result
+        return {}, {}
+
+    def _stopped(self) -> GiveBackError | LostError:
+        """Why this worker must let go of the trial: it leaves, or the lease is another's."""
+        return LostError() if self._lost else GiveBackError()
 
     def _files(self, result: Result) -> dict[str, Path]:
         files = {f"pictures/{name}": path for name, path in result.pictures.items()}
@@ -255,9 +273,9 @@ class TrialRun:
                     log.warning("%s", text)
                     self._warn(text)
             if self._drain.event.wait(STORE_WAIT_S):
-                raise _GiveBackError
+                raise GiveBackError
             if self._keeper.standing is Standing.LOST:
-                raise _LostError
+                raise LostError
 
     def _warn(self, text: str) -> None:
         self._warned = text
@@ -298,14 +316,15 @@ class TrialRun:
             log.warning("trial %d not given back: %s", self._claim.number, error)
 
 
-def make_job(bench: Bench, claim: Claim) -> Job:
-    """The training that a claim asks for, from its start."""
+def make_job(bench: Bench, claim: Claim, seed: int | None = None) -> Job:
+    """The training that a claim asks for, from its start; `seed` None takes the study's."""
     spec = bench.study.spec
     epochs = spec.budget.epochs or int(claim.params["epochs"])
     name = f"trial-{claim.number:04d}-{claim.token.hex[:8]}"
     return Job(
         trial=claim.number, model=spec.model, params=claim.params, train=spec.train, epochs=epochs,
-        seed=spec.seed, metric=spec.objective.metric, direction=spec.objective.direction,
+        seed=spec.seed if seed is None else seed, metric=spec.objective.metric,
+        direction=spec.objective.direction,
         data=bench.data, device=bench.device, run_dir=bench.runs / name,
         checkpoint_every=bench.checkpoint_every,
     )  # fmt: skip

@@ -26,7 +26,7 @@ KB, MB = 1e3, 1e6
 @study_option
 @json_option
 def export_study(file: Path, *, force: bool, study_name: str | None, as_json: bool) -> None:
-    """Write a whole study as one file: spec, trials, epochs, promotions.
+    """Write a whole study as one file: spec, trials, epochs, finals, promotions.
 
     It may be exported while workers run it: the file shows one moment, and trials that ran then
     are taken over where it is imported. FILE is compressed when its name ends in .gz, and - is
@@ -97,7 +97,7 @@ def import_study(file: Path, *, name: str | None, as_json: bool) -> None:
 
     def text() -> None:
         click.echo(f"Imported {_contents(summary)}; it is {state}")
-        for line in _still_needed(document, made, result):
+        for line in _still_needed(made, result):
             click.echo(f"  {line}")
         if decided and document.name != origin:
             click.echo(f"  {_count(len(decided), 'decision')} about '{origin}' left out")
@@ -133,11 +133,14 @@ def _restore(document: StudyDocument, settings: Settings) -> tuple[Imported, str
 
 def _contents(summary: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in summary["trials"].items())
+    finals = ", ".join(f"{count} {state}" for state, count in (summary["finals"] or {}).items())
+    if finals:
+        finals = f", finals: {finals}"
     promotions = summary["promotions"]
     decided = f", {_count(promotions, 'decision')}" if promotions else ""
     return (
         f"study '{summary['study']}', {counts or 'no'} of {_count(summary['budget'], 'trial')}, "
-        f"{_count(summary['epochs'], 'epoch')}{decided}"
+        f"{_count(summary['epochs'], 'epoch')}{finals}{decided}"
     )
 
 
@@ -150,7 +153,7 @@ def _left_out(summary: dict[str, Any], place: str) -> list[str]:
     return lines
 
 
-def _still_needed(document: StudyDocument, made: Imported, result: dict[str, Any]) -> list[str]:
+def _still_needed(made: Imported, result: dict[str, Any]) -> list[str]:
     files, lines = result["artifacts"], []
     if files["files"]:
         origin = files["came_from"]
@@ -159,9 +162,12 @@ def _still_needed(document: StudyDocument, made: Imported, result: dict[str, Any
             f"{_size(files['bytes'])}, are looked for in {files['place']}"
             + (f"; they were in {origin}" if origin != files["place"] else "")
         )
-    if running := result["trials"].get("running"):
+    running = sum(
+        (states or {}).get("running", 0) for states in (result["trials"], result["finals"])
+    )
+    if running:
         found = f"{_count(made.checkpoints, 'checkpoint')} of them found here, {made.lost} not"
-        said = found if document.content["checkpoints"] else "from the start"
+        said = found if result["checkpoints"]["found"] + made.lost else "from the start"
         lines.append(f"{_count(running, 'trial')} that ran will be taken over: {said}")
     return lines
 

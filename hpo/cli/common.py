@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpo.errors import UsageError
+from hpo.jsonable import finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.console import RenderableType
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
 )
+PATIENCE_S = 2.0  # nothing is said of what takes less
 COUNT = click.IntRange(min=1)
 FILE_COLUMNS = 240  # of a table that goes into a file or a pipe, where nobody wants folded lines
 study_option = click.option(
@@ -67,12 +71,15 @@ def print_view(view: RenderableType) -> None:
     console.print(view)
 
 
-def finite(value: Any) -> Any:
-    """The value with NaN and infinities as None."""
-    if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):  # noqa: PLR0124 - NaN is the value unequal to itself
-        return None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that tells stderr every two seconds how far a work is."""
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PATIENCE_S:
+            told = time.monotonic()
+            click.echo(f"{what}: {done}" + (f" of {total}" if total else ""), err=True)
+
+    yield tell

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import COUNT, json_option, key_value, show
+from hpo.cli.common import COUNT, json_option, key_value, progress, show
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.spec import StudySpec
+    from hpo.trainer import Description
 
 SUFFIX = ".yaml"
 DEFAULT_FILE = Path(f"hpo{SUFFIX}")
@@ -150,6 +151,7 @@ def _from_here(data: str) -> str:
 def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -> StudySpec:
     from hpo.datasets.builtin import BUILT_IN, planned, resolve
     from hpo.datasets.check import require
+    from hpo.datasets.held_out import held_out
     from hpo.spec_reader import read_study_file
 
     def resolve_data(name: str, base: Path) -> Path:
@@ -159,7 +161,11 @@ def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -
         require(path)
         return path
 
-    return read_study_file(file, overrides, resolve_data)
+    def require_held_out(path: Path) -> None:
+        with progress("files read") as told:
+            held_out(path, home=settings.home, progress=told)
+
+    return read_study_file(file, overrides, resolve_data, require_held_out)
 
 
 def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: bool) -> None:
@@ -167,31 +173,28 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
     from hpo.cli.project import plainly
     from hpo.database import schema
     from hpo.database.engine import connect
-    from hpo.datasets.builtin import resolve
-    from hpo.datasets.fingerprint import fingerprint
     from hpo.study import create_study as store
     from hpo.trainer import load_trainer
 
     settings.home.mkdir(parents=True, exist_ok=True)
-    mark = None
-    if spec.data is not None:
-        data = resolve(spec.data, home=settings.home, base=settings.home.parent)
-        mark = fingerprint(data, home=settings.home)
     description = load_trainer(spec.trainer).describe()
+    mark, test_mark = _fingerprints(spec, settings, description)
     open_store(settings).require_writable()
     engine = connect(settings, create=True)
     try:
         with plainly(engine):
             schema.upgrade(engine)
         study, made = store(
-            engine, spec, fingerprint=mark, code_version=description.code_version, exist_ok=exist_ok
-        )
+            engine, spec, fingerprint=mark, code_version=description.code_version,
+            test_fingerprint=test_mark, exist_ok=exist_ok,
+        )  # fmt: skip
     finally:
         engine.dispose()
     document = {
         "study": study.name, "created": made, "trials": study.trials,
         "epochs": spec.budget.epochs, "spec_sha256": study.spec_sha256,
-        "dataset_fingerprint": study.fingerprint, "simulated": description.simulated,
+        "dataset_fingerprint": study.fingerprint, "test_fingerprint": study.test_fingerprint,
+        "simulated": description.simulated,
     }  # fmt: skip
 
     def text() -> None:
@@ -204,6 +207,24 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
         click.echo("Next: `hpo launch --workers 2`, or `hpo worker` for one worker here.")
 
     show(as_json, document, text)
+
+
+def _fingerprints(
+    spec: StudySpec, settings: Settings, description: Description
+) -> tuple[str | None, str | None]:
+    """Of the dataset, which is made where it is a built-in one, and of its test split."""
+    from hpo.datasets.builtin import resolve
+    from hpo.datasets.fingerprint import fingerprint
+    from hpo.datasets.held_out import held_out, simulated_fingerprint
+
+    home, wanted = settings.home, spec.promotion.wanted
+    if spec.data is None:
+        return None, simulated_fingerprint(description.code_version) if wanted else None
+    data = resolve(spec.data, home=home, base=home.parent)
+    with progress("files read") as told:
+        mark = fingerprint(data, home=home, progress=told)
+        test = held_out(data, home=home, progress=told).fingerprint if wanted else None
+    return mark, test
 
 
 def _epochs(spec: StudySpec) -> str:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import shlex
-import time
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from hpo.cli.common import json_option, print_json, show
+from hpo.cli.common import json_option, print_json, progress, show
 from hpo.datasets.shapes import LARGEST_PX, SMALLEST_PX, parameters
 from hpo.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
 
+    from hpo.datasets.held_out import HeldOut
     from hpo.datasets.summary import Summary
 
-PATIENCE_S = 2.0  # nothing is said of what takes less
 WARNINGS_TOLD = 10
 DEFAULTS = parameters()
 F = TypeVar("F", bound="Callable[..., object]")
@@ -63,8 +61,8 @@ def shapes(output: Path | None, as_json: bool, **asked: int) -> None:
 
     folder = output or Path("datasets/shapes")
     there = stands(folder, parameters(**asked))
-    with _progress("images drawn") as progress:
-        path = make_shapes(folder, **asked, progress=progress)
+    with progress("images drawn") as told:
+        path = make_shapes(folder, **asked, progress=told)
     _made(path, there, as_json)
 
 
@@ -95,7 +93,7 @@ def tiny_person(source: Path | None, output: Path | None, as_json: bool) -> None
     elif not there:
         url = coco128.address()
         click.echo(f"downloading {url}", err=True)
-        with _progress("bytes") as progress, coco128.downloaded(url, progress=progress) as found:
+        with progress("bytes") as told, coco128.downloaded(url, progress=told) as found:
             path = make_tiny_person(found, folder)
     _made(path, there, as_json)
 
@@ -111,8 +109,8 @@ def fingerprint_command(name: str, as_json: bool) -> None:
     from hpo.datasets.fingerprint import fingerprint
 
     path, home = _resolved(name)
-    with _progress("files read") as progress:
-        found = fingerprint(path, home=home, progress=progress)
+    with progress("files read") as told:
+        found = fingerprint(path, home=home, progress=told)
     show(as_json, {"data": path, "fingerprint": found}, lambda: click.echo(found))
 
 
@@ -123,18 +121,21 @@ def check_command(name: str, as_json: bool) -> None:
     """Look for every fault of a dataset.
 
     Missing or unreadable images, malformed labels, classes and coordinates out of range. Exits
-    with 0 where there is none, else with 2 and a list of them.
+    with 0 where there is none, else with 2 and a list of them. Also says whether the test split
+    can judge a promotion.
     """
     from hpo.datasets.check import check, leaks, refusal
     from hpo.datasets.layout import load
 
-    path, _ = _resolved(name)
+    path, home = _resolved(name)
     splits = tuple(load(path).splits)
-    with _progress("images looked at") as progress:
-        faults = check(path, splits=splits, progress=progress)
+    with progress("images looked at") as told:
+        faults = check(path, splits=splits, progress=told)
     warnings = [] if faults else leaks(path)
+    held, why = (None, []) if faults else _held_out(path, home)
     if as_json:
-        print_json({"data": path, "faults": faults, "warnings": warnings})
+        found = {"data": path, "faults": faults, "warnings": warnings}
+        print_json(found | {"held_out": held and asdict(held), "held_out_faults": why})
     if faults:
         raise refusal(path, faults)
     if not as_json:
@@ -142,7 +143,80 @@ def check_command(name: str, as_json: bool) -> None:
             click.echo(f"warning: {warning}")
         if len(warnings) > WARNINGS_TOLD:
             click.echo(f"warning: and {len(warnings) - WARNINGS_TOLD} more images like that")
+        for fault in why:
+            click.echo(f"warning: no study on this data can promote: {fault}")
+        if held:
+            click.echo(f"test: {held.images} images that no trial sees can judge a promotion")
         click.echo(f"{path}: no faults in {', '.join(splits)}")
+
+
+def _held_out(path: Path, home: Path) -> tuple[HeldOut | None, list[str]]:
+    """The sound test split, or what is wrong with it and the mend."""
+    from hpo.datasets.held_out import held_out
+    from hpo.errors import DatasetError
+
+    try:
+        with progress("files read") as told:
+            return held_out(path, home=home, progress=told), []
+    except DatasetError as error:
+        return None, [*error.faults[:-1], f"{error.faults[-1]}. {error.hint}"]
+
+
+def _share(name: str, text: str) -> Callable[[F], F]:
+    """An option of `hpo data split` that is a part of the images."""
+    kind = click.FloatRange(0, 1, min_open=True, max_open=True)
+    return click.option(f"--{name}", type=kind, default=0.15, show_default=True, help=text)
+
+
+@data.command("split")
+@data_argument
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE.yaml",
+    required=True,
+    help="Data YAML to write; three lists of images come beside it.",
+)
+@_share("val", "About this part of the images validates.")
+@_share("test", "About this part is kept back, where there is no test split yet.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Another one divides otherwise.",
+)
+@json_option
+def split_command(
+    name: str, output: Path, val: float, test: float, seed: int, as_json: bool
+) -> None:
+    """Divide a dataset so that no image is in two splits.
+
+    The images of all splits are pooled, each content once, and divided by their content: a
+    dataset that grew is divided as before. A test split that is there stays as it is. No image
+    or label is moved or changed.
+    """
+    from hpo.datasets.check import require
+    from hpo.datasets.layout import load
+    from hpo.datasets.split import divide
+    from hpo.datasets.summary import summary
+
+    path, _ = _resolved(name)
+    require(path, splits=tuple(load(path).splits))
+    with progress("images read") as told:
+        found = divide(path, output.absolute(), val=val, test=test, seed=seed, progress=told)
+    tested = summary(found.yaml).splits["test"].by_class
+    unseen = [cls for cls, boxes in tested.items() if not boxes]
+    if not as_json:
+        if found.copies:
+            click.echo(f"left out: {found.copies} copies of other images")
+        if found.kept:
+            click.echo("test: the dataset's own")
+        if unseen:
+            click.echo(f"warning: test: no true box of {', '.join(unseen)}; nothing judges them")
+    extra = {"copies": found.copies, "kept": found.kept, "unseen_classes": unseen}
+    _made(found.yaml, there=not found.made, as_json=as_json, extra=extra)
 
 
 @data.command("show")
@@ -165,7 +239,9 @@ def _resolved(name: str) -> tuple[Path, Path]:
     return resolve(name, home=home, base=Path.cwd()), home
 
 
-def _made(path: Path, there: bool, as_json: bool) -> None:
+def _made(
+    path: Path, there: bool, as_json: bool, extra: Mapping[str, object] | None = None
+) -> None:
     from hpo.datasets.check import require
     from hpo.datasets.layout import load
 
@@ -173,7 +249,7 @@ def _made(path: Path, there: bool, as_json: bool) -> None:
     require(path)  # one that was there already may have been altered
     images = {name: len(split.images) for name, split in load(path).splits.items()}
     if as_json:
-        print_json({"data": path, "made": not there, "images": images})
+        print_json({"data": path, "made": not there, "images": images, **(extra or {})})
         return
     here = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     counts = ", ".join(f"{count} {name}" for name, count in images.items())
@@ -194,17 +270,3 @@ def _table(found: Summary) -> None:
     rows += [(n, [split.by_class[n] for split in found.splits.values()]) for n in found.names]
     for label, figures in rows:
         click.echo("  ".join([f"{label:<{width}}", *(f"{figure:>7}" for figure in figures)]))
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function that tells stderr every two seconds how far a work is."""
-    told = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PATIENCE_S:
-            told = time.monotonic()
-            click.echo(f"{what}: {done}" + (f" of {total}" if total else ""), err=True)
-
-    yield tell

@@ -100,7 +100,7 @@ def _database(settings: Settings) -> str:
     engine = connect(settings)
     try:
         schema.check(engine)
-        count = len(list_studies(engine))
+        count = sum(study.parent_id is None for study in list_studies(engine))
         return f"PostgreSQL answers at {engine.url.render_as_string()}; {count} studies"
     finally:
         engine.dispose()

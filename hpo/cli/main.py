@@ -81,17 +81,37 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "finalize": (
         "hpo.cli.promotion",
         "finalize",
-        "Promote a study's best trial to champion of its registered model, once.",
+        "Look again at a study's best trials and promote one if it beats the champion, once.",
+    ),
+    "promote": (
+        "hpo.cli.promotion",
+        "promote",
+        "Promote trial NUMBER past the gate; it is recorded as an override, with the reason.",
     ),
     "champion": (
-        "hpo.cli.promotion",
+        "hpo.cli.champion",
         "champion",
         "Show the champion of a registered model: version, trial, value and when it was decided.",
+    ),
+    "rollback": (
+        "hpo.cli.rollback",
+        "rollback",
+        "Move the champion's alias back to the champion before, or to another version.",
+    ),
+    "predict": (
+        "hpo.cli.predict",
+        "predict",
+        "Find boxes in images with a registered model, and draw them.",
     ),
     "mirror": (
         "hpo.cli.mirror",
         "mirror",
         "Bring MLflow to equal PostgreSQL, and prove that it does.",
+    ),
+    "reproduce": (
+        "hpo.cli.reproduce",
+        "reproduce",
+        "Train trial NUMBER again and say how like the record it is.",
     ),
     "space": ("hpo.cli.space", "space", "List, show and check search spaces."),
     "data": ("hpo.cli.data", "data", "Make, fingerprint and check datasets."),

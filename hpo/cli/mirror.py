@@ -13,11 +13,13 @@ from hpo.cli.common import json_option, show, study_option
 from hpo.cli.project import opened, the_study
 from hpo.database.queries import query
 from hpo.errors import HpoError
-from hpo.tracking.mirror import open_mirror
+from hpo.tracking.mirror import Synced, open_mirror
 from hpo.tracking.shown_in_dashboard import show_pending
 from hpo.tracking.verify import Difference, mend, verify
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from hpo.settings import Settings
 
 SLOW_S = 2.0  # between two lines of progress
@@ -29,7 +31,8 @@ def mirror() -> None:
     """Bring MLflow to equal PostgreSQL, and prove that it does.
 
     Every trial is mirrored into MLflow while workers run. These commands catch up after MLflow
-    was away, and compare. They know plain Optuna studies of the same database too.
+    was away, and compare, finals included. They know plain Optuna studies of the same database
+    too.
     """
 
 
@@ -39,15 +42,19 @@ def mirror() -> None:
 @json_option
 def sync(quick: bool, study_name: str | None, as_json: bool) -> None:
     """Bring MLflow to what PostgreSQL has, also where runs were deleted or altered there."""
-    settings, study_id, name = _meant(study_name, writing=True)
-    mended, left = 0, []
-    with closing(open_mirror(settings, study_id)) as copier:
-        result = copier.sync_study(on_trial=_Progress("copied"))
-        show_pending(copier, settings)
-        if not quick and not result.behind:
-            found = verify(copier.engine, copier.client(), study_id, on_trial=_Progress("compared"))
-            mended = mend(copier.client(), found.differences)
-            left = [one for one in found.differences if one.mend is None]
+    settings, ids, name = _meant(study_name, writing=True)
+    result, mended, left = Synced(), 0, list[Difference]()
+    for study_id in ids:
+        with closing(open_mirror(settings, study_id)) as copier:
+            copied = copier.sync_study(on_trial=_Progress("copied"))
+            show_pending(copier, settings)
+            result = result.plus(copied)
+            if not quick and not copied.behind:
+                found = verify(
+                    copier.engine, copier.client(), study_id, on_trial=_Progress("compared")
+                ).differences
+                mended += mend(copier.client(), found)
+                left += [one for one in found if one.mend is None]
 
     def text() -> None:
         count = "1 trial" if result.copied == 1 else f"{result.copied} trials"
@@ -71,28 +78,31 @@ def sync(quick: bool, study_name: str | None, as_json: bool) -> None:
 @json_option
 def verify_runs(study_name: str | None, as_json: bool) -> int:
     """Compare every run in MLflow with PostgreSQL; exit 1 with the differences."""
-    settings, study_id, name = _meant(study_name, writing=False)
-    with closing(open_mirror(settings, study_id)) as copier:
-        client = copier.client()
-        result = verify(copier.engine, client, study_id, on_trial=_Progress("compared"))
-    found = result.differences
+    settings, ids, name = _meant(study_name, writing=False)
+    compared, found = 0, list[Difference]()
+    for study_id in ids:
+        with closing(open_mirror(settings, study_id)) as copier:
+            client = copier.client()
+            result = verify(copier.engine, client, study_id, on_trial=_Progress("compared"))
+        compared += result.runs
+        found += result.differences
 
     def text() -> None:
         if not found:
-            click.echo(f"{name}: {result.runs} runs equal")
+            click.echo(f"{name}: {compared} runs equal")
             return
         for difference in found[:SHOWN]:
             click.echo(str(difference))
         if len(found) > SHOWN:
             click.echo(f"… and {len(found) - SHOWN} more (`--json` lists all)")
         count = "1 difference" if len(found) == 1 else f"{len(found)} differences"
-        click.echo(f"{name}: {count} in {result.runs} runs")
+        click.echo(f"{name}: {count} in {compared} runs")
         click.echo(f"`hpo mirror sync --study {name}` mends it.", err=True)
 
     document = {
         "study": name,
         "equal": not found,
-        "runs": result.runs,
+        "runs": compared,
         "differences": [_plain(difference) for difference in found],
     }
     show(as_json, document, text)
@@ -103,17 +113,26 @@ def _plain(difference: Difference) -> dict[str, str]:
     return {key: getattr(difference, key) for key in ("where", "what", "expected", "found")}
 
 
-def _meant(name: str | None, *, writing: bool) -> tuple[Settings, int, str]:
-    """(settings, Optuna's id, name) of the study meant, which may be Optuna's alone."""
+def _meant(name: str | None, *, writing: bool) -> tuple[Settings, list[int], str]:
+    """(settings, Optuna's ids, name) of the study meant, which may be Optuna's alone.
+
+    The ids are its own and that of its finals.
+    """
     with opened() as (settings, engine):
         wanted = name or settings.study
         if wanted is not None:
             with engine.connect() as connection:
                 study_id = connection.scalar(query("optuna_study"), {"name": wanted})
             if study_id is not None:
-                return settings, int(study_id), wanted
+                return settings, _with_finals(engine, study_id), wanted
         study = the_study(settings, engine, name, writing=writing)
-        return settings, study.study_id, study.name
+        return settings, _with_finals(engine, study.study_id), study.name
+
+
+def _with_finals(engine: Engine, study_id: int) -> list[int]:
+    with engine.connect() as connection:
+        finals_id = connection.scalar(query("finals_id"), {"study_id": study_id})
+    return [study_id] if finals_id is None else [study_id, finals_id]
 
 
 class _Progress:

@@ -1,8 +1,9 @@
-"""`hpo finalize` and `hpo champion`: promote a study's best trial, and see who is champion."""
+"""`hpo finalize` and `hpo promote`: by the gate, or past it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,87 +11,144 @@ from hpo.cli.common import json_option, show, study_option
 from hpo.cli.project import opened, the_study
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from hpo.promotion.decision import Decision
+    from hpo.promotion.order import Override
     from hpo.settings import Settings
     from hpo.study import Study
+
+out_option = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Where decision.html, decision.md, metadata.json and metrics.json are written "
+    "(default: promotions/STUDY in HPO_HOME).",
+)
 
 
 @click.command()
 @study_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
+@out_option
 @json_option
-def finalize(study_name: str | None, dry_run: bool, as_json: bool) -> None:
-    """Promote a study's best trial to champion of its registered model, once.
+def finalize(study_name: str | None, dry_run: bool, out: Path | None, as_json: bool) -> None:
+    """Look again at a study's best trials and promote one if it beats the champion, once.
 
     Workers do this themselves when a study finishes. By hand it also works on an open study, by
     what is complete so far, and leaves it open. Calling it again changes nothing, but for a
     version that MLflow lost with its database: that is made again.
     """
+    from hpo.cli.finals import run_finals
+
+    with opened() as (settings, engine):
+        study = _parent(engine, the_study(settings, engine, study_name, writing=True))
+        if not dry_run:
+            run_finals(settings, engine, study, None)
+        decision = _decided(settings, engine, study, dry_run=dry_run)
+        folder = _files(settings, study, decision, out)
+        show(as_json, decision.to_dict(), lambda: _tell(decision, study, settings, folder))
+
+
+@click.command()
+@click.argument("number", type=click.IntRange(min=0))
+@click.option("--why", required=True, metavar="TEXT", help="The reason, kept on record.")
+@study_option
+@out_option
+@json_option
+def promote(number: int, why: str, study_name: str | None, out: Path | None, as_json: bool) -> None:
+    """Promote trial NUMBER past the gate; it is recorded as an override, with the reason.
+
+    The trial is evaluated on the test split first where that can be done, so that the record says
+    what the gate thinks of it. `hpo rollback` undoes it.
+    """
+    from hpo.cli.finals import run_finals
+    from hpo.errors import MismatchError, UsageError
+    from hpo.promotion.order import Override
+    from hpo.promotion.rows import actor
+
+    if not why.strip():
+        raise UsageError("--why is empty", hint="Say why this trial is promoted past the gate.")
+    with opened() as (settings, engine):
+        study = _parent(engine, the_study(settings, engine, study_name, writing=True))
+        try:
+            run_finals(settings, engine, study, [number])
+        except MismatchError as error:
+            click.echo(f"hpo: without figures on the test split: {error}", err=True)
+        override = Override(number, why.strip(), actor())
+        decision = _decided(settings, engine, study, override=override)
+        folder = _files(settings, study, decision, out)
+        show(as_json, decision.to_dict(), lambda: _tell(decision, study, settings, folder))
+
+
+def _parent(engine: Engine, study: Study) -> Study:
+    """The study itself, or the one whose finals were named."""
+    from hpo.finals import parent_of
+
+    return study if study.parent_id is None else parent_of(engine, study)
+
+
+def _decided(
+    settings: Settings,
+    engine: Engine,
+    study: Study,
+    *,
+    dry_run: bool = False,
+    override: Override | None = None,
+) -> Decision:
     from hpo.promotion.finalizer import finalize as decide
     from workers.device import choose_device
     from workers.process import TrainingProcess
 
-    def say(text: str) -> None:
-        click.echo(f"hpo: {text}", err=True)
-
-    with opened() as (settings, engine):
-        study = the_study(settings, engine, study_name, writing=True)
-        with TrainingProcess(study.spec.trainer, settings.home / "logs") as process:
-            decision = decide(
-                engine, settings, study, process, open_ok=True, dry_run=dry_run, progress=say,
-                device=choose_device(),
-            )  # fmt: skip
-        show(as_json, decision.to_dict(), lambda: _tell(decision, study, settings))
+    with TrainingProcess(study.spec.trainer, settings.home / "logs") as process:
+        return decide(
+            engine, settings, study, process, open_ok=True, dry_run=dry_run, override=override,
+            progress=lambda text: click.echo(f"hpo: {text}", err=True), device=choose_device(),
+        )  # fmt: skip
 
 
-def _tell(decision: Decision, study: Study, settings: Settings) -> None:
+def _files(settings: Settings, study: Study, decision: Decision, out: Path | None) -> Path | None:
+    """Where the decision's files were written; None where it has none."""
+    from hpo.promotion.published import fetch_files
+
+    if decision.dry_run or "run_id" not in decision.evidence:
+        return None
+    folder = out or settings.home / "promotions" / study.name
+    fetch_files(settings, decision, folder)
+    return folder
+
+
+def _tell(decision: Decision, study: Study, settings: Settings, folder: Path | None) -> None:
     from hpo.promotion.decision import Outcome
 
     click.echo(f"{decision.sentence()[0].upper()}{decision.sentence()[1:]}.")
+    for line in _rules(decision):
+        click.echo(line)
     if decision.dry_run:
         click.echo("Nothing was written. Without --dry-run it is done.")
     elif decision.outcome is Outcome.PROMOTED:
         where = " with the MLFLOW_TRACKING_URI of `hpo env`" if not settings.tracking_uri else ""
         click.echo(f'Load it{where}: mlflow.pyfunc.load_model("models:/{decision.model}'
                    f'@{decision.alias}")')  # fmt: skip
-        click.echo("Why, and how to undo it: decision.md in its MLflow run.")
+        click.echo(f"Undo it: hpo rollback --model {decision.model} --why TEXT")
     elif decision.outcome is Outcome.NONE:
         click.echo(f"Next: `hpo status --study {study.name}`.")
+    if folder is not None:
+        click.echo(f"Why: {folder / 'decision.html'}, and in its MLflow run.")
 
 
-@click.command()
-@study_option
-@click.option("--model", metavar="NAME", help="A registered model, instead of a study's.")
-@json_option
-def champion(study_name: str | None, model: str | None, as_json: bool) -> None:
-    """Show the champion of a registered model: version, trial, value and when it was decided.
-
-    The record in PostgreSQL counts; where MLflow's alias differs from it, that is said.
-    """
-    from hpo.promotion.present import champion as read
-    from hpo.spec import Promotion
-
-    with opened() as (settings, engine):
-        if model is None:
-            target = the_study(settings, engine, study_name, writing=False).spec.promotion
-        else:
-            target = Promotion(model, "champion")
-        document = read(engine, settings, target.model, target.alias)
-    show(as_json, document, lambda: _print(document, target.model))
-
-
-def _print(document: dict[str, Any] | None, model: str) -> None:
-    if document is None:
-        click.echo(
-            f"{model} has no champion yet. `hpo finalize` makes one of a study's best trial."
-        )
-        return
-    if document["version"] is not None:
-        note = " [simulated: no real training]" if document["simulated"] else ""
-        click.echo(
-            f"{model} version {document['version']}, alias {document['alias']}: trial "
-            f"{document['trial']} of {document['study']}, {document['metric']} "
-            f"{document['value']:.4f}{note}, decided {document['decided_at']:%Y-%m-%d %H:%M %Z}"
-        )
-    if document["difference"]:
-        click.echo(f"But: {document['difference']}.")
+def _rules(decision: Decision) -> list[str]:
+    """One line a finalist and a rule."""
+    lines = []
+    for finalist in decision.evidence.get("finalists") or ():
+        evaluation, interval = finalist["evaluation"], finalist["interval"]
+        test = (evaluation or {}).get("metrics", {}).get(decision.evidence["metric"])
+        held_out = "" if test is None else f", test {test:.4f}"
+        around = "" if interval is None else f" [{interval[0]:.4f}, {interval[1]:.4f}]"
+        value = "-" if finalist["value"] is None else f"{finalist['value']:.4f}"
+        out = f"  out: {finalist['out']}" if finalist["out"] else ""
+        lines.append(f"  finalist trial {finalist['trial']}: {value}{held_out}{around}{out}")
+    for rule in decision.evidence.get("rules") or ():
+        met = "met    " if rule["met"] else "NOT met"
+        lines.append(f"  {met} {rule['rule']}: wanted {rule['wanted']}, seen {rule['seen']}")
+    return lines

@@ -40,19 +40,13 @@ def status_view(document: Mapping[str, Any]) -> RenderableType:
         )
     if document["workers"]:
         parts.append(workers_table(document["workers"], metric, budget["epochs"]))
+    parts += _finals(document)
     parts += [Text(f"warning: {text}", style="yellow") for text in document["warnings"]]
     if document["eta_s"] is not None:
         parts.append(Text(f"about {duration(document['eta_s'])} to go"))
-    behind = document["mirror"]["behind"]
-    ended = counts["complete"] + counts["pruned"] + counts["failed"]
-    if behind and document["workers"]:  # they are at it
-        parts.append(Text(f"MLflow is {_trials(behind)} behind", "dim"))
-    elif behind and ended:
-        text = f"MLflow is {_trials(behind)} behind: `hpo mirror sync` catches up"
-        parts.append(Text(text, "yellow"))
-    if reason := document["mirror"].get("error"):
-        parts.append(Text(f"warning: {reason}", style="yellow"))
-    if document["state"] == "finished" and not document["decided"]:
+    parts += _mirror(document)
+    over = document["state"] == "finished" and not finals_go_on(document)
+    if over and not document["decided"]:
         parts.append(Text("not promoted yet: `hpo finalize`", "yellow"))
     champion = document["champion"]
     if champion:
@@ -63,6 +57,39 @@ def status_view(document: Mapping[str, Any]) -> RenderableType:
             )
         )
     return Group(*parts)
+
+
+def _finals(document: Mapping[str, Any]) -> list[RenderableType]:
+    """How far the finals are, and who is at them."""
+    finals = document["finals"]
+    if not finals:
+        return []
+    text = f"finals: {finals['done']} of {finals['trials']} evaluated"
+    if finals["failed"]:
+        text += f", {finals['failed']} failed"
+    if not finals["workers"]:
+        return [Text(text)]
+    return [Text(text), workers_table(finals["workers"], document["metric"], None)]
+
+
+def _mirror(document: Mapping[str, Any]) -> list[RenderableType]:
+    """How far MLflow is behind, and why."""
+    behind, counts, finals = document["mirror"]["behind"], document["counts"], document["finals"]
+    parts: list[RenderableType] = []
+    if behind and (document["workers"] or (finals and finals["workers"])):  # they are at it
+        parts.append(Text(f"MLflow is {_trials(behind)} behind", "dim"))
+    elif behind and (counts["complete"] + counts["pruned"] + counts["failed"]):
+        text = f"MLflow is {_trials(behind)} behind: `hpo mirror sync` catches up"
+        parts.append(Text(text, "yellow"))
+    if reason := document["mirror"].get("error"):
+        parts.append(Text(f"warning: {reason}", style="yellow"))
+    return parts
+
+
+def finals_go_on(document: Mapping[str, Any]) -> bool:
+    """Whether there are finals that have not ended."""
+    finals = document["finals"]
+    return bool(finals and (finals["running"] or finals["waiting"]))
 
 
 def _trials(count: int) -> str:

@@ -11,6 +11,8 @@ from hpo.cli.project import opened, the_study
 from hpo.errors import HpoError, StoreError, UsageError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from hpo.settings import Settings
     from hpo.study import Study
 
@@ -51,30 +53,41 @@ def defaults(study: Study) -> dict[str, Any]:
 @study_option
 @json_option
 def retry(number: int, study_name: str | None, as_json: bool) -> None:
-    """Queue the parameters of trial NUMBER again, as a new trial within the budget."""
-    from hpo.study import enqueue as put
-    from hpo.trial_rows import trial_rows
+    """Queue the parameters of trial NUMBER again, as a new trial within the budget.
+
+    Of finals (--study NAME/finals) a failed trial is queued again, whatever the budget.
+    """
+    from hpo.final_retry import retry_final
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=True)
-        with engine.connect() as connection:
-            rows = trial_rows(connection, study, number)
-        if not rows:
-            raise UsageError(
-                f"the study '{study.name}' has no trial {number}",
-                hint=f"`hpo trials --study {study.name}` lists them.",
-            )
-        if rows[0].state in ("running", "waiting"):
-            raise UsageError(
-                f"trial {number} is {rows[0].state}; only an ended one can be tried again",
-                hint=f"`hpo show {number} --study {study.name}` shows where it stands.",
-            )
-        made = put(engine, study, rows[0].params, defaults(study))
+        again = _retry if study.parent_id is None else retry_final
+        made = again(engine, study, number)
     show(
         as_json,
         {"number": made, "of": number},
         lambda: click.echo(f"Trial {made} waits for a worker, with the parameters of {number}."),
     )
+
+
+def _retry(engine: Engine, study: Study, number: int) -> int:
+    """Queue an ended trial's parameters again; the new trial's number."""
+    from hpo.study import enqueue as put
+    from hpo.trial_rows import trial_rows
+
+    with engine.connect() as connection:
+        rows = trial_rows(connection, study, number)
+    if not rows:
+        raise UsageError(
+            f"the study '{study.name}' has no trial {number}",
+            hint=f"`hpo trials --study {study.name}` lists them.",
+        )
+    if rows[0].state in ("running", "waiting"):
+        raise UsageError(
+            f"trial {number} is {rows[0].state}; only an ended one can be tried again",
+            hint=f"`hpo show {number} --study {study.name}` shows where it stands.",
+        )
+    return put(engine, study, rows[0].params, defaults(study))
 
 
 @click.command()
@@ -126,8 +139,12 @@ def _set_state(name: str | None, state: str, said: str, *, as_json: bool) -> Non
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def delete(study_name: str | None, yes: bool, as_json: bool) -> None:
-    """Delete a study and its trials; registered models and MLflow's runs stay."""
+    """Delete a study, its trials and its finals; registered models and MLflow's runs stay.
+
+    Finals deleted alone (--study NAME/finals) are made again by the next `hpo finalize`.
+    """
     from hpo.checkpoints import checkpoint_areas
+    from hpo.finals import finals_of
     from hpo.study import delete_study
 
     with opened() as (settings, engine):
@@ -136,6 +153,9 @@ def delete(study_name: str | None, yes: bool, as_json: bool) -> None:
         if not yes and not click.confirm(question, err=True):
             raise HpoError("nothing was deleted")
         areas = checkpoint_areas(engine, study)
+        finals = finals_of(engine, study)
+        if finals is not None:
+            areas += checkpoint_areas(engine, finals)
         delete_study(engine, study)
         _remove_checkpoints(settings, areas)
     show(as_json, {"deleted": study.name}, lambda: click.echo(f"Deleted {study.name}."))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import finite, json_option, print_view, show, study_option
+from hpo.cli.common import json_option, print_view, show, study_option
+from hpo.jsonable import finite
 from hpo.cli.project import opened, the_study
 
 if TYPE_CHECKING:
@@ -22,13 +23,19 @@ WATCH_S = 2.0
 @click.command("list")
 @json_option
 def list_studies(as_json: bool) -> None:
-    """List all studies, the newest first."""
+    """List all studies, the newest first, and the finals of each below it."""
     from hpo.study import list_studies as listed
 
     with opened() as (_, engine):
         studies = listed(engine)
     rows = [
-        {"study": s.name, "state": s.state, "claimed": s.claimed, "trials": s.trials}
+        {
+            "study": s.name,
+            "state": s.state,
+            "claimed": s.claimed,
+            "trials": s.trials,
+            "finals_of": None if s.parent_id is None else s.name.rpartition("/")[0],
+        }
         for s in studies
     ]
 
@@ -36,9 +43,8 @@ def list_studies(as_json: bool) -> None:
         if not rows:
             click.echo("No study yet: `hpo create-study` makes one.")
         for row in rows:
-            click.echo(
-                f"{row['study']:<30} {row['state']:<9} {row['claimed']}/{row['trials']} trials"
-            )
+            name = f"{'  ' if row['finals_of'] else ''}{row['study']}"
+            click.echo(f"{name:<30} {row['state']:<9} {row['claimed']}/{row['trials']} trials")
 
     show(as_json, rows, text)
 
@@ -70,7 +76,7 @@ def _watch(engine: Engine, study: Study, *, as_json: bool) -> None:
         while True:
             document = read(engine, study)
             click.echo(json.dumps(finite(document), default=str))
-            if document["state"] in ("finished", "stopped"):
+            if _is_over(document):
                 return
             time.sleep(WATCH_S)
     from rich.live import Live
@@ -81,9 +87,16 @@ def _watch(engine: Engine, study: Study, *, as_json: bool) -> None:
         while True:
             document = read(engine, study)
             live.update(status_view(document), refresh=True)
-            if document["state"] in ("finished", "stopped"):
+            if _is_over(document):
                 return
             time.sleep(WATCH_S)
+
+
+def _is_over(document: dict[str, Any]) -> bool:
+    from hpo.cli.status_view import finals_go_on
+
+    state = document["state"]
+    return state == "stopped" or (state == "finished" and not finals_go_on(document))
 
 
 def _print_status(document: dict[str, Any]) -> None:

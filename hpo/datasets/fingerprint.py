@@ -21,7 +21,7 @@ from hpo.datasets.layout import Dataset, label_path, load
 from hpo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 SCHEME = 1  # in the hash and in the cache: raise it when what is hashed changes
 READERS = 4  # threads; hashlib and read() release Python's lock
@@ -45,13 +45,17 @@ def fingerprint(
     faults = [f for n in ("train", "val") for f in dataset.splits[n].faults]
     if faults:
         raise DatasetError(str(yaml_path), faults)
-    cache = Cache(home, dataset.yaml)
+    return remembered(Cache(home, dataset.yaml), dataset, lambda: _hash(dataset, progress))
+
+
+def remembered(cache: Cache, dataset: Dataset, look: Callable[[], str]) -> str:
+    """What `look` finds in the dataset's files, or found when they were the same as now."""
     looked_at = time.time()
     stamp, newest = _stamp(dataset)
     known = cache.get(stamp)
     if known:
         return known
-    result = _hash(dataset, progress)
+    result = look()
     if newest < looked_at - SETTLED_S:
         cache.put(stamp, result)
     return result
@@ -66,13 +70,19 @@ def digest(file: Path) -> bytes:
         return b""
 
 
+def digests(files: Sequence[Path]) -> Iterator[bytes]:
+    """The digest of each file in turn, several of them read at a time."""
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from readers.map(digest, files)
+
+
 class Cache:
     """The last fingerprint of one data YAML, valid while no file's stamp changes."""
 
-    def __init__(self, home: Path, yaml_path: Path) -> None:
+    def __init__(self, home: Path, yaml_path: Path, kind: str = "fingerprints") -> None:
         key = hashlib.sha256(os.fsencode(yaml_path)).hexdigest()[:32]
         self.home = home
-        self.file = home / "cache" / "fingerprints" / f"{key}.json"
+        self.file = home / "cache" / kind / f"{key}.json"
 
     def get(self, stamp: str) -> str | None:
         """The fingerprint stored with this stamp, or None."""
@@ -102,7 +112,7 @@ class Cache:
                 written.unlink()
 
 
-def _files(dataset: Dataset) -> Iterator[tuple[str, Path, bool]]:
+def named_files(dataset: Dataset) -> Iterator[tuple[str, Path, bool]]:
     """(name, file, whether it must be there) of every image and label, in a fixed order.
 
     Names are made of the split and the file's place in it, so they move with the dataset.
@@ -121,9 +131,9 @@ def _files(dataset: Dataset) -> Iterator[tuple[str, Path, bool]]:
 def _stamp(dataset: Dataset) -> tuple[str, float]:
     """A hash of what the file system says of every file, and the newest change in seconds."""
     # The change time is there because the modification time can be set back: `cp -p`, rsync
-    hashed = hashlib.sha256(f"{SCHEME}\n{_head(dataset)}\n".encode())
+    hashed = hashlib.sha256(f"{SCHEME}\n{head(dataset)}\n".encode())
     newest = 0.0
-    for name, file, _ in _files(dataset):
+    for name, file, _ in named_files(dataset):
         try:
             stat = file.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -136,18 +146,18 @@ def _stamp(dataset: Dataset) -> tuple[str, float]:
 
 
 def _hash(dataset: Dataset, progress: Callable[[int, int], None] | None) -> str:
-    files = list(_files(dataset))
-    hashed = hashlib.sha256(f"{SCHEME}\n{_head(dataset)}\n".encode())
-    with ThreadPoolExecutor(READERS) as readers:
-        digests = readers.map(digest, [file for _, file, _ in files])
-        for done, ((name, file, needed), found) in enumerate(zip(files, digests, strict=True), 1):
-            if needed and not found:
-                raise DatasetError(str(dataset.yaml), [f"no such image: {file}"])
-            hashed.update(os.fsencode(f"{name}\0{found.hex()}\n"))
-            if progress:
-                progress(done, len(files))
+    files = list(named_files(dataset))
+    hashed = hashlib.sha256(f"{SCHEME}\n{head(dataset)}\n".encode())
+    read = digests([file for _, file, _ in files])
+    for done, ((name, file, needed), found) in enumerate(zip(files, read, strict=True), 1):
+        if needed and not found:
+            raise DatasetError(str(dataset.yaml), [f"no such image: {file}"])
+        hashed.update(os.fsencode(f"{name}\0{found.hex()}\n"))
+        if progress:
+            progress(done, len(files))
     return hashed.hexdigest()
 
 
-def _head(dataset: Dataset) -> str:
+def head(dataset: Dataset) -> str:
+    """What a fingerprint covers beside the files, as one text."""
     return json.dumps({"names": dataset.names, "channels": dataset.channels})

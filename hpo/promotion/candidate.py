@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.database.queries import query
+from hpo.errors import UsageError
 from hpo.trial_rows import trial_rows
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Row
 
     from hpo.study import Study
 
@@ -38,13 +39,14 @@ class Standing:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A study's best trial.
+    """One of a study's best trials.
 
     Attributes:
         trial_id: Optuna's id.
         number: its number within the study.
         value: the objective's value, of its best epoch.
         best_epoch: counted from 1.
+        stored: every parameter that was searched.
         params: every active parameter, fixed ones included.
         weights_name: the weights' name among the trial's artifacts; None when none were kept.
         weights_sha256: hex digest of their content; None when none were kept.
@@ -54,6 +56,7 @@ class Candidate:
     number: int
     value: float
     best_epoch: int
+    stored: dict[str, Any]
     params: dict[str, Any]
     weights_name: str | None
     weights_sha256: str | None
@@ -75,21 +78,41 @@ def standing(connection: Connection, study: Study) -> Standing | None:
     return Standing(because, counts)
 
 
-def best_candidate(connection: Connection, study: Study) -> Candidate | None:
-    """The best complete trial told under a lease, the earliest on a tie; None when none is.
+def ranked_candidates(connection: Connection, study: Study, limit: int) -> list[Candidate]:
+    """The best complete trials told under a lease, best first, the earlier first on a tie.
 
     Pruned trials never compete, and neither do values typed into the dashboard: nobody told them
     under a lease.
     """
     maximize = study.spec.objective.direction == "maximize"
-    row = connection.execute(
-        query("promotion_candidate"), {"study_id": study.study_id, "maximize": maximize}
-    ).one_or_none()
-    if row is None:
-        return None
+    rows = connection.execute(
+        query("promotion_candidates"),
+        {"study_id": study.study_id, "maximize": maximize, "limit": limit},
+    ).all()
+    return [_candidate(connection, study, row) for row in rows]
+
+
+def candidate_of(connection: Connection, study: Study, number: int) -> Candidate:
+    """The trial of that number as a candidate.
+
+    Raises:
+        UsageError: it is not complete, or was completed by another hand than a worker's.
+    """
+    every = ranked_candidates(connection, study, study.trials)
+    found = next((one for one in every if one.number == number), None)
+    if found is None:
+        numbers = ", ".join(str(one.number) for one in every) or "none yet"
+        raise UsageError(
+            f"trial {number} of '{study.name}' is not complete: it cannot be promoted",
+            hint=f"Complete with a value that a worker told: {numbers}.",
+        )
+    return found
+
+
+def _candidate(connection: Connection, study: Study, row: Row[Any]) -> Candidate:
     stored = trial_rows(connection, study, row.number)[0].params
     return Candidate(
-        row.trial_id, row.number, row.value, row.best_epoch, _with_fixed(study, stored),
+        row.trial_id, row.number, row.value, row.best_epoch, stored, _with_fixed(study, stored),
         row.weights_name, row.sha256,
     )  # fmt: skip
 

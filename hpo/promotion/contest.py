@@ -1,4 +1,4 @@
-"""A candidate against the present champion: compare, then promote or keep, and record; once.
+"""A challenger against the present champion: weigh, then promote or keep, and record; once.
 
 Works while the lock of the model is held. Every step can be repeated: whoever was killed in between
 left what the next caller completes.
@@ -7,94 +7,189 @@ left what the next caller completes.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+import uuid
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpo.artifacts.opening import open_store
 from hpo.database.engine import storage_url
-from hpo.datasets.builtin import resolve
-from hpo.errors import DatasetError, WeightsError
-from hpo.promotion import record
-from hpo.promotion.comparison import Comparison, Judge
-from hpo.promotion.decision import Decision, Outcome, kept_id, promotion_id
+from hpo.errors import HpoError, ServiceError, WeightsError
+from hpo.promotion import rows
+from hpo.promotion.aliases import move, put_back, settle
+from hpo.promotion.decision import Decision, Outcome, kept_id, override_id, promotion_id
+from hpo.promotion.evidence import Evidence
+from hpo.promotion.incumbent import Ground, Scout, load_detections
 from hpo.promotion.lock import require_held
 from hpo.promotion.lost import recorded_champion, require_restored
 from hpo.promotion.registration import Registration
+from hpo.promotion.settled import Move, look
+from hpo.promotion.weighing import weigh
+from hpo.readiness import require_test_split
 from hpo.tracking.client import open_client
 from hpo.tracking.registry import Registry
-from hpo.trainer import Job, load_trainer
-from hpo.trial_rows import trial_rows
 
 if TYPE_CHECKING:
-    import uuid
-    from collections.abc import Callable
-
-    from sqlalchemy import Connection, Engine
-
-    from hpo.promotion.candidate import Candidate, Standing
-    from hpo.promotion.comparison import Workshop
-    from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.evaluation.detections import Detections
+    from hpo.promotion.candidate import Standing
+    from hpo.promotion.finalists import Finalist, SeedRun
+    from hpo.promotion.incumbent import Incumbent
+    from hpo.promotion.order import Order
+    from hpo.promotion.settled import Settled
+    from hpo.promotion.weighing import Weighing
     from hpo.tracking.registry import Version
 
 
-@dataclass(frozen=True)
-class Order:
-    """What `finalize` was asked; its docstring explains each.
+class Contest:
+    """The decision about the first finalist that nothing speaks against.
 
     Attributes:
-        connection: holds the lock; what is read and recorded goes through it.
-        scratch: a folder that is removed afterwards.
+        key: the name of its promotion.
     """
 
-    engine: Engine
-    settings: Settings
-    study: Study
-    workshop: Workshop
-    open_ok: bool
-    dry_run: bool
-    say: Callable[[str], None]
-    device: str
-    connection: Connection
-    scratch: Path
-
-
-class Contest:
-    """One candidate's decision; `decide` is called once."""
-
-    def __init__(self, order: Order, stands: Standing, candidate: Candidate) -> None:
-        self._order, self._study = order, order.study
-        self._stands, self._candidate = stands, candidate
-        self._key = promotion_id(order.study, candidate)
+    def __init__(self, order: Order, stands: Standing, field: list[Finalist]) -> None:
+        """`field`: every finalist, best by validation first; one of them at least can challenge."""
+        self._order, self._study, self._stands, self._field = order, order.study, stands, field
+        self._challenger = next(one for one in field if not one.out)
+        self._run: SeedRun = self._challenger.best(order.study)
+        self.key = promotion_id(
+            order.study, self._challenger.candidate.number, self._run.weights_sha256
+        )
         self._registry = Registry(open_client(order.settings, storage_url(order.settings)))
+        self._store = open_store(order.settings)
 
     def decide(self) -> Decision:
-        """Compare with the champion, then act; see `finalize` for what is raised."""
-        target = self._study.spec.promotion
-        champion = self._registry.champion(target.model, target.alias)
-        if champion is not None and champion.decision == str(self._key):
-            return self._complete(champion)
-        if champion is not None and (kept := self._kept_before(champion)) is not None:
-            return kept
-        comparison = self._compared(champion)
-        if comparison.wins or champion is None:
-            return self._promote(self._decision(Outcome.PROMOTED, comparison, champion))
-        kept = self._decision(Outcome.KEPT, comparison, champion)
-        return self._keep(replace(kept, version=champion.number), champion)
-
-    def _compared(self, champion: Version | None) -> Comparison:
+        """Weigh against the champion, then act; see `finalize` for what is raised."""
         target, order = self._study.spec.promotion, self._order
+        settled = self._settled(target.model, target.alias)
+        champion = settled.champion
+        if order.override is None:
+            if (done := rows.recorded(order.connection, self.key)) is not None:
+                return done  # by the move of one who was killed, completed just now
+            if settled.moved_by_hand and not settled.gone:
+                return self._moved_by_hand(settled)
+            if champion is not None and (kept := self._kept_before(champion)) is not None:
+                return kept
+        elif champion is not None and champion.decision == str(self.key):
+            return self._already_there(champion)
+        lost = self._lost() if champion is None else ""
+        incumbent, incomparable = self._incumbent(champion)
+        return self._act(settled, self._weighed(incumbent, incomparable), incumbent, lost)
+
+    def _settled(self, model: str, alias: str) -> Settled:
+        """How alias and record stand; an interrupted move is completed, but for a dry run."""
+        if self._order.dry_run:
+            return look(self._order.connection, self._registry, model, alias)
+        return settle(self._order.connection, self._registry, model, alias)
+
+    def _name(self, settled: Settled) -> uuid.UUID:
+        """The row's name, should the alias move."""
+        if self._order.override is None:
+            return self.key
+        return override_id(self.key, 0 if settled.record is None else settled.record.seq)
+
+    def _lost(self) -> str:
+        """That MLflow lost the champion before, in words; "" where it did not."""
+        target, order = self._study.spec.promotion, self._order
+        lost = require_restored(
+            order.connection, self._registry, self._study, target.model, target.alias
+        )
+        if lost is None:
+            return ""
+        return f"MLflow lost the champion before it, version {lost.version} of '{lost.study_name}'"
+
+    def _incumbent(self, champion: Version | None) -> tuple[Incumbent | None, str]:
+        """The champion with its figures, or why it has none here."""
+        order = self._order
         if champion is None:
-            lost = require_restored(order.connection, self._registry, self._study, target.model)
-            if lost is not None:
-                return Comparison(
-                    wins=True,
-                    reason=f"MLflow lost the champion before it, version {lost.version} of "
-                    f"'{lost.study_name}'",
-                )
-        return self._judge().compare(self._candidate, champion)
+            return None, ""
+        scout = Scout(
+            order.connection, self._study, self._registry, self._store, order.workshop,
+            self._ground, order.say, keep=not order.dry_run,
+        )  # fmt: skip
+        try:
+            return scout.incumbent(champion), ""
+        except ServiceError:
+            raise
+        except HpoError as error:
+            return None, f"version {champion.number} cannot be evaluated here ({error})"
+
+    def _weighed(self, incumbent: Incumbent | None, incomparable: str) -> Weighing | None:
+        """What the test split says; None where the challenger was never evaluated on it."""
+        evaluated = self._run.evaluated
+        if evaluated is None:
+            return None
+        weighing = weigh(self._study, evaluated, self._detections(), incumbent)
+        if incomparable or weighing.incomparable:
+            number, name = self._challenger.candidate.number, self._study.name
+            text = (
+                f"the two cannot be compared: {incomparable or weighing.incomparable}. "
+                f"`hpo promote {number} --study {name} --why TEXT` promotes it all the same; or "
+                "create the study with another promotion.model than "
+                f"'{self._study.spec.promotion.model}'"
+            )
+            return replace(weighing, incomparable=text)
+        return weighing
+
+    def _act(
+        self,
+        settled: Settled,
+        weighing: Weighing | None,
+        incumbent: Incumbent | None,
+        lost: str,
+    ) -> Decision:
+        order, champion = self._order, settled.champion
+        decision = self._evidence.decision(champion, weighing, incumbent, order.override)
+        if lost and decision.outcome is Outcome.PROMOTED:
+            reason = f"{lost}; {decision.reason}"
+            decision = replace(
+                decision, reason=reason, evidence=decision.evidence | {"reason": reason}
+            )
+        if decision.outcome is Outcome.PROMOTED:
+            return self._promote(decision, settled)
+        if champion is None:  # a first champion that breaks an absolute rule
+            return self._keep(decision, "none")
+        return self._keep(replace(decision, version=champion.number), _identity(champion))
+
+    def _promote(self, decision: Decision, settled: Settled) -> Decision:
+        # Checked before anything is written, so that nothing is half-promoted.
+        weights = self._weights()
+        if decision.dry_run:
+            return decision
+        version = self._registration.version(weights, decision)
+        before = None if settled.champion is None else settled.champion.number
+        name, connection = self._name(settled), self._order.connection
+        decision = self._publish(replace(decision, version=version.number), name)
+        row = rows.row_of(self._study, name, decision)
+        require_held(connection)
+        move(
+            connection, self._registry,
+            Move(decision.model, decision.alias, version.number, before, name, row),
+        )  # fmt: skip
+        rows.write(connection, row)
+        return decision
+
+    def _already_there(self, champion: Version) -> Decision:
+        done = rows.recorded(self._order.connection, self.key)
+        if done is None:
+            raise WeightsError(f"version {champion.number} is not on record as a promotion")
+        return replace(done, version=champion.number)
+
+    def _moved_by_hand(self, settled: Settled) -> Decision:
+        """Another hand moved the alias: it is said and recorded, and nothing is overwritten."""
+        champion = settled.champion
+        decision = replace(
+            self._evidence.decision(champion, None, None, None), outcome=Outcome.INCONCLUSIVE,
+            reason=settled.moved_by_hand, version=None if champion is None else champion.number,
+        )  # fmt: skip
+        evidence = decision.evidence | {"reason": decision.reason, "comparable": False}
+        decision = replace(decision, evidence=evidence)
+        if decision.dry_run:
+            return decision
+        name = uuid.uuid5(self.key, f"moved by hand {decision.reason}")
+        before = rows.recorded(self._order.connection, name)
+        return before or self._record(decision, name)
 
     def restore(self, done: Decision) -> Decision:
         """Make the version of a recorded promotion again where MLflow lost it.
@@ -102,149 +197,76 @@ class Contest:
         The record stays as it is; the new version may have another number. The alias is set where
         nothing has it and the record's last word is this promotion.
         """
-        if self._registry.find(str(self._key)) is not None:
+        if self._registry.find(str(self.key), done.model) is not None:
             return done  # also where its alias was taken away: an undone promotion stays undone
         reason = f"{done.reason}; MLflow had lost it"
         if self._order.dry_run:
             return replace(done, reason=f"{reason}, it would be made again", dry_run=True)
         version = self._registration.version(self._weights(), done)
-        last = recorded_champion(self._order.connection, done.model)
+        last = recorded_champion(self._order.connection, done.model, done.alias)
         champion = self._registry.champion(done.model, done.alias)
-        if champion is None and last is not None and last.promotion_id == self._key:
-            require_held(self._order.connection)
-            self._registration.crown(version, done)
-        self._store_text(done)
+        if champion is None and last is not None and rows.made_by(last) == str(self.key):
+            put_back(self._order.connection, self._registry, version, done.alias)
+        self._publish(done, self.key)
         return replace(
             done, version=version.number,
             reason=f"{reason}: recorded as version {done.version}, made again as "
             f"version {version.number}",
         )  # fmt: skip
 
-    def _promote(self, decision: Decision) -> Decision:
-        # Checked before anything is written, so that nothing is half-promoted.
-        weights = self._weights()
-        if decision.dry_run:
-            return decision
-        version = self._registration.version(weights, decision)
-        require_held(self._order.connection)
-        self._registration.crown(version, decision)
-        return self._record(replace(decision, version=version.number), self._key)
-
-    def _complete(self, version: Version) -> Decision:
-        """The alias was moved, the row not written: someone was killed in between."""
-        comparison, previous = self._registration.interrupted(version)
-        decision = replace(
-            self._decision(Outcome.PROMOTED, comparison, None),
-            version=version.number, previous_version=previous,
-        )  # fmt: skip
-        return decision if decision.dry_run else self._record(decision, self._key)
-
-    def _keep(self, decision: Decision, champion: Version) -> Decision:
+    def _keep(self, decision: Decision, champion: str) -> Decision:
         if decision.dry_run:
             return decision
         comparable = bool(decision.evidence["comparable"])
-        name = kept_id(self._key, _identity(champion), comparable=comparable)
-        before = record.recorded(self._order.connection, name)
+        name = kept_id(self.key, champion, comparable=comparable)
+        before = rows.recorded(self._order.connection, name)
         return before or self._record(decision, name)
 
     def _kept_before(self, champion: Version) -> Decision | None:
-        """The recorded decision that this very champion stays before this very candidate."""
+        """The recorded decision that this very champion stays before this very challenger."""
         # A person who asks again wants another try where the two could not be compared.
         for comparable in (True,) if self._order.open_ok else (True, False):
-            name = kept_id(self._key, _identity(champion), comparable=comparable)
-            if (kept := record.recorded(self._order.connection, name)) is not None:
+            name = kept_id(self.key, _identity(champion), comparable=comparable)
+            if (kept := rows.recorded(self._order.connection, name)) is not None:
                 return kept
         return None
 
     def _record(self, decision: Decision, name: uuid.UUID) -> Decision:
-        """decision.md, then the row."""
-        decision = self._store_text(decision)
-        record.insert(self._order.connection, self._study, name, decision)
+        """The decision's files, then the row."""
+        decision = self._publish(decision, name)
+        rows.insert(self._order.connection, self._study, name, decision)
         return decision
 
-    def _store_text(self, decision: Decision) -> Decision:
-        """decision.md in the trial's run; the decision with that run in its evidence."""
-        connection, run_id = self._order.connection, self._registration.run_id
+    def _publish(self, decision: Decision, name: uuid.UUID) -> Decision:
+        """The decision's files in the run; the decision with that run in its evidence."""
+        run_id = self._registration.run_id
         decision = replace(decision, evidence={**decision.evidence, "run_id": run_id})
-        params = {row.number: row.params for row in trial_rows(connection, self._study)}
-        trials = record.figures(connection, self._study, params)
-        text = record.as_markdown(self._study, decision, trials)
-        self._registry.log_text(run_id, "decision.md", text)
+        for file, text in self._evidence.files(decision, name).items():
+            self._registry.log_text(run_id, file, text)
         return decision
-
-    def _decision(
-        self, outcome: Outcome, comparison: Comparison, champion: Version | None
-    ) -> Decision:
-        target = self._study.spec.promotion
-        return Decision(
-            outcome, self._study.name, target.model, target.alias, comparison.reason,
-            self._candidate.number,
-            previous_version=None if champion is None else champion.number,
-            evidence=self._evidence() | comparison.evidence(),
-            dry_run=self._order.dry_run,
-        )  # fmt: skip
-
-    def _evidence(self) -> dict[str, Any]:
-        spec, candidate = self._study.spec, self._candidate
-        return {
-            "value": candidate.value,
-            "metric": spec.objective.metric,
-            "direction": spec.objective.direction,
-            "best_epoch": candidate.best_epoch,
-            "params": candidate.params,
-            "weights_name": candidate.weights_name,
-            "weights_sha256": candidate.weights_sha256,
-            "spec_sha256": self._study.spec_sha256,
-            "dataset_fingerprint": self._study.fingerprint,
-            "trainer": spec.trainer,
-            "code_version": self._study.code_version,
-            "simulated": load_trainer(spec.trainer).describe().simulated,
-            "trials": self._stands.counts,
-        }
 
     def _weights(self) -> Path:
-        """The candidate's weights, their content checked."""
-        name, sha256 = self._candidate.weights_name, self._candidate.weights_sha256
-        if name is None or sha256 is None:
-            raise WeightsError(
-                f"trial {self._candidate.number} of '{self._study.name}' kept no weights",
-                hint="Its artifacts were deleted, or its trainer keeps none.",
-            )
-        target = self._order.scratch / "weights" / name.rpartition("/")[2]
-        return open_store(self._order.settings).fetch(sha256, target)
+        """The challenger's weights, their content checked."""
+        name, sha256 = self._run.weights_name, self._run.weights_sha256
+        return self._store.fetch(sha256, self._order.scratch / "weights" / name.rpartition("/")[2])
+
+    def _detections(self) -> Detections | None:
+        evaluated = self._run.evaluated
+        sha256 = None if evaluated is None else evaluated.detections_sha256
+        return None if sha256 is None else load_detections(self._store, sha256)
+
+    def _ground(self) -> Ground:
+        data, fingerprint = require_test_split(self._study, self._order.settings)
+        folder = Path(tempfile.mkdtemp(dir=self._order.scratch))
+        return Ground(data, fingerprint, self._order.device, folder)
+
+    @cached_property
+    def _evidence(self) -> Evidence:
+        return Evidence(self._order, self._stands, self._field, self.key, self._store)
 
     @cached_property
     def _registration(self) -> Registration:
-        order = self._order
-        return Registration(
-            order.settings, self._study, self._candidate, self._key,
-            self._registry, lambda weights: order.workshop.package(weights, self._job()),
-        )  # fmt: skip
-
-    def _judge(self) -> Judge:
-        order = self._order
-        return Judge(
-            order.connection, order.settings, self._study, self._registry,
-            open_store(order.settings), order.workshop, self._job, order.say,
-        )  # fmt: skip
-
-    def _job(self) -> Job:
-        """The candidate's training, as the context of an evaluation or a packaging."""
-        spec, params = self._study.spec, self._candidate.params
-        return Job(
-            trial=self._candidate.number, model=spec.model, params=params, train=spec.train,
-            epochs=spec.budget.epochs or int(params["epochs"]), seed=spec.seed,
-            metric=spec.objective.metric, direction=spec.objective.direction, data=self._data(),
-            device=self._order.device, run_dir=Path(tempfile.mkdtemp(dir=self._order.scratch)),
-        )  # fmt: skip
-
-    def _data(self) -> Path | None:
-        """The dataset on this machine; packaging does without it."""
-        home, data = self._order.settings.home, self._study.spec.data
-        try:
-            return None if data is None else resolve(data, home=home, base=home.parent)
-        except DatasetError:
-            return None
+        return Registration(self._order, self._evidence, self._registry, self.key)
 
 
 def _identity(champion: Version) -> str:

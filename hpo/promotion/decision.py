@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
-    from hpo.promotion.candidate import Candidate
     from hpo.study import Study
 
 _NAMESPACE = uuid.UUID("6f1d2b0e-5a0c-5d39-9b64-0c9d5c8b7c11")
@@ -20,7 +19,9 @@ class Outcome(Enum):
     """How a decision ends."""
 
     PROMOTED = "promoted"  # the trial became a version, and the alias points to it
-    KEPT = "kept"  # the alias stays where it is
+    KEPT = "kept"  # the trial is not better, or breaks a rule: the alias stays where it is
+    INCONCLUSIVE = "inconclusive"  # it may be better, but that is not shown: the alias stays
+    ROLLED_BACK = "rolled_back"  # a person moved the alias back
     NONE = "none"  # there is no trial to decide about
 
 
@@ -39,6 +40,9 @@ class Decision:
             was not made (a dry run).
         previous_version: the champion's version before it.
         evidence: the figures it was decided on, JSON-able.
+        override: whether a person promoted past the gate.
+        why: what that person said, or who rolled back.
+        actor: that person, `user@host`.
         already: whether it had been recorded before this call.
         dry_run: whether nothing was written.
     """
@@ -52,6 +56,9 @@ class Decision:
     version: int | None = None
     previous_version: int | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
+    override: bool = False
+    why: str | None = None
+    actor: str | None = None
     already: bool = False
     dry_run: bool = False
 
@@ -60,7 +67,8 @@ class Decision:
         """The recorded decision of a row of hpo.promotion."""
         return cls(
             Outcome(row.outcome), row.study_name, row.model, row.alias, row.evidence["reason"],
-            row.trial_number, row.version, row.previous_version, row.evidence, already=True,
+            row.trial_number, row.version, row.previous_version, row.evidence, row.override,
+            row.why, row.actor, already=True,
         )  # fmt: skip
 
     @property
@@ -70,17 +78,35 @@ class Decision:
 
     def sentence(self) -> str:
         """The decision in one sentence, for a person."""
-        metric, value = self.evidence.get("metric"), self.evidence.get("value")
-        trial = f"trial {self.trial} ({metric} {value:.4f})" if value is not None else ""
         note = " [simulated: no real training]" if self.simulated else ""
+        return f"{self._said()}: {self.reason}{note}"
+
+    def _said(self) -> str:
         if self.outcome is Outcome.NONE:
-            return f"nothing promoted: {self.reason}{note}"
-        if self.outcome is Outcome.KEPT:
+            return "nothing promoted"
+        name = self.model if self.version is None else f"{self.model} version {self.version}"
+        if self.outcome is Outcome.ROLLED_BACK:
+            return (
+                f"rolled back: the alias {self.alias} is at {name if self.version else 'nothing'}"
+            )
+        trial = f"trial {self.trial}{self._figures()}"
+        if self.outcome is not Outcome.PROMOTED and self.previous_version is None:
+            return f"{self.model} gets no champion, not {trial}"
+        if self.outcome is not Outcome.PROMOTED:
             stays = f"{self.model} version {self.previous_version} stays {self.alias}"
-            return f"{stays}, not {trial}: {self.reason}{note}"
+            how = "" if self.outcome is Outcome.KEPT else "inconclusive, "
+            return f"{how}{stays}, not {trial}"
         verb = "would promote" if self.dry_run else "already promoted" * self.already or "promoted"
-        target = f"{self.model} version {self.version}" if self.version else f"{self.model}"
-        return f"{verb} {trial} as {target}, alias {self.alias}: {self.reason}{note}"
+        past = ", past the gate," if self.override else ""
+        return f"{verb}{past} {trial} as {name}, alias {self.alias}"
+
+    def _figures(self) -> str:
+        metric, value = self.evidence.get("metric"), self.evidence.get("value")
+        test = self.evidence.get("test_value")
+        if value is None:
+            return ""
+        held_out = "" if test is None else f", {test:.4f} on the test split"
+        return f" ({metric} {value:.4f}{held_out})"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -92,9 +118,13 @@ class Decision:
             "trial": self.trial,
             "metric": self.evidence.get("metric"),
             "value": self.evidence.get("value"),
+            "test_value": self.evidence.get("test_value"),
             "version": self.version,
             "previous_version": self.previous_version,
             "reason": self.reason,
+            "override": self.override,
+            "why": self.why,
+            "actor": self.actor,
             "already": self.already,
             "dry_run": self.dry_run,
             "simulated": self.simulated,
@@ -102,9 +132,9 @@ class Decision:
         }
 
 
-def promotion_id(study: Study, candidate: Candidate) -> uuid.UUID:
+def promotion_id(study: Study, number: int, weights_sha256: str | None) -> uuid.UUID:
     """The name of «this trial's weights become the alias' version»: the same for every caller."""
-    return _named(study, candidate.number, candidate.weights_sha256)
+    return _named(study, number, weights_sha256)
 
 
 def kept_id(promotion: uuid.UUID, champion: str, *, comparable: bool) -> uuid.UUID:
@@ -118,9 +148,19 @@ def kept_id(promotion: uuid.UUID, champion: str, *, comparable: bool) -> uuid.UU
     return uuid.uuid5(promotion, f"kept {champion} {comparable}")
 
 
-def none_id(study: Study, counts: dict[str, int]) -> uuid.UUID:
-    """The name of «nothing to promote among these trials»."""
-    return _named(study, "none", sorted(counts.items()))
+def override_id(promotion: uuid.UUID, before: int) -> uuid.UUID:
+    """The name of «a person promotes this, past the gate».
+
+    Args:
+        promotion: what is done.
+        before: the record's last row for the model: after another decision it is a new one.
+    """
+    return uuid.uuid5(promotion, f"override {before}")
+
+
+def none_id(study: Study, counts: dict[str, int], reason: str = "") -> uuid.UUID:
+    """The name of «nothing to promote among these trials», for a reason of their finals or ""."""
+    return _named(study, "none", sorted(counts.items()), *([reason] if reason else []))
 
 
 def _named(study: Study, *parts: object) -> uuid.UUID:

@@ -1,8 +1,9 @@
-"""A study's best trial becomes the champion of a registered model, once, whoever asks.
+"""One of a study's best trials becomes the champion of a registered model, once, whoever asks.
 
-The steps, in the order that makes each of them repeatable: the weights are checked, the version is
-made (or found by the decision it is for), the alias is moved, decision.md is stored, and the row of
-hpo.promotion is written last. Whoever is killed in between leaves what the next caller completes.
+The steps, in the order that makes each of them repeatable: the finals are read, the challenger is
+weighed, its weights are checked, the version is made (or found by the decision it is for), the
+aliases are moved, the decision record is stored, and the row of hpo.promotion is written last.
+Whoever is killed in between leaves what the next caller completes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.errors import TrackingError
-from hpo.promotion import record
-from hpo.promotion.candidate import best_candidate, standing
-from hpo.promotion.decision import Decision, Outcome, none_id, promotion_id
+from hpo.promotion import rows
+from hpo.promotion.candidate import candidate_of, ranked_candidates, standing
+from hpo.promotion.decision import Decision, Outcome, none_id
+from hpo.promotion.finalists import finalists, finals_missing, unexamined
 from hpo.promotion.lock import promotion_lock
+from hpo.promotion.order import Order
 from hpo.tracking.client import error_code
 
 if TYPE_CHECKING:
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.promotion.candidate import Candidate, Standing
-    from hpo.promotion.comparison import Workshop
-    from hpo.promotion.contest import Order
+    from hpo.promotion.finalists import Finalist
+    from hpo.promotion.incumbent import Workshop
+    from hpo.promotion.order import Override
     from hpo.settings import Settings
     from hpo.study import Study
 
@@ -39,10 +43,11 @@ def finalize(
     *,
     open_ok: bool = False,
     dry_run: bool = False,
+    override: Override | None = None,
     progress: Callable[[str], None] | None = None,
     device: str = "cpu",
 ) -> Decision:
-    """Promote the study's best trial, or say why not; safe to call again, and by many at once.
+    """Promote the study's challenger, or say why not; safe to call again, and by many at once.
 
     Args:
         engine: the database.
@@ -53,11 +58,14 @@ def finalize(
             again where the champion could not be evaluated earlier, and to make a version again
             that MLflow lost; a person who asks wants all three.
         dry_run: whether to write nothing and say what would be done.
+        override: a person's wish to promote a certain trial, past the gate.
         progress: told what takes long.
         device: what the champion is evaluated on, where that is needed.
 
     Raises:
-        WeightsError: the weights of the best trial are missing or not those that were stored.
+        UsageError: the trial of an override is not complete.
+        WeightsError: the challenger's weights are missing or not those that were stored.
+        MismatchError: the test split is not as it was, and the champion must be evaluated on it.
         TrackingError: MLflow cannot be reached, or refuses; nothing is recorded.
         DatabaseError: PostgreSQL went away; a later call completes.
     """
@@ -68,10 +76,8 @@ def finalize(
         promotion_lock(engine, model, lambda: say(wait)) as connection,
         tempfile.TemporaryDirectory(prefix="hpo-finalize-") as scratch,
     ):
-        from hpo.promotion.contest import Order
-
         order = Order(
-            engine, settings, study, workshop, open_ok, dry_run, say, device, connection,
+            engine, settings, study, workshop, open_ok, dry_run, override, say, device, connection,
             Path(scratch),
         )  # fmt: skip
         return _decided(order)
@@ -97,28 +103,61 @@ def _decide(order: Order) -> Decision:
     stands = standing(connection, study)
     if stands is None:
         return _nothing(order, "the study was deleted")
+    if order.override is not None:
+        return _contested(order, stands, [_overriding(order, order.override)])
+    if reason := _too_early(order, stands):
+        return _nothing(order, reason)
+    candidates = ranked_candidates(connection, study, study.spec.promotion.finalists)
+    if missing := finals_missing(connection, study, candidates):
+        return _waiting(order, candidates, missing)
+    field = finalists(connection, order.settings, study, candidates)
+    if all(one.out for one in field):
+        return _record_nothing(order, stands, field)
+    return _contested(order, stands, field)
+
+
+def _too_early(order: Order, stands: Standing) -> str:
+    """Why there is nothing to decide yet, or ever; "" where there is."""
+    if not order.study.spec.promotion.wanted:
+        return "the study promotes nothing (promotion: none)"
     if stands.open_because and not order.open_ok:
-        return _nothing(order, f"the study is not finished: {stands.open_because}")
-    candidate = best_candidate(connection, study)
-    if candidate is None:
-        return _record_nothing(order, stands)
-    done = record.recorded(connection, promotion_id(study, candidate))
-    return _contested(order, stands, candidate, done)
+        return f"the study is not finished: {stands.open_because}"
+    return ""
 
 
-def _contested(
-    order: Order, stands: Standing, candidate: Candidate, done: Decision | None
-) -> Decision:
-    """The decision about a candidate; `done` is what was recorded of it before."""
-    if done is not None and not order.open_ok:
-        return done
+def _overriding(order: Order, override: Override) -> Finalist:
+    """The trial that a person wants, with what its finals say where they are over."""
+    connection, study = order.connection, order.study
+    candidate = candidate_of(connection, study, override.trial)
+    if finals_missing(connection, study, [candidate]):
+        return unexamined(study, candidate)
+    (found,) = finalists(connection, order.settings, study, [candidate])
+    return replace(found, out="") if found.runs else unexamined(study, candidate)
+
+
+def _waiting(order: Order, candidates: list[Candidate], missing: str) -> Decision:
+    numbers = ", ".join(str(one.number) for one in candidates)
+    name = order.study.name
+    return _nothing(
+        order,
+        f"trials {numbers} are to be looked at again first, {missing}; "
+        f"`hpo finalize --study {name}` runs what is left",
+    )
+
+
+def _contested(order: Order, stands: Standing, field: list[Finalist]) -> Decision:
+    """The decision about the first finalist that nothing speaks against."""
     from hpo.promotion.contest import Contest
 
+    contest = Contest(order, stands, field)
+    done = None if order.override else rows.recorded(order.connection, contest.key)
     if done is None:
-        return Contest(order, stands, candidate).decide()
+        return contest.decide()
+    if not order.open_ok:
+        return done
     # A person who asks again may do so because MLflow lost the version.
     try:
-        return Contest(order, stands, candidate).restore(done)
+        return contest.restore(done)
     except TrackingError as error:
         order.say(f"whether MLflow still holds it is not known: {error}")
         return done
@@ -132,14 +171,16 @@ def _nothing(order: Order, reason: str) -> Decision:
     )  # fmt: skip
 
 
-def _record_nothing(order: Order, stands: Standing) -> Decision:
-    """A finished study without a candidate is recorded, once for each state of its trials."""
-    decision = _nothing(order, stands.no_candidate())
+def _record_nothing(order: Order, stands: Standing, field: list[Finalist]) -> Decision:
+    """A finished study without a challenger is recorded, once for each state of its trials."""
+    faults = "; ".join(f"trial {one.candidate.number}: {one.out}" for one in field)
+    of_finals = f"no finalist can be promoted: {faults}" if field else ""
+    decision = _nothing(order, of_finals or stands.no_candidate())
     if stands.open_because or order.dry_run:
         return decision
-    name = none_id(order.study, stands.counts)
-    before = record.recorded(order.connection, name)
+    name = none_id(order.study, stands.counts, of_finals)
+    before = rows.recorded(order.connection, name)
     decision = replace(decision, evidence={**decision.evidence, "trials": stands.counts})
     if before is None:
-        record.insert(order.connection, order.study, name, decision)
+        rows.insert(order.connection, order.study, name, decision)
     return before or decision

@@ -66,5 +66,5 @@ def require_held(connection: Connection) -> None:
     except DBAPIError as error:
         raise DatabaseError(
             "the connection that guards this promotion was lost",
-            hint="Run `hpo finalize` again: it goes on where this one stopped.",
+            hint="Run the same command again: it goes on where this one stopped.",
         ) from error

@@ -6,21 +6,35 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.database.queries import query
 from hpo.errors import TrackingError
+from hpo.promotion.rows import made_by
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
     from hpo.study import Study
-    from hpo.tracking.registry import Registry
+    from hpo.tracking.registry import Registry, Version
 
 
-def recorded_champion(connection: Connection, model: str) -> Row[Any] | None:
-    """The model's champion by our own record."""
-    return connection.execute(query("champion"), {"model": model}).one_or_none()
+def recorded_champion(
+    connection: Connection, model: str, alias: str | None = None
+) -> Row[Any] | None:
+    """The last word about the model's champion by our own record, a rollback to none included.
+
+    Without an alias: that of whichever was decided about last.
+    """
+    return connection.execute(query("champion"), {"model": model, "alias": alias}).one_or_none()
+
+
+def recorded_version(registry: Registry, row: Row[Any]) -> Version | None:
+    """The version of a champion's row in MLflow, whatever its number; None when it is not there."""
+    decision = made_by(row)
+    if decision is not None:
+        return registry.find(decision, row.model)
+    return None if row.version is None else registry.get(row.model, row.version)
 
 
 def require_restored(
-    connection: Connection, registry: Registry, study: Study, model: str
+    connection: Connection, registry: Registry, study: Study, model: str, alias: str | None = None
 ) -> Row[Any] | None:
     """Refuse to promote past a champion that MLflow lost, while it can be made again.
 
@@ -33,10 +47,10 @@ def require_restored(
     Raises:
         TrackingError: it is another study's, which can make it again.
     """
-    row = recorded_champion(connection, model)
-    if row is None or registry.find(str(row.promotion_id)) is not None:
+    row = recorded_champion(connection, model, alias)
+    if row is None or row.version is None or recorded_version(registry, row) is not None:
         return None
-    if row.study_name == study.name:
+    if row.study_name == study.name or made_by(row) is None:
         return row
     if connection.scalar(query("optuna_study"), {"name": row.study_name}) is None:
         return row

@@ -7,49 +7,68 @@ from typing import TYPE_CHECKING, Any
 from hpo.database.engine import storage_url
 from hpo.errors import TrackingError
 from hpo.promotion.lost import recorded_champion
+from hpo.promotion.settled import look
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine, Row
+    from sqlalchemy import Connection, Engine, Row
 
+    from hpo.promotion.settled import Settled
     from hpo.settings import Settings
     from hpo.tracking.registry import Registry, Version
 
+DEFAULT = "champion"  # alias of a model that nothing is recorded of
+_UNKNOWN = (
+    "version", "trial", "study", "metric", "value", "test_value", "decided_at", "decision",
+    "outcome", "why", "actor",
+)  # fmt: skip
 
-def champion(engine: Engine, settings: Settings, model: str, alias: str) -> dict[str, Any] | None:
-    """The champion of a registered model, JSON-able; None where there is none.
+
+def alias_of(connection: Connection, model: str) -> str:
+    """The alias that a model's champion has, by our record."""
+    row = recorded_champion(connection, model)
+    return DEFAULT if row is None else str(row.alias)
+
+
+def champion(
+    engine: Engine, settings: Settings, model: str, alias: str | None = None
+) -> dict[str, Any] | None:
+    """The champion of a registered model, JSON-able; None where there never was one.
+
+    `version` is None after a rollback to none, or where only MLflow knows of a champion.
 
     Args:
         engine: the database, whose record counts.
         settings: where MLflow is; where it cannot be reached, `mlflow_version` is None and
             `difference` says so.
         model: the registered model.
-        alias: taken where nothing is recorded of the model.
+        alias: of its champion; None: the one that was decided about last.
     """
     with engine.connect() as connection:
-        row = recorded_champion(connection, model)
-    alias = alias if row is None else row.alias
-    try:
-        registry = _registry(settings)
-        shown = registry.champion(model, alias)
-        trouble = "" if shown is not None else _loss(row, registry)
-    except TrackingError as error:
-        shown, trouble = None, str(error)
+        alias = alias or alias_of(connection, model)
+        row = recorded_champion(connection, model, alias)
+        stands, trouble = _stands(connection, settings, model, alias)
+    shown = None if stands is None else stands.champion
     if row is None and shown is None:
         return None
-    known = (
-        dict.fromkeys(("version", "trial", "study", "metric", "value", "decided_at", "decision"))
-        if row is None
-        else _known(row)
-    )
-    simulated = row is not None and bool(row.evidence.get("simulated"))
     return {
         "model": model,
         "alias": alias,
-        **known,
-        "simulated": simulated,
+        **(dict.fromkeys(_UNKNOWN) if row is None else _known(row)),
+        "simulated": row is not None and bool(row.evidence.get("simulated")),
         "mlflow_version": None if shown is None else shown.number,
-        "difference": trouble or _difference(alias, row, shown),
+        "difference": trouble,
     }
+
+
+def _stands(
+    connection: Connection, settings: Settings, model: str, alias: str
+) -> tuple[Settled | None, str]:
+    """How alias and record stand to each other, and their difference in words."""
+    try:
+        stands = look(connection, _registry(settings), model, alias)
+    except TrackingError as error:
+        return None, str(error)
+    return stands, _difference(stands)
 
 
 def _registry(settings: Settings) -> Registry:
@@ -60,37 +79,41 @@ def _registry(settings: Settings) -> Registry:
 
 
 def _known(row: Row[Any]) -> dict[str, Any]:
+    evidence = row.evidence
     return {
         "version": row.version,
         "trial": row.trial_number,
         "study": row.study_name,
-        "metric": row.evidence["metric"],
-        "value": row.evidence["value"],
+        "metric": evidence.get("metric"),
+        "value": evidence.get("value"),
+        "test_value": evidence.get("test_value"),
         "decided_at": row.decided_at,
         "decision": str(row.promotion_id),
+        "outcome": row.outcome,
+        "why": row.why,
+        "actor": row.actor,
     }
 
 
-def _loss(row: Row[Any] | None, registry: Registry) -> str:
-    """Whether MLflow lost the recorded champion, in words; "" where it did not."""
-    if row is None or registry.find(str(row.promotion_id)) is not None:
-        return ""
-    return (
-        f"MLflow does not hold version {row.version} any more: its records were lost, or this "
-        f"is another MLflow; `hpo finalize --study {row.study_name}` makes it again"
-    )
-
-
-def _difference(alias: str, row: Row[Any] | None, shown: Version | None) -> str:
+def _difference(stands: Settled) -> str:
     """Where MLflow's alias is not what was recorded, in words; "" where it is."""
-    if row is None:
-        return f"MLflow's '{alias}' was set by another hand than this service's"
-    if shown is None:
-        return f"MLflow has no alias '{alias}': it was removed"
-    if shown.decision == str(row.promotion_id) and shown.number != row.version:
-        return f"MLflow has it as version {shown.number}, made again after a loss"
-    if shown.number != row.version:
-        return f"MLflow's '{alias}' was moved to version {shown.number} by another hand"
-    if shown.decision != str(row.promotion_id):
-        return f"version {shown.number} in MLflow is not the one that was promoted"
-    return ""
+    record = stands.record
+    if stands.pending is not None:
+        return (
+            f"the alias '{stands.pending.alias}' was moved, and whoever did it was stopped before "
+            "it was recorded: the next `hpo finalize` or `hpo rollback` completes it"
+        )
+    if stands.moved_by_hand or record is None or record.version is None:
+        return stands.moved_by_hand
+    if stands.lost:
+        return (
+            f"MLflow does not hold version {record.version} any more: its records were lost, or "
+            f"this is another MLflow; `hpo finalize --study {record.study_name}` makes it again"
+        )
+    return _renumbered(record, stands.champion)
+
+
+def _renumbered(record: Row[Any], shown: Version | None) -> str:
+    if shown is None or shown.number == record.version:
+        return ""
+    return f"MLflow has it as version {shown.number}, made again after a loss"

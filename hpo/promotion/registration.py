@@ -1,115 +1,123 @@
-"""A candidate's version in the registry: its run, its tags, its description, and the alias."""
+"""A challenger's version in the registry: its run, its files, its tags and its description."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.promotion.comparison import Comparison
+from hpo.datasets.builtin import resolve
+from hpo.errors import DatasetError
+from hpo.finals import finals_of
+from hpo.promotion.card import model_card
 from hpo.promotion.trial_run import trial_run_id
 from hpo.tracking.registry import DECISION
+from hpo.trainer import Job
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable
-    from pathlib import Path
 
-    from hpo.promotion.candidate import Candidate
     from hpo.promotion.decision import Decision
-    from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.promotion.evidence import Evidence
+    from hpo.promotion.order import Order
     from hpo.tracking.registry import Registry, Version
     from hpo.trainer import Package
 
-# What the champion was when the alias was moved: MLflow keeps no history of aliases, and whoever
-# moved it may die before its own record is written.
-PREVIOUS, REASON = "hpo.previous_version", "hpo.reason"
-CHAMPION_VALUE, EVALUATED = "hpo.champion_value", "hpo.champion_evaluated"
-# Evidence that is shown as tags `hpo.<name>`, and read back from them when comparing.
+# Evidence that is shown as tags `hpo.<name>`.
 SHOWN = (
-    "value", "metric", "direction", "best_epoch", "weights_name", "weights_sha256", "spec_sha256",
-    "dataset_fingerprint", "trainer", "code_version",
+    "value", "test_value", "metric", "direction", "best_epoch", "seed", "weights_name",
+    "weights_sha256", "spec_sha256", "dataset_fingerprint", "test_fingerprint", "trainer",
+    "code_version",
 )  # fmt: skip
 LONGEST_PARAM = 250  # characters of a parameter shown with the logged model
 
 
 @dataclass
 class Registration:
-    """What the registry is to hold of one candidate.
+    """What the registry is to hold of one challenger.
 
     Attributes:
-        settings: where MLflow is.
-        study: the study.
-        candidate: its best trial.
-        key: the decision's name.
+        order: what was asked.
+        evidence: about the challenger.
         registry: where to.
-        pack: the trainer's packaging of the weights.
+        key: the version's name: of the promotion that it was made for.
     """
 
-    settings: Settings
-    study: Study
-    candidate: Candidate
-    key: uuid.UUID
+    order: Order
+    evidence: Evidence
     registry: Registry
-    pack: Callable[[Path], Package]
+    key: uuid.UUID
 
     @cached_property
     def run_id(self) -> str:
-        """The trial's MLflow run, made where it is missing."""
-        return trial_run_id(self.settings, self.study, self.candidate.trial_id)
+        """The MLflow run of the training whose weights it is, made where it is missing."""
+        study, run = self.order.study, self.evidence.run
+        finals = None if run.own else finals_of(self.order.engine, study)
+        return trial_run_id(self.order.settings, finals or study, run.trial_id)
 
     def version(self, weights: Path, decision: Decision) -> Version:
-        """The version with these weights, made or found; its alias is not moved yet."""
-        found = self.registry.find(str(self.key))
+        """The version with these weights, made or found; no alias is moved yet.
+
+        Raises:
+            ExportError: an ONNX file was asked for, and it does not find what the weights find.
+        """
+        found = self.registry.find(str(self.key), decision.model)
         if found is not None:
             return found
-        run_id = self.run_id
-        params = {name: str(value)[:LONGEST_PARAM] for name, value in self.candidate.params.items()}
+        params = self.evidence.challenger.candidate.params
+        tags = self._tags(decision)
         return self.registry.create(
-            decision.model, run_id, self.pack(weights), tags=self._tags(decision), params=params,
+            decision.model, self.run_id, self._package(weights, decision, tags), tags=tags,
+            params={name: str(value)[:LONGEST_PARAM] for name, value in params.items()},
             description=self._description(decision),
         )  # fmt: skip
 
-    def crown(self, version: Version, decision: Decision) -> None:
-        """Move the alias to the version; what was before is noted at the version first."""
-        value = decision.evidence["champion_value"]
-        before = {
-            PREVIOUS: str(decision.previous_version or ""),
-            REASON: decision.reason,
-            CHAMPION_VALUE: "" if value is None else str(value),
-            EVALUATED: str(decision.evidence["champion_evaluated"]).lower(),
-        }
-        self.registry.tag(version, before)
-        self.registry.move_alias(version, decision.alias)
-
-    @staticmethod
-    def interrupted(version: Version) -> tuple[Comparison, int | None]:
-        """What `crown` noted at a version: (the comparison it won, the champion before it)."""
-        tags = version.tags
-        value, previous = tags.get(CHAMPION_VALUE), tags.get(PREVIOUS)
-        comparison = Comparison(
-            wins=True, reason=tags.get(REASON, ""), champion_value=float(value) if value else None,
-            evaluated=tags.get(EVALUATED) == "true",
-        )  # fmt: skip
-        return comparison, int(previous) if previous else None
+    def _package(self, weights: Path, decision: Decision, tags: dict[str, str]) -> Package:
+        package = self.order.workshop.package(weights, self._job())
+        artifacts = dict(package.artifacts)
+        if self.order.study.spec.promotion.onnx:
+            self.order.say("exporting to ONNX, and comparing what it detects")
+            artifacts["onnx"] = self.order.workshop.export_onnx(weights, self._job())
+        card = model_card(self.evidence.exhibit(decision, self.key))
+        return replace(package, artifacts=artifacts, card=card, metadata=tags)
 
     def _tags(self, decision: Decision) -> dict[str, str]:
-        tags = {
-            f"hpo.{name}": str(decision.evidence[name])
-            for name in SHOWN
-            if decision.evidence[name] is not None
-        }
-        if decision.simulated:
-            tags["simulated"] = "true"
-        own = {"hpo.study": self.study.name, "hpo.trial": str(self.candidate.number)}
-        return {DECISION: str(self.key), **own, **tags}
+        evidence = decision.evidence
+        shown = {name: evidence.get(name) for name in SHOWN}
+        own = {"hpo.study": decision.study, "hpo.trial": str(decision.trial)}
+        tags = {f"hpo.{name}": str(value) for name, value in shown.items() if value is not None}
+        simulated = {"simulated": "true"} if decision.simulated else {}
+        return {DECISION: str(self.key), **own, **tags, **simulated}
 
     def _description(self, decision: Decision) -> str:
         evidence = decision.evidence
         simulated = "SIMULATED, no real training. " if decision.simulated else ""
+        test = evidence["test_value"]
+        held_out = "" if test is None else f", {test:.5f} on the test split"
         return (
-            f"{simulated}Trial {self.candidate.number} of the study {self.study.name}: "
-            f"{evidence['metric']} {evidence['value']:.5f} at epoch {evidence['best_epoch']}. "
-            "Why, and how to undo it: decision.md among the artifacts of its run."
+            f"{simulated}Trial {decision.trial} of the study {decision.study}: "
+            f"{evidence['metric']} {evidence['value']:.5f} at epoch {evidence['best_epoch']}"
+            f"{held_out}. What it is and what it is not for: README.md, the model card. Why, and "
+            "how to undo it: decision.html among the artifacts of its run."
         )
+
+    def _job(self) -> Job:
+        """The challenger's training, as the context of a packaging."""
+        spec, candidate = self.order.study.spec, self.evidence.challenger.candidate
+        params = candidate.params
+        return Job(
+            trial=candidate.number, model=spec.model, params=params, train=spec.train,
+            epochs=spec.budget.epochs or int(params["epochs"]), seed=self.evidence.run.seed,
+            metric=spec.objective.metric, direction=spec.objective.direction, data=self._data(),
+            device=self.order.device, run_dir=Path(tempfile.mkdtemp(dir=self.order.scratch)),
+        )  # fmt: skip
+
+    def _data(self) -> Path | None:
+        """The dataset on this machine; packaging does without it."""
+        home, data = self.order.settings.home, self.order.study.spec.data
+        try:
+            return None if data is None else resolve(data, home=home, base=home.parent)
+        except DatasetError:
+            return None

@@ -53,6 +53,13 @@ class Synced:
     behind: int = 0
     errors: list[str] = field(default_factory=list)
 
+    def plus(self, other: Synced) -> Synced:
+        """What both did."""
+        return Synced(
+            self.copied + other.copied, self.rebuilt + other.rebuilt, self.behind + other.behind,
+            self.errors + other.errors,
+        )  # fmt: skip
+
 
 class Mirror:
     """The mirror of one study. One instance serves one thread.
@@ -164,33 +171,50 @@ class Mirror:
             self._place = self._ensure_parent(None)
         return self._place
 
+    def place(self) -> tuple[str, str] | None:
+        """The same for others, looked up now, in an MLflow that may have been emptied."""
+        self._look_again()
+        return self._parent()
+
+    def _above(self) -> tuple[str, str] | None:
+        """The place of the study whose finals this one holds; None where it is no such study."""
+        study = self.marks.study()
+        if study is None or study.parent_id is None:
+            return None
+        above = Mirror(self.engine, self.client, study.parent_id, self.store, self._location)
+        return above.place()
+
     def _ensure_parent(self, state: str | None) -> tuple[str, str] | None:
         """The same, made where need be; with `state`, its run shows that afterwards."""
+        above = self._above()  # before a lock is held: one connection is enough
         with self.marks.locked_study() as (connection, mark):
             study = read_study(connection, self.study_id)
             if mark is None or study is None:
                 return None
             client = self.client().with_beat(lambda: self.marks.beat(connection))
-            experiment_id = runs.ensure_experiment(
-                client, mark.experiment_id, study.name, self._location
-            )
+            parent = above and above[1]
+            experiment_id = above[0] if above else runs.ensure_experiment(
+                client, mark.experiment_id, study.experiment, self._location
+            )  # fmt: skip
             run = runs.live_run(client, mark.run_id)
             if run is not None and state is None:
                 return experiment_id, run.info.run_id
             if run is None:
-                run = self._new_parent(client, experiment_id, study)
+                run = self._new_parent(client, experiment_id, study, parent)
             shown = state or "open"
             tags = study.tags() | {"hpo.state": shown}
-            runs.bring_up(client, run, params=study.params(), tags=tags)
+            runs.bring_up(client, run, params=study.params(), tags=tags, parent=parent)
             runs.bring_status(client, run, STUDY_STATUS[shown], study.last_ms or study.created_ms)
             self.marks.study_done(connection, experiment_id, run.info.run_id, shown)
             return experiment_id, run.info.run_id
 
-    def _new_parent(self, client: Client, experiment_id: str, study: StudyRow) -> Any:
+    def _new_parent(
+        self, client: Client, experiment_id: str, study: StudyRow, parent: str | None
+    ) -> Any:
         key = {"hpo.study_id": str(self.study_id), "hpo.kind": "study"}
         run = runs.ensure_run(
             client, experiment_id, study.name, key,
-            start_ms=study.created_ms, exact_start=study.created_here,
+            start_ms=study.created_ms, exact_start=study.created_here, parent=parent,
         )  # fmt: skip
         if study.spec is not None:
             client.log_dict(run.info.run_id, study.spec.to_dict(), "study.json")
@@ -211,7 +235,7 @@ class Mirror:
         if study is None or study.run_id is None:
             return 0
         client = self.client()
-        found = runs.find_experiment(client, study.experiment_id, study.name)
+        found = runs.find_experiment(client, study.experiment_id, study.experiment)
         tags = {"hpo.study_id": str(self.study_id)}
         live = [] if found is None else runs.find_runs(client, found.experiment_id, tags)
         there = {run.info.run_id for run in live}

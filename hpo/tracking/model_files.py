@@ -2,6 +2,16 @@
 
 The signature and the input example are written by hand: MLflow would otherwise load the model, and
 torch with it, into this process to infer them.
+
+The folder, as MLflow's page shows it:
+
+    MLmodel                what it is: signature, requirements, `metadata` with licence and origin
+    README.md              the model card
+    LICENSE
+    artifacts/             the trainer's own files, under their own names: `best.pt` loads with
+                           `ultralytics.YOLO`, `model.onnx` is there where it was asked for
+    detector_model.py      the code that MLflow runs
+    input_example.json, serving_input_example.json
 """
 
 from __future__ import annotations
@@ -64,6 +74,7 @@ def write_model(package: Package, identity: Identity, folder: Path) -> Path:
             signature=_signature(package),
             input_example=pd.DataFrame({"image": pd.Series(list(example), dtype=object)}),
             pip_requirements=list(package.requirements),
+            metadata=_metadata(package) or None,
             mlflow_model=Model(
                 artifact_path=identity.location,
                 run_id=identity.run_id,
@@ -71,7 +82,14 @@ def write_model(package: Package, identity: Identity, folder: Path) -> Path:
                 model_id=identity.model_id,
             ),
         )
+    for name, text in (("README.md", package.card), ("LICENSE", package.licence_text)):
+        if text:
+            (folder / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def _metadata(package: Package) -> dict[str, Any]:
+    return dict(package.metadata) | ({"license": package.licence} if package.licence else {})
 
 
 def _signature(package: Package) -> Any:

@@ -17,10 +17,10 @@ from hpo.tracking.client import error_code
 from hpo.tracking.model_files import Identity, write_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from mlflow.entities import LoggedModel
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
     from hpo.tracking.client import Client
     from hpo.trainer import Package
@@ -71,11 +71,16 @@ class Registry:
                 return None
             raise
 
-    def find(self, decision: str) -> Version | None:
-        """The version made for a decision, the earliest should there be several."""
+    def find(self, decision: str, model: str | None = None) -> Version | None:
+        """The version made for a decision, the earliest should there be several.
+
+        Args:
+            decision: its name.
+            model: where to look; a version copied to another model has the same tags.
+        """
         # The model's name stays out of the filter: it may hold quotes.
         found = self._client.search_model_versions(f"tags.`{DECISION}` = '{decision}'")
-        versions = [_version(item) for item in found]
+        versions = [_version(item) for item in found if model in (None, item.name)]
         return min(versions, key=lambda item: item.number, default=None)
 
     def get(self, model: str, number: int) -> Version | None:
@@ -128,13 +133,50 @@ class Registry:
         for key, value in tags.items():
             self._client.set_model_version_tag(version.model, str(version.number), key, value)
 
+    def has(self, model: str) -> bool:
+        """Whether there is such a registered model, with or without versions."""
+        return self._model(model) is not None
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """Every alias of a model with the version it points to; none when there is no model."""
+        # Not from a search for versions: that answers without their aliases.
+        found = self._model(model)
+        return {} if found is None else {name: int(to) for name, to in found.aliases.items()}
+
     def move_alias(self, version: Version, alias: str) -> None:
         """Let the alias point to the version."""
         self._client.set_registered_model_alias(version.model, alias, str(version.number))
 
+    def remove_alias(self, model: str, alias: str) -> None:
+        """Let the alias point to nothing; it may do so already."""
+        if self.has(model):
+            self._client.delete_registered_model_alias(model, alias)
+
+    def _model(self, name: str) -> RegisteredModel | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error_code(error) in _ABSENT:
+                return None
+            raise
+
     def log_text(self, run_id: str, name: str, text: str) -> None:
         """Store a text as an artifact of a run; one of that name is replaced."""
         self._client.log_text(run_id, text, name)
+
+    def read_texts(self, run_id: str, names: Iterable[str]) -> dict[str, str]:
+        """Texts among a run's artifacts, by name; those that are not there are left out."""
+        there = {item.path for item in self._client.list_artifacts(run_id)}
+        with tempfile.TemporaryDirectory() as scratch:
+            return {
+                name: Path(self._client.download_artifacts(run_id, name, scratch)).read_text(
+                    encoding="utf-8"
+                )
+                for name in names
+                if name in there
+            }
 
     def fetch(self, version: Version, sha256: str, folder: Path) -> Path:
         """Copy the file of that content out of a version's files.

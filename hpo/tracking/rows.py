@@ -27,6 +27,7 @@ STUDY_STATUS = {"open": "RUNNING", "finished": "FINISHED", "stopped": "KILLED"}
 LONGEST_PARAM = 6000  # characters, MLflow's limit
 LONGEST_TAG = 8000
 _LONGEST_NAME = 250
+_TESTED = "test_"  # starts the attributes with a final's figures on the test split
 _REFUSED = re.compile(r"[^/\w.\- :]")  # characters that MLflow takes in no name
 # MLflow's databases hold no infinity; it stores the largest number instead
 _SPECIAL = {"INF_POS": sys.float_info.max, "INF_NEG": -sys.float_info.max, "NAN": math.nan}
@@ -52,6 +53,8 @@ class StudyRow:
         metric: name of its intermediate values.
         names: name of each final value.
         simulated: whether its figures are not of a real training.
+        parent_id: of finals, the study whose best trials they look at again.
+        parent_run_id: that study's own run, as far as it is known.
     """
 
     study_id: int
@@ -70,6 +73,13 @@ class StudyRow:
     experiment_id: str | None
     run_id: str | None
     best: tuple[int, float] | None
+    parent_id: int | None = None
+    parent_run_id: str | None = None
+
+    @property
+    def experiment(self) -> str:
+        """Name of its experiment in MLflow: finals are shown with their study."""
+        return self.name if self.parent_id is None else self.name.rpartition("/")[0]
 
     @property
     def dataset(self) -> tuple[str, str] | None:
@@ -110,6 +120,7 @@ class StudyRow:
                 "hpo.study": self.name, "hpo.study_id": self.study_id,
                 "hpo.spec_sha256": self.spec_sha256, "hpo.dataset_fingerprint": self.fingerprint,
                 "hpo.code_version": self.code_version, "simulated": self.simulated or None,
+                "hpo.finals_of": None if self.parent_id is None else self.experiment,
             }
         )  # fmt: skip
 
@@ -151,7 +162,8 @@ class TrialRow:
 
     @property
     def name(self) -> str:
-        return f"trial-{self.number:04d}"
+        kind = "trial" if self.study.parent_id is None else "final"
+        return f"{kind}-{self.number:04d}"
 
     @property
     def files(self) -> dict[str, tuple[str, int]]:
@@ -189,6 +201,8 @@ class TrialRow:
             # optuna-dashboard can end a trial; it never competes
             "hpo.ended_by": "another hand" if row.leased and self.ended and not row.told else None,
         }  # fmt: skip
+        # Of which trial it is the final, and how it differs from that
+        own |= dict(zip(("hpo.final_of", "hpo.seed", "hpo.trained"), row.final or (), strict=False))
         attrs = {f"attr.{key}": json.loads(text) for key, text in row.user_attrs.items()}
         return self.study.common_tags() | _tags(own) | _tags(attrs)
 
@@ -208,9 +222,20 @@ class TrialRow:
             # Optuna keeps no time of an intermediate value
             if not math.isnan(figure):
                 points.append(Point(metric_name(self.study.metric), step, start_ms, figure))
-        return points + self._final()
+        return points + self._result() + self._tested()
 
-    def _final(self) -> list[Point]:
+    def _tested(self) -> list[Point]:
+        """What a complete final showed on the test split, of the weights and so of no epoch."""
+        if self.study.parent_id is None or self.state != "COMPLETE":
+            return []
+        values = {key: json.loads(text) for key, text in sorted(self.row.user_attrs.items())}
+        return [
+            Point(metric_name(f"test/{key.removeprefix(_TESTED)}"), 0, self.row.end_ms or 0, value)
+            for key, value in values.items()
+            if key.startswith(_TESTED) and _is_figure(value)
+        ]
+
+    def _result(self) -> list[Point]:
         if not self.ended:
             return []
         names = self.study.names if len(self.row.results) > 1 else ("",)
@@ -237,7 +262,7 @@ def read_study(connection: Connection, study_id: int) -> StudyRow | None:
         row.trials, row.created_ms or row.first_ms, row.created_ms is not None, row.last_ms,
         given[0] if given else "objective", tuple(names),
         spec is not None and _simulated(spec.trainer), row.experiment_id, row.run_id,
-        None if best is None else (best.number, best.value),
+        None if best is None else (best.number, best.value), row.parent_id, row.parent_run_id,
     )  # fmt: skip
 
 
@@ -280,6 +305,10 @@ def _simulated(trainer: str) -> bool:
         return load_trainer(trainer).describe().simulated
     except SpecError:  # the trainer is not installed on this machine
         return False
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _value(value: float | None, kind: str) -> float:

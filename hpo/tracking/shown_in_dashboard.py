@@ -71,7 +71,11 @@ def _study_note(study: StudyRow, uri: str) -> str:
             f"Trainer {spec.trainer}, model {spec.model}, data {spec.data or 'none'}, "
             f"search space {spec.space.name}; {spec.objective.direction} {spec.objective.metric}."
         )
-        lines.append("Only trials that a worker told can be promoted: no value typed in here is.")
+        if study.parent_id is None:
+            said = "Only trials that a worker told can be promoted: no value typed in here is."
+        else:
+            said = f"The best trials of {study.experiment} once more, evaluated on the test split."
+        lines.append(said)
     page = experiment_page(uri, str(study.experiment_id))
     lines.append(f"In MLflow: [experiment {study.experiment_id}]({page})")
     return "\n\n".join(lines)
@@ -81,6 +85,10 @@ def _trial_note(trial: TrialRow, run_id: str, page: str) -> str:
     lines = [f"In MLflow: [run {run_id}]({page})"]
     if trial.study.simulated:
         lines.insert(0, SIMULATED)
+    if trial.row.final is not None:
+        number, seed, trained = trial.row.final
+        how = f"trained with the seed {seed}" if trained else "its own weights"
+        lines.append(f"Final of trial {number} of {trial.study.experiment}, {how}.")
     if trial.row.reason:
         lines.append(f"Failed: {trial.row.reason}")
     return "\n\n".join(lines)

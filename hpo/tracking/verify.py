@@ -47,7 +47,7 @@ class Difference:
     """One thing that MLflow has otherwise than PostgreSQL.
 
     Attributes:
-        where: the run, for instance `trial-0007` or `study`.
+        where: the run, for instance `trial-0007` or `study`; of finals `final-0002` or `finals`.
         what: for instance `metric mAP50, step 3`.
         expected: what PostgreSQL says.
         found: what MLflow says.
@@ -137,7 +137,7 @@ def mend(client: Client, differences: Iterable[Difference]) -> int:
 
 def _by_place(client: Client, study: StudyRow) -> dict[str, list[Any]]:
     """All live runs that say they are of the study, by trial number; `study` for its own."""
-    experiment = runs.find_experiment(client, study.experiment_id, study.name)
+    experiment = runs.find_experiment(client, study.experiment_id, study.experiment)
     if experiment is None or experiment.lifecycle_stage != "active":
         return {}
     tags = {"hpo.study_id": str(study.study_id)}
@@ -150,18 +150,21 @@ def _by_place(client: Client, study: StudyRow) -> dict[str, list[Any]]:
 
 
 def _study(client: Client, study: StudyRow, state: str, found: list[Any]) -> Iterator[Difference]:
-    run = yield from _single("study", study.run_id, found)
+    where = "study" if study.parent_id is None else "finals"
+    run = yield from _single(where, study.run_id, found)
     if run is None:
         return
     tags = study.tags() | {"hpo.state": state}
+    if study.parent_run_id is not None:
+        tags[_PARENT] = study.parent_run_id
     # The best trial moves while the study is open; it is written when the study's state changes.
     if state == "open":
         tags = {key: text for key, text in tags.items() if not key.startswith("hpo.best_")}
-    yield from _texts("study", "parameter", study.params(), run.data.params)
-    yield from _tags("study", tags, run)
-    yield from _same("study", "status", STUDY_STATUS[state], run.info.status)
+    yield from _texts(where, "parameter", study.params(), run.data.params)
+    yield from _tags(where, tags, run)
+    yield from _same(where, "status", STUDY_STATUS[state], run.info.status)
     if study.spec is not None and "study.json" not in runs.list_files(client, run.info.run_id):
-        yield Difference("study", "file study.json", "a file", _NOTHING)
+        yield Difference(where, "file study.json", "a file", _NOTHING)
 
 
 def _trial(

@@ -1,27 +1,17 @@
-"""The command line as a user mistypes it: one message, an exit code, nothing half-written.
-
-Most commands run in this process, just as the console script runs them: an interpreter's start
-costs more than all that they do. The others are real processes.
-"""
+"""The command line as a user mistypes it: one message, an exit code, nothing half-written."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.command_line import HPO, Project, project_in
+from fixtures.asking import ask, refused, spawn
+from fixtures.command_line import Project, project_in
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-from hpo.cli.failing import run_guarded
-from hpo.cli.main import cli
 from hpo.database import embedded
 
 if TYPE_CHECKING:
@@ -37,47 +27,6 @@ baselines: [{{}}]
 """
 WRONG = "secret-word"
 NOWHERE = "postgresql://me:secret-word@127.0.0.1:1/none"
-
-
-class Said(NamedTuple):
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-
-def ask(project: Project, *arguments: str, **variables: str) -> Said:
-    """What `hpo ARGUMENTS` answers, in this process."""
-    out, err = StringIO(), StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(project.folder)
-        for name in os.environ.keys() - project.env.keys():
-            patch.delenv(name)
-        for name, value in (project.env | variables).items():
-            patch.setenv(name, value)
-        patch.setattr(sys, "argv", ["hpo", *arguments])
-        patch.setattr(sys, "stdin", StringIO())
-        return Said(run_guarded(cli), out.getvalue(), err.getvalue())
-
-
-def spawn(project: Project, *arguments: str, **variables: str) -> Said:
-    """What `hpo ARGUMENTS` answers, in a process of its own."""
-    done = subprocess.run(
-        [HPO, *arguments], cwd=project.folder, env=project.env | variables, capture_output=True,
-        text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    return Said(done.returncode, done.stdout, done.stderr)
-
-
-def refused(said: Said, code: int, words: str) -> None:
-    """One message on stderr that starts with the program's name or click's usage; no more."""
-    assert said.code == code, said
-    assert words in said.err, said.err
-    assert "Traceback" not in said.err
-    assert said.out == ""
-    starts = [line for line in said.err.splitlines() if line.startswith(("hpo: ", "Error: "))]
-    assert len(starts) == 1, said.err
 
 
 @pytest.fixture
@@ -160,6 +109,10 @@ def test_where_there_is_no_project_each_command_says_so(nothing: Project, comman
         ("create-study --set objective.metric=map", "objective.metric: 'map' is unknown"),
         ("create-study --set sampler.name=grid", "is continuous, a grid needs a step"),
         ("create-study --name a/b", "study: 'a/b' must not have '/'"),
+        ("create-study --set promotion=nothing", "promotion: is 'nothing', a mapping or `none` is"),
+        ("create-study --set promotion.confidence=95", "promotion.confidence: is 95.0, above 0.5"),
+        ("create-study --set promotion.alias=previous", "'previous' is kept for the champion befo"),
+        ("data split nowhere.yaml -o a.yaml", "no such file"),
         ("create-study --nonsense", "No such option"),
         ("init -o nowhere/study.yaml", "there is no folder nowhere"),
         ("init a:b", "NAME 'a:b' must not have ':'"),

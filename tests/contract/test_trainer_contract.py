@@ -1,6 +1,6 @@
 """The Trainer protocol's promises, kept by every trainer; run in the training process.
 
-A trainer's class gives a small job, in `make`, and the fixed arguments that its study would have.
+What an evaluation gives has a contract of its own, in test_evaluation_contract.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.training import Keeper, Recorder, continued, make_images, make_job
+from fixtures.trainers import SIMULATED, YOLO, measured
+from fixtures.training import Keeper, Recorder, continued
 
 from hpo.errors import CheckpointError, TrialError, WeightsError
 from hpo.trainer import Trainer, TrainSpec, Verdict, load_trainer
@@ -21,16 +22,15 @@ from workers.process import TrainingProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fixtures.trainers import Kind
+
     from hpo.trainer import Job
 
 
 class TrainerContract:
     """What any trainer promises."""
 
-    name: str
-    model: str
-    train: dict[str, Any]
-    params: dict[str, Any]
+    kind: Kind
     other_metric: str
     other_train: dict[str, Any]
     state_suffix: str
@@ -38,19 +38,17 @@ class TrainerContract:
     @pytest.fixture(scope="class")
     @classmethod
     def process(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingProcess]:
-        with TrainingProcess(cls.name, tmp_path_factory.mktemp("logs")) as process:
+        with TrainingProcess(cls.kind.name, tmp_path_factory.mktemp("logs")) as process:
             yield process
 
     @pytest.fixture(scope="class")
     @classmethod
     def data(cls, tmp_path_factory: pytest.TempPathFactory) -> Path | None:
-        del tmp_path_factory
-        return None
+        return cls.kind.data(tmp_path_factory.mktemp("images"))
 
     @pytest.fixture
     def job(self, tmp_path: Path, data: Path | None) -> Job:
-        changes = {"model": self.model, "train": self.train, "params": self.params}
-        return make_job(tmp_path / "run", data=data, **changes)
+        return self.kind.job(tmp_path / "run", data)
 
     def spec(self, job: Job, **changes: Any) -> TrainSpec:
         spec = TrainSpec(
@@ -66,13 +64,13 @@ class TrainerContract:
 
     def test_it_is_found_by_its_name_and_says_it(self) -> None:
         """The entry point leads to a Trainer of that name."""
-        trainer = load_trainer(self.name)
+        trainer = load_trainer(self.kind.name)
         assert isinstance(trainer, Trainer)
-        assert trainer.describe().name == self.name
+        assert trainer.describe().name == self.kind.name
 
     def test_every_default_is_within_its_own_bounds(self, job: Job) -> None:
         """A baseline of defaults is a sound study."""
-        trainer = load_trainer(self.name)
+        trainer = load_trainer(self.kind.name)
         arguments = trainer.describe().arguments
         for name in set(arguments) - {"epochs"} - set(job.train) - set(job.params):
             train = {**job.train, name: arguments[name].default}
@@ -81,12 +79,12 @@ class TrainerContract:
 
     def test_a_sound_study_has_no_faults(self, job: Job) -> None:
         """The job of these tests passes the check."""
-        assert list(load_trainer(self.name).check(self.spec(job))) == []
+        assert list(load_trainer(self.kind.name).check(self.spec(job))) == []
 
     def test_faults_are_all_named_at_once(self, job: Job) -> None:
         """Three wrong things give three sentences, each with its key."""
         spec = self.spec(job, train={"nonsense": 1}, searched={"rubbish": (0, 1)}, metric="luck")
-        faults = load_trainer(self.name).check(spec)
+        faults = load_trainer(self.kind.name).check(spec)
         for key in ("train.nonsense:", "search_space.rubbish:", "objective.metric:"):
             assert [fault for fault in faults if fault.startswith(key)], faults
 
@@ -96,7 +94,7 @@ class TrainerContract:
         """Epochs count from 1, once each, with `seconds` and every metric that is promised."""
         seen = Recorder()
         process.train(job, seen)
-        promised = {*load_trainer(self.name).describe().metrics, "seconds"}
+        promised = {*load_trainer(self.kind.name).describe().metrics, "seconds"}
         assert seen.numbers == list(range(1, job.epochs + 1))
         assert all(promised <= set(epoch.metrics) for epoch in seen.epochs)
         kinds = {type(value) for epoch in seen.epochs for value in epoch.metrics.values()}
@@ -108,7 +106,7 @@ class TrainerContract:
     ) -> None:
         """Best is what was reported best, the earliest on a tie, and its weights are kept."""
         metric = job.metric if which == "metric" else self.other_metric
-        direction = load_trainer(self.name).describe().metrics[metric]
+        direction = load_trainer(self.kind.name).describe().metrics[metric]
         job = dataclasses.replace(job, metric=metric, direction=direction)
         seen = Recorder()
         result = process.train(job, seen)
@@ -204,9 +202,7 @@ class TrainerContract:
             assert whole.weights is not None
             assert result.weights.name == whole.weights.name
             assert result.effective == whole.effective
-            assert process.evaluate(result.weights, job, "val") == process.evaluate(
-                whole.weights, job, "val"
-            )
+            assert measured(process, result.weights, job) == measured(process, whole.weights, job)
 
     @pytest.mark.parametrize(("every", "due"), [(0, []), (1, [1, 2]), (2, [2]), (3, [])])
     def test_checkpoints_come_as_often_as_asked_and_change_no_figure(
@@ -313,16 +309,6 @@ class TrainerContract:
         with pytest.raises(WeightsError, match=r"damaged\.pt"):
             process.evaluate(damaged, job, "val")
 
-    def test_an_evaluation_has_the_figures_of_an_epoch(
-        self, process: TrainingProcess, job: Job
-    ) -> None:
-        """Its metrics are those that may be the objective, and it counts its images."""
-        weights = process.train(job, Recorder(at=1, verdict=Verdict.PRUNE)).weights
-        assert weights is not None
-        evaluation = process.evaluate(weights, job, "val")
-        assert set(load_trainer(self.name).describe().metrics) <= set(evaluation.metrics)
-        assert evaluation.images > 0
-
     def test_a_package_stands_alone(self, process: TrainingProcess, job: Job) -> None:
         """Its code imports nothing of this project, and every file of it is there."""
         weights = process.train(job, Recorder(at=1, verdict=Verdict.PRUNE)).weights
@@ -349,10 +335,7 @@ class TrainerContract:
 class TestSimulated(TrainerContract):
     """The simulated trainer."""
 
-    name = "simulated"
-    model = "simulated"
-    train: dict[str, Any] = {"epoch_s": 0.01}  # noqa: RUF012 - read only
-    params: dict[str, Any] = {"x": 0.5}  # noqa: RUF012 - read only
+    kind = SIMULATED
     other_metric = "loss"
     other_train: dict[str, Any] = {"epoch_s": 0.02}  # noqa: RUF012 - read only
     state_suffix = ".json"
@@ -361,20 +344,7 @@ class TestSimulated(TrainerContract):
 class TestYolo(TrainerContract):
     """YOLOv8n from scratch on 16 drawn images of 64 px."""
 
-    name = "yolo"
-    model = "yolov8n.yaml"
-    train: dict[str, Any] = {  # noqa: RUF012 - read only
-        "imgsz": 64,
-        "batch": 8,
-        "optimizer": "AdamW",
-        "plots": False,
-    }
-    params: dict[str, Any] = {"lr0": 0.004}  # noqa: RUF012 - read only
+    kind = YOLO
     other_metric = "recall"
     other_train: dict[str, Any] = {"optimizer": "SGD"}  # noqa: RUF012 - read only
     state_suffix = ".pt"
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def data(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return make_images(tmp_path_factory.mktemp("images"))

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 
 # Columns that are not in a document, each with its reason
 OMITTED = {
-    "hpo.study": {"study_id": "the database's own"},
+    "hpo.study": {
+        "study_id": "the database's own", "parent_id": "the finals stand in their study",
+    },
+    "hpo.final": {
+        "trial_id": "the database's own", "study_id": "same", "of_trial_id": "by its number",
+        "of_number": "`of_trial`",
+    },
     "hpo.worker": {
         "worker_id": "the database's own", "study_id": "the database's own",
         "slot": "of a Ray actor that lives on", "expires_at": "nobody of them is alive elsewhere",
@@ -49,7 +55,9 @@ OMITTED = {
     "hpo.epoch": {"trial_id": "the database's own", "change": "the database's own"},
     "hpo.artifact": {"trial_id": "the database's own"},
     "hpo.checkpoint": {"trial_id": "the database's own", "token": "by its attempt"},
-    "hpo.promotion": {"study_id": "the database's own", "study_name": "the study's"},
+    "hpo.promotion": {
+        "study_id": "the database's own", "study_name": "the study's", "seq": "`place`",
+    },
     "public.study_directions": {"study_direction_id": "the database's own", "study_id": "same"},
     "public.study_user_attributes": {"study_user_attribute_id": "same", "study_id": "same"},
     "public.study_system_attributes": {"study_system_attribute_id": "same", "study_id": "same"},
@@ -64,6 +72,7 @@ OMITTED = {
 LEFT_OUT = {
     "hpo.mirror": "MLflow is filled anew",
     "hpo.mirror_study": "MLflow is filled anew",
+    "hpo.alias_move": "under way in the exporter's MLflow",
     "hpo.version": "the schema's",
     "public.studies": "the name alone",
     "public.trial_heartbeats": "of living processes",
@@ -83,7 +92,7 @@ def test_a_round_trip_is_equal(
     assert first.summary()["trials"] == {
         "complete": 3, "failed": 1, "pruned": 1, "running": 1, "waiting": 1,
     }  # fmt: skip
-    assert all(first.content[name] for name in SECTIONS)
+    assert [name for name in SECTIONS if not first.content[name]] == ["final"]
     import_study(elsewhere, first, store)
     second = exported(elsewhere)
     assert second.content == first.content

@@ -15,6 +15,7 @@ import yaml
 from hpo.datasets import labels
 from hpo.datasets.layout import IMAGE_SUFFIXES, label_path, load
 from hpo.datasets.shapes import make_shapes
+from hpo.datasets.split import divide
 
 # Runs in a process of its own: Ultralytics reads its settings' folder when it is imported.
 READ = """
@@ -25,7 +26,7 @@ found = {"formats": sorted(IMG_FORMATS)}
 for place in sys.argv[1:]:
     data = check_det_dataset(place, autodownload=False)
     found[place] = {"names": list(data["names"].values())}
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         seen = YOLODataset(data[split], data=data, task="detect", imgsz=32, augment=False)
         found[place][split] = [
             [label["im_file"], label["cls"].ravel().tolist(), label["bboxes"].tolist()]
@@ -66,11 +67,13 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_ultralytics_reads_the_same(layouts: list[Path], tmp_path: Path) -> None:
-    """Images, their order, classes and boxes, from any current folder."""
+    """Images, their order, classes and boxes, from any folder; of a divided set, too."""
     places = []
     for number, layout in enumerate(layouts):
         places.append(tmp_path / f"{number}.yaml")
         places[-1].write_text(yaml.safe_dump(load(layout).absolute()))
+    divided = divide(layouts[0], tmp_path / "divided.yaml").yaml
+    layouts, places = [*layouts, divided], [*places, divided]
     env = {**os.environ, "YOLO_CONFIG_DIR": str(tmp_path), "YOLO_OFFLINE": "1"}
     command = [sys.executable, "-c", READ, *map(str, places)]
     done = subprocess.run(
@@ -83,7 +86,7 @@ def test_ultralytics_reads_the_same(layouts: list[Path], tmp_path: Path) -> None
         ours = load(layout)
         found = theirs[str(place)]
         assert found["names"] == list(ours.names)
-        for split in ("train", "val"):
+        for split in ("train", "val", "test"):
             images = ours.splits[split].images
             assert [Path(image) for image, _, _ in found[split]] == list(images)
             for image, classes, boxes in found[split]:

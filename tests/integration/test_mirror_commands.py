@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 from fixtures.command_line import HPO, PREFIXES
+from fixtures.finals import evaluated, with_finals
+from fixtures.rich_study import worker_on
+
+from hpo.artifacts.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +72,29 @@ def test_json_is_one_document_and_nothing_else(bench: Bench, run: Run) -> None:
         "expected": "'COMPLETE'", "found": "'FAIL'",
     }  # fmt: skip
     assert document["differences"] == [difference]
+
+
+def test_finals_are_covered_by_their_studys_name(bench: Bench, run: Run) -> None:
+    """Copied, compared and mended with it; by their own name they alone."""
+    bench.trial(0.1)
+    bench.trial(0.2)
+    finals = with_finals(bench.engine, bench.study, 1, 0)
+    claims = worker_on(bench.engine, finals)
+    for value in (0.5, 0.25):
+        evaluated(claims, open_store(bench.settings), bench.folder, value)
+    name = bench.study.name
+    copied = run("mirror", "sync", "--study", name)
+    assert copied.stdout == f"{name}: 4 trials copied, 0 behind\n", copied
+    assert run("mirror", "verify", "--study", name).stdout == f"{name}: 6 runs equal\n"
+    assert run("mirror", "verify", "--study", finals.name).stdout == (
+        f"{finals.name}: 3 runs equal\n"
+    )
+    [final] = [one for one in bench.runs() if one.info.run_name == "final-0001"]
+    bench.client().log_metric(final.info.run_id, "test/mAP50", 0.9, step=0)
+    done = run("mirror", "verify", "--study", name)
+    assert (done.returncode, "final-0001: metric test/mAP50, step 0" in done.stdout) == (1, True)
+    assert "1 altered tags and figures mended" in run("mirror", "sync", "--study", name).stdout
+    assert run("mirror", "verify", "--study", name).returncode == 0
 
 
 def test_sync_mends_what_was_altered_in_mlflow(bench: Bench, run: Run) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # A trainer installed beside ours, as a user's own would be
 PLUGIN = """
-import subprocess, sys
+import subprocess, sys, time
 from workers.simulated import SimulatedTrainer
 
 class Trainer(SimulatedTrainer):
@@ -38,6 +38,13 @@ class Trainer(SimulatedTrainer):
             sys.exit(3)
         print("words on stdout")
         return super().train(job.__class__(**{**job.__dict__, "params": {}}), report)
+
+    def evaluate(self, weights, job, split):
+        if job.params.get("do") == "evaluate for ever":
+            job.run_dir.mkdir(parents=True)
+            while True:
+                time.sleep(1)
+        return super().evaluate(weights, job, split)
 """
 
 
@@ -158,6 +165,40 @@ def test_a_wish_to_stop_does_not_wait_for_the_epochs_end(
     )
     assert (result.weights, seen.numbers) == (None, [])
     assert process.train(make_job(tmp_path / "next"), Recorder()).best_epoch is not None
+
+
+def test_an_evaluation_ends_at_once_when_it_is_not_wanted_any_more(
+    tmp_path: Path, plugin: dict[str, str]
+) -> None:
+    """STOP from `poll` ends one that would never end; the next gets a new process."""
+    weights = tmp_path / "weights.json"
+    weights.write_text('{"quality": 0.5}')
+    with TrainingProcess("plugin", tmp_path / "logs", plugin) as process:
+        job = make_job(tmp_path / "long", params={"do": "evaluate for ever"})
+
+        def once_begun() -> Verdict | None:
+            return Verdict.STOP if job.run_dir.is_dir() else None
+
+        process.warm()
+        pid = process.pid
+        assert process.evaluate_unless(weights, job, "test", once_begun) is None
+        assert process.pid is None
+        assert pid is not None
+        assert not is_running(pid)
+        after = process.evaluate_unless(weights, make_job(tmp_path / "run"), "test", lambda: None)
+        assert after == process.evaluate(weights, make_job(tmp_path / "run"), "test")
+
+
+def test_an_evaluation_that_may_be_stopped_fails_as_any(
+    process: TrainingProcess, tmp_path: Path
+) -> None:
+    """What the trainer raises is raised, with the process fit for more."""
+    job, missing = make_job(tmp_path / "run"), tmp_path / "missing.json"
+    process.warm()
+    pid = process.pid
+    with pytest.raises(WeightsError, match=r"missing\.json"):
+        process.evaluate_unless(missing, job, "test", lambda: Verdict.GO)
+    assert process.pid == pid
 
 
 def test_nothing_of_the_child_reaches_the_workers_output(

@@ -31,8 +31,9 @@ def document() -> StudyDocument:
         "name": "größe", "uid": UID, "spec": spec.to_dict(), "spec_sha256": spec.sha256(),
         "dataset_fingerprint": None, "code_version": "1", "trials": 6, "timeout_s": None,
         "state": "open", "created_at": "2026-01-02T03:04:05.000006+00:00", "first_claim_at": None,
+        "test_fingerprint": None,
     }  # fmt: skip
-    content: dict[str, Any] = {"study": study} | {name: [] for name in SECTIONS}
+    content: dict[str, Any] = {"study": study, "finals": None} | {name: [] for name in SECTIONS}
     ran = {"state": "RUNNING", "datetime_start": None, "datetime_complete": None}
     content["trials"] = [{"trial": 0, **ran}]
     content["epochs"] = [
@@ -127,7 +128,7 @@ def test_a_file_of_a_newer_version_is_refused_with_what_mends_it(document: Study
     """Before its content is looked at, which may have another form."""
     newer = json.loads(to_bytes(document)) | {"version": VERSION + 1, "content": "of the future"}
     with pytest.raises(
-        SchemaError, match="version 2 of its format, this package knows 1"
+        SchemaError, match="version 3 of its format, this package knows 2"
     ) as caught:
         from_bytes(json.dumps(newer).encode(), "f")
     assert "pip install --upgrade" in caught.value.hint
@@ -190,7 +191,7 @@ def break_rows(document: StudyDocument) -> StudyDocument:
     ("broken", "expected"),
     [
         (lambda d: changed(d, more=[]), ["more: is not known"]),
-        (lambda d: replace(d, content={"study": {}}), ["trials: is missing"]),
+        (lambda d: replace(d, content={"study": {}, "finals": None}), ["trials: is missing"]),
         (lambda d: replace(d, content=None), ["content: is no mapping"]),
         (break_rows, ["params, row 1: the keys", "values: is no list", "notes, row 1: the keys"]),
         (lambda d: changed(d, trials=[]), ["epochs: there is no trial 0"]),
@@ -222,7 +223,7 @@ def test_parts_that_do_not_fit_are_all_told(
     found = faults(bad.content)
     for sentence in expected:
         assert any(fault.startswith(sentence) for fault in found), found
-    file = {"format": "hpo-study", "version": 1, "sha256": bad.sha256(), "content": bad.content}
+    file = {"format": "hpo-study", "version": 2, "sha256": bad.sha256(), "content": bad.content}
     with pytest.raises(FaultsError) as caught:
         from_bytes(json.dumps(file).encode(), "f")
     assert list(caught.value.faults) == found

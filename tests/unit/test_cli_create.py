@@ -59,6 +59,15 @@ def test_init_says_how_to_go_on_from_another_file(folder: Path) -> None:
     assert [path.name for path in (folder / "studies").iterdir()] == ["a.yaml"]
 
 
+def test_init_names_the_model_and_explains_the_rules(folder: Path) -> None:
+    """The rules of a promotion stand in the file, with the word that turns it off."""
+    run_init("cells")
+    text = (folder / "hpo.yaml").read_text()
+    assert "`promotion: none` promotes nothing" in text
+    for rule in ("finalists", "seeds", "full_epochs", "confidence", "min_gain", "max_class_loss"):
+        assert f"{rule}: " in text
+
+
 def test_init_keeps_a_file_that_exists(folder: Path) -> None:
     """Nothing is overwritten."""
     (folder / "hpo.yaml").write_text("mine")

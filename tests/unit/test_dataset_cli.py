@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from hpo.datasets.shapes import make_shapes
+
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 COCO128 = SHARED / "data/coco128"
 FEW = ("--imgsz", "32", "--train", "3", "--val", "2", "--test", "1")
@@ -118,6 +120,63 @@ def test_check_warns_of_images_in_two_splits(user: User) -> None:
     (images / "val/new.bmp").write_bytes((images / "train/00000.bmp").read_bytes())
     assert user.run("check", "mine").stdout.startswith("warning: val: images/val/new.bmp is the")
     assert len(user.json("check", "mine")["warnings"]) == 1
+
+
+def test_check_says_whether_the_test_split_can_judge(user: User) -> None:
+    """How many images it has, or why no study on this data can promote, with the mend."""
+    user.run("shapes", *FEW, "-o", "mine")
+    good = user.run("check", "mine").stdout
+    assert "test: 1 images that no trial sees can judge a promotion\n" in good
+    document = user.json("check", "mine")
+    assert (document["held_out"]["images"], document["held_out_faults"]) == (1, [])
+    data = user.folder / "mine/data.yaml"
+    data.write_text(data.read_text().replace("test: images/test", "test: images/val"))
+    said = user.run("check", "mine").stdout
+    assert "no study on this data can promote: test: 2 of 2 images are in val, too" in said
+    assert f"`hpo data split {data} -o data-split.yaml`" in said
+    document = user.json("check", "mine")
+    assert document["held_out"] is None
+    assert len(document["held_out_faults"]) == 1
+
+
+def test_split_mends_what_check_warns_of(user: User) -> None:
+    """The command that is proposed makes a dataset that can judge, and says what comes next."""
+    user.run("shapes", "--imgsz", "32", "--train", "30", "--val", "5", "--test", "0", "-o", "mine")
+    assert "can promote: test: missing" in user.run("check", "mine").stdout
+    done = user.run("split", "mine", "-o", "new/mine.yaml", "--val", "0.2", "--test", "0.3")
+    first, last = done.stdout.splitlines()
+    assert first.startswith("new/mine.yaml: made; images: ")
+    assert last == "Next: hpo create-study --data new/mine.yaml"
+    assert user.json("check", "new/mine.yaml")["held_out"]["images"] > 1
+    again = user.json("split", "new/mine.yaml", "-o", "again.yaml", "--val", "0.2")
+    assert again == {
+        "data": str(user.folder / "again.yaml"), "made": True, "copies": 0, "kept": True,
+        "unseen_classes": [], "images": again["images"],
+    }  # fmt: skip
+    assert sum(again["images"].values()) == 35
+    assert first.endswith(", ".join(f"{count} {name}" for name, count in again["images"].items()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("mine",), "Missing option '-o'"),
+        (("mine", "-o", "mine.txt"), "mine.txt is no name of a data YAML"),
+        (("mine", "-o", "a.yaml", "--val", "0"), "Invalid value for '--val'"),
+        (("mine", "-o", "a.yaml", "--val", "0.5", "--test", "0.5"), "leave nothing to train on"),
+        (("nowhere.yaml", "-o", "a.yaml"), "no such file"),
+        (("mine", "-o", "mine/data.yaml"), "data.yaml exists with another content"),
+        (("broken", "-o", "a.yaml"), "not an image that can be read"),
+    ],
+)
+def test_a_split_that_cannot_be_exits_2(user: User, arguments: tuple[str, ...], words: str) -> None:
+    """Nothing is written."""
+    for name in ("mine", "broken"):
+        make_shapes(user.folder / name, imgsz=32, train=3, val=2, test=1)
+    (user.folder / "broken/images/val/00000.bmp").write_text("x")
+    before = sorted(user.folder.rglob("*"))
+    assert words in user.run("split", *arguments, exits=2).stderr
+    assert sorted(user.folder.rglob("*")) == before
 
 
 def test_show_counts(user: User) -> None:

@@ -30,7 +30,9 @@ PUBLIC = {
     "MismatchError": (1, "HpoError"),
     "TrialError": (1, "HpoError"),
     "RepeatedFailureError": (1, "HpoError"),
+    "ChampionError": (1, "HpoError"),
     "WeightsError": (1, "HpoError"),
+    "ExportError": (1, "HpoError"),
     "CheckpointError": (1, "HpoError"),
     "StorageFullError": (1, "HpoError"),
 }

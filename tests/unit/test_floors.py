@@ -26,12 +26,15 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "click": ("hpo.cli",),
 }
 # A trainer gets a job and a `report`, and knows nothing of studies, database or MLflow
-TRAINERS = ("workers.simulated", "workers.yolo")
+SIMULATED = ("workers.simulated", "workers.simulated_detections", "workers.simulated_evaluation")
+TRAINERS = (*SIMULATED, "workers.yolo")
 KNOWN_TO_TRAINERS = (
     "hpo.errors",
     "hpo.trainer",
     "hpo.datasets",
+    "hpo.evaluation",
     "search_spaces",
+    *SIMULATED[1:],
     "workers.argument_checks",
     "workers.checkpoint_files",
 )

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from hpo.cli.common import finite, print_json, print_view
+from hpo.cli.common import print_json, print_view
+from hpo.jsonable import finite
 from hpo.cli.status_view import duration, params_text, status_view, trials_view
 from hpo.cli.trial_view import trial_view
 from hpo.trial_rows import TrialRow
@@ -27,6 +28,14 @@ STATUS: dict[str, Any] = {
          "lease_s": None},
     ],
     "warnings": [], "eta_s": 754.0, "mirror": {"behind": 0}, "champion": None,
+    "finals": None, "finals_of": None,
+}  # fmt: skip
+FINALS: dict[str, Any] = {
+    "study": "blood-cells/finals", "trials": 3, "done": 2, "running": 1, "failed": 0, "waiting": 0,
+    "workers": [
+        {"worker": "gpu-3:5", "device": "cuda", "trial": 2, "epoch": 1, "value": 0.625,
+         "lease_s": 9.0},
+    ],
 }  # fmt: skip
 ROW = TrialRow(3, "failed", None, {"lr0": 0.01}, 2, "gpu-1:1", 1, None, None, "diverged: NaN")
 ATTEMPT = {
@@ -73,12 +82,24 @@ def test_status_says_where_the_study_stands() -> None:
             {"champion": {"model": "cells", "version": 3, "trial": 2, "study": "blood-cells"}},
             "champion: cells version 3, trial 2 of blood-cells",
         ),
+        ({"state": "finished", "decided": False}, "not promoted yet: `hpo finalize`"),
+        ({"finals": FINALS}, "finals: 2 of 3 evaluated"),
+        ({"finals": FINALS | {"failed": 1}}, "finals: 2 of 3 evaluated, 1 failed"),
+        ({"finals": FINALS}, "gpu-3:5  cuda    2      1      0.6250"),
     ],
 )
 def test_status_says_what_needs_to_be_said(changes: dict[str, Any], line: str) -> None:
     """A lagging mirror, a simulation, a champion: each a line of its own."""
     assert line not in seen(status_view(STATUS)).splitlines()
     assert line in seen(status_view(STATUS | changes)).splitlines()
+
+
+def test_nothing_is_to_be_promoted_while_finals_run() -> None:
+    """`hpo finalize` is asked for when the last of them has ended."""
+    finished = STATUS | {"state": "finished", "decided": False, "finals": FINALS}
+    assert "not promoted" not in seen(status_view(finished))
+    finished |= {"finals": FINALS | {"running": 0, "done": 3}}
+    assert "not promoted yet: `hpo finalize`" in seen(status_view(finished))
 
 
 def test_a_study_that_did_not_begin_has_nothing_to_catch_up() -> None:

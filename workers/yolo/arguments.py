@@ -52,6 +52,8 @@ DEFAULTS: dict[str, Any] = {
     "freeze": 0,  # Ultralytics' None means the same
 }
 
+PREDICT_PARAMS = {"conf": 0.25, "iou": 0.7}  # of a served model, as Ultralytics' own prediction
+
 # What the service sets itself, and what cannot change a detection training
 OWNED: dict[str, str] = {
     "data": "set `data:` of the study instead",

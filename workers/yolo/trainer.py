@@ -8,14 +8,14 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import TrialError
 from hpo.trainer import Description, Evaluation, Package, Result, Verdict
 from workers.yolo import environment
-from workers.yolo.arguments import DEFAULTS, arguments, code_version
+from workers.yolo.arguments import DEFAULTS, PREDICT_PARAMS, arguments, code_version
 from workers.yolo.data import own_data_yaml
 from workers.yolo.faults import faults
 from workers.yolo.models import EXAMPLES
@@ -45,7 +45,8 @@ OUTPUTS = {
     "confidence": "double",
 }
 
-PREDICT_PARAMS = {"conf": 0.25, "iou": 0.7}  # as Ultralytics' own prediction
+LICENCE = "AGPL-3.0-or-later"  # of Ultralytics, of the weights that it trains, and of this package
+WEIGHTS_NAME = "best.pt"
 
 
 class YoloTrainer:
@@ -104,7 +105,9 @@ class YoloTrainer:
         from workers.yolo.evaluation import evaluate
 
         require_weights(weights)
-        return evaluate(weights, job, split, _settings(job), _device(job.device))
+        evaluation = evaluate(weights, job, split, _settings(job), _device(job.device))
+        _free(job.device)
+        return evaluation
 
     def package(self, weights: Path, job: Job) -> Package:
         self.warm()
@@ -117,13 +120,30 @@ class YoloTrainer:
         names = ("ultralytics", "torch", "torchvision", "numpy", "pandas", "pillow", "mlflow")
         return Package(
             code=code,
-            artifacts={"weights": weights},
+            artifacts={"weights": _named(weights, job.run_dir)},
             # A local label such as +cpu names a build that registries do not carry
             requirements=tuple(f"{name}=={version(name).partition('+')[0]}" for name in names),
             example=None if job.data is None else [example_image(own_data_yaml(job))],
             outputs=OUTPUTS,
             params={**PREDICT_PARAMS, "imgsz": _settings(job).get("imgsz", _default("imgsz"))},
+            licence=LICENCE,
+            licence_text=distribution("ultralytics").read_text("licenses/LICENSE") or "",
         )
+
+    def export_onnx(self, weights: Path, job: Job) -> Path:
+        self.warm()
+        from workers.yolo.onnx_export import export
+
+        require_weights(weights)
+        size = _settings(job).get("imgsz", _default("imgsz"))
+        return export(weights, job, size, PREDICT_PARAMS)
+
+
+def _named(weights: Path, folder: Path) -> Path:
+    """The weights under the name that they bear in the registered model."""
+    if weights.name == WEIGHTS_NAME:
+        return weights
+    return Path(shutil.copyfile(weights, folder / WEIGHTS_NAME))
 
 
 def _default(name: str) -> Any:

@@ -10,9 +10,18 @@ select set_config('extra_float_digits', '1', true)
 
 -- name: export_study
 select h.name, h.uid::text as uid, h.spec, h.spec_sha256, h.dataset_fingerprint, h.code_version,
-       h.trials, h.timeout_s, h.state, h.created_at, h.first_claim_at
+       h.trials, h.timeout_s, h.state, h.created_at, h.first_claim_at, h.test_fingerprint
   from hpo.study h join studies s on s.study_id = h.study_id
  where h.study_id = :study_id
+
+-- name: export_finals_id
+select h.study_id from hpo.study h join studies s on s.study_id = h.study_id
+ where h.parent_id = :study_id
+
+-- name: export_final
+select t.number as trial, f.of_number as of_trial, f.seed, f.trained
+  from trials t join hpo.final f on f.trial_id = t.trial_id
+ where t.study_id = :study_id
 
 -- name: export_directions
 select d.objective, d.direction::text as direction
@@ -60,7 +69,7 @@ select t.number as trial, a.key, a.value_json
 -- name: export_workers
 -- Those that claimed something.
 select w.worker_id as worker, w.host, w.pid, w.device, w.started_at, w.seen_at, w.ended_at,
-       w.ended_why
+       w.ended_why, w.environment
   from hpo.worker w
  where w.worker_id in (
        select l.worker_id from hpo.lease l join trials t on t.trial_id = l.trial_id
@@ -107,9 +116,11 @@ select t.number as trial, c.epoch, a.attempt, c.sha256, c.bytes, c.best_epoch, c
 
 -- name: export_promotions
 -- Also those of before it was deleted and imported again: a row of that table never changes, so
--- they keep the id that the study had then.
-select p.promotion_id::text as promotion_id, p.decided_at, p.outcome, p.model, p.alias,
-       p.trial_number, p.version, p.previous_version, p.evidence
+-- they keep the id that the study had then. Their order is kept, the number of it is each
+-- database's own.
+select row_number() over (order by p.seq) as place, p.promotion_id::text as promotion_id,
+       p.decided_at, p.outcome, p.model, p.alias, p.trial_number, p.version, p.previous_version,
+       p.override, p.why, p.actor, p.evidence
   from hpo.promotion p join hpo.study h on h.study_id = :study_id
  where p.study_id = h.study_id
     or (p.study_name = h.name and p.decided_at >= h.created_at
@@ -131,13 +142,22 @@ select t.number as trial, c.epoch, c.token
 
 -- name: import_study
 insert into hpo.study (study_id, name, uid, spec, spec_sha256, dataset_fingerprint, code_version,
-                       trials, timeout_s, state, created_at, first_claim_at)
+                       trials, timeout_s, state, created_at, first_claim_at, test_fingerprint,
+                       parent_id)
 select :study_id, r.name, r.uid, r.spec, r.spec_sha256, r.dataset_fingerprint, r.code_version,
-       r.trials, r.timeout_s, r.state, r.created_at, r.first_claim_at
+       r.trials, r.timeout_s, r.state, r.created_at, r.first_claim_at, r.test_fingerprint,
+       :parent_id
   from json_to_recordset(cast(:rows as json)) as r(
        name text, uid uuid, spec jsonb, spec_sha256 text, dataset_fingerprint text,
        code_version text, trials integer, timeout_s double precision, state text,
-       created_at timestamptz, first_claim_at timestamptz)
+       created_at timestamptz, first_claim_at timestamptz, test_fingerprint text)
+
+-- name: import_final
+insert into hpo.final (trial_id, study_id, of_trial_id, of_number, seed, trained)
+select r.trial, :study_id, p.trial_id, p.number, r.seed, r.trained
+  from json_to_recordset(cast(:rows as json)) as r(
+       trial integer, of_trial integer, seed bigint, trained boolean)
+  join trials p on p.study_id = :parent_id and p.number = r.of_trial
 
 -- name: import_directions
 insert into study_directions (study_id, objective, direction)
@@ -202,13 +222,13 @@ select nextval(pg_get_serial_sequence('hpo.worker', 'worker_id'))
 -- name: import_workers
 -- None of them is alive here, so none is without an expiry in the past.
 insert into hpo.worker (worker_id, study_id, host, pid, device, started_at, seen_at, expires_at,
-                        ended_at, ended_why)
+                        ended_at, ended_why, environment)
 overriding system value
 select r.worker, :study_id, r.host, r.pid, r.device, r.started_at, r.seen_at, r.seen_at,
-       r.ended_at, r.ended_why
+       r.ended_at, r.ended_why, r.environment
   from json_to_recordset(cast(:rows as json)) as r(
        worker bigint, host text, pid integer, device text, started_at timestamptz,
-       seen_at timestamptz, ended_at timestamptz, ended_why text)
+       seen_at timestamptz, ended_at timestamptz, ended_why text, environment jsonb)
 
 -- name: import_leases
 -- A trial that was running is free at once, given back and not silent. What has ended has no
@@ -255,12 +275,31 @@ select r.trial, r.epoch, r.token, r.sha256, r.bytes, r.best_epoch, r.best_sha256
        best_sha256 text, best_bytes bigint, recorded_at timestamptz)
 
 -- name: import_promotions
--- Those that are here already are of this study before it was deleted.
+-- Those that are here already are of this study before it was deleted. Of the others, what was
+-- decided about a model before something that is known here comes before all that is known here:
+-- the newest decision says who is champion.
+with given as (
+    select r.*, exists (select 1 from hpo.promotion p
+                         where p.model = r.model and p.decided_at > r.decided_at) as older
+      from json_to_recordset(cast(:rows as json)) as r(
+           place integer, promotion_id uuid, decided_at timestamptz, outcome text, model text,
+           alias text, trial_number integer, version integer, previous_version integer,
+           override boolean, why text, actor text, evidence jsonb)
+     where not exists (select 1 from hpo.promotion p where p.promotion_id = r.promotion_id)
+     order by r.place
+), first as (
+    select least(coalesce(min(p.seq), 1), 1) as seq from hpo.promotion p
+)
 insert into hpo.promotion (promotion_id, study_id, study_name, decided_at, outcome, model, alias,
-                           trial_number, version, previous_version, evidence)
-select r.promotion_id, :study_id, :name, r.decided_at, r.outcome, r.model, r.alias,
-       r.trial_number, r.version, r.previous_version, r.evidence
-  from json_to_recordset(cast(:rows as json)) as r(
-       promotion_id uuid, decided_at timestamptz, outcome text, model text, alias text,
-       trial_number integer, version integer, previous_version integer, evidence jsonb)
+                           trial_number, version, previous_version, override, why, actor, evidence,
+                           seq)
+overriding system value
+select g.promotion_id, :study_id, :name, g.decided_at, g.outcome, g.model, g.alias,
+       g.trial_number, g.version, g.previous_version, g.override, g.why, g.actor, g.evidence,
+       case when g.older
+            then first.seq - row_number() over (partition by g.older order by g.place desc)
+            else nextval(pg_get_serial_sequence('hpo.promotion', 'seq'))
+        end
+  from given g cross join first
+ order by g.place
 on conflict (promotion_id) do nothing

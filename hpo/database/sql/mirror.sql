@@ -54,10 +54,11 @@ select s.study_id, s.study_name as name, h.spec, h.spec_sha256, h.dataset_finger
          where a.study_id = s.study_id and a.key = 'study:metric_names') as metric_names,
        (select coalesce(jsonb_agg(d.direction::text order by d.objective), '[]')
           from study_directions d where d.study_id = s.study_id) as directions,
-       m.experiment_id, m.run_id
+       m.experiment_id, m.run_id, h.parent_id, p.run_id as parent_run_id
   from studies s
   left join hpo.study h on h.study_id = s.study_id
   left join hpo.mirror_study m on m.study_id = s.study_id
+  left join hpo.mirror_study p on p.study_id = h.parent_id
  where s.study_id = :study_id
 
 -- name: mirror_best
@@ -100,6 +101,8 @@ select t.trial_id, t.number, t.study_id, t.state::text as state,
           from trial_user_attributes a where a.trial_id = t.trial_id) as user_attrs,
        (select coalesce(jsonb_object_agg(f.name, jsonb_build_array(f.sha256, f.bytes)), '{}')
           from hpo.artifact f where f.trial_id = t.trial_id) as files,
+       (select jsonb_build_array(f.of_number, f.seed, f.trained)
+          from hpo.final f where f.trial_id = t.trial_id) as final,
        l.trial_id is not null as leased, l.told_at is not null as told,
        l.takeovers, l.reason, l.best_epoch, w.host
   from trials t

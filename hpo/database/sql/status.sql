@@ -33,6 +33,19 @@ select w.host, w.pid, w.device, w.warning, t.number as trial,
  where w.study_id = :study_id and w.ended_at is null and w.expires_at > hpo.now()
  order by w.worker_id
 
+-- name: status_finals
+-- How far the finals of a study are. One that failed and was tried again counts once.
+select h.study_id, h.name, count(t.trial_id) as trials,
+       count(*) filter (where t.state = 'COMPLETE' and l.told_state = 'COMPLETE') as done,
+       count(*) filter (where t.state = 'RUNNING') as running,
+       count(*) filter (where t.state = 'WAITING') as waiting
+  from hpo.study h join studies s on s.study_id = h.study_id
+  left join hpo.final f on f.study_id = h.study_id
+  left join trials t on t.trial_id = f.trial_id
+  left join hpo.lease l on l.trial_id = t.trial_id
+ where h.parent_id = :study_id
+ group by h.study_id
+
 -- name: trial_rows
 select t.number, t.state::text as state, t.trial_id, l.value, l.best_epoch, l.reason, l.told_state,
        coalesce(l.takeovers, 0) as takeovers, w.host, w.pid, m.run_id,
@@ -56,7 +69,7 @@ select e.epoch, e.metrics, e.recorded_at from hpo.epoch e
 
 -- name: trial_attempts
 select a.attempt, w.host || ':' || w.pid as worker, a.claimed_at as claimed, a.ended_at as ended,
-       a.ended as how, a.resumed_epoch, a.note
+       a.ended as how, a.resumed_epoch, a.note, w.environment
   from hpo.attempt a left join hpo.worker w on w.worker_id = a.worker_id
  where a.trial_id = :trial_id order by a.attempt
 

@@ -1,12 +1,13 @@
 -- name: study_by_name
 select h.study_id, h.uid, h.name, h.spec, h.spec_sha256, h.dataset_fingerprint, h.code_version,
-       h.trials, h.timeout_s, h.state, h.created_at, h.first_claim_at
+       h.trials, h.timeout_s, h.state, h.created_at, h.first_claim_at, h.test_fingerprint,
+       h.parent_id
   from hpo.study h join studies s on s.study_id = h.study_id
  where h.name = :name
 
 -- name: study_names
--- The newest first, with what tells open ones from finished ones.
-select h.study_id, h.name, h.state, h.trials, h.created_at,
+-- The newest first, finals below their study, with what tells open ones from finished ones.
+select h.study_id, h.name, h.state, h.trials, h.created_at, h.parent_id,
        coalesce(hpo.now() >= h.first_claim_at + hpo.seconds(h.timeout_s), false)
            as timed_out,
        (select count(*) from trials t where t.study_id = h.study_id and t.state <> 'WAITING')
@@ -17,7 +18,19 @@ select h.study_id, h.name, h.state, h.trials, h.created_at,
          where t.study_id = h.study_id and t.state = 'RUNNING' and l.told_at is null
            and l.expires_at > hpo.now()) as held
   from hpo.study h join studies s on s.study_id = h.study_id
- order by h.created_at desc, h.study_id desc
+  left join hpo.study p on p.study_id = h.parent_id
+ order by coalesce(p.created_at, h.created_at) desc, coalesce(p.study_id, h.study_id) desc,
+          h.study_id
+
+-- name: finals_id
+select h.study_id from hpo.study h where h.parent_id = :study_id
+
+-- name: orphaned_finals
+-- Finals whose study was deleted in Optuna or optuna-dashboard.
+select h.study_id from hpo.study h
+ where h.parent_id is not null
+   and not exists (select 1 from studies s where s.study_id = h.parent_id)
+ order by h.study_id
 
 -- name: forget_deleted
 -- Rows of studies that were deleted in Optuna or optuna-dashboard. The mirror forgets its own.
@@ -36,8 +49,23 @@ with gone as (
     delete from hpo.checkpoint where trial_id in (select trial_id from leased)
 ), gone_workers as (
     delete from hpo.worker where study_id in (select study_id from gone)
+), gone_finals as (
+    delete from hpo.final where study_id in (select study_id from gone)
 )
 delete from hpo.study where study_id in (select study_id from gone)
+
+-- name: final_to_retry
+-- `asked` is false when another trial has its place among the finals.
+select t.trial_id, t.state::text as state, f.trial_id is not null as asked,
+       (select a.value_json from trial_system_attributes a
+         where a.trial_id = t.trial_id and a.key = 'fixed_params') as params
+  from trials t left join hpo.final f on f.trial_id = t.trial_id
+ where t.study_id = :study_id and t.number = :number
+
+-- name: move_final
+update hpo.final f set trial_id = t.trial_id
+  from trials t
+ where f.trial_id = :trial_id and t.study_id = :study_id and t.number = :number
 
 -- name: optuna_study
 select study_id from studies where study_name = :name
@@ -58,9 +86,9 @@ insert into study_system_attributes (study_id, key, value_json) values (:study_i
 
 -- name: insert_study
 insert into hpo.study (study_id, name, spec, spec_sha256, dataset_fingerprint, code_version,
-                       trials, timeout_s)
+                       trials, timeout_s, test_fingerprint, parent_id)
 values (:study_id, :name, cast(:spec as jsonb), :sha256, :fingerprint, :code_version,
-        :trials, :timeout_s)
+        :trials, :timeout_s, :test_fingerprint, :parent_id)
 
 -- name: lock_study
 select h.trials, h.state from studies s join hpo.study h on h.study_id = s.study_id
@@ -79,7 +107,8 @@ with made as (
 select number from made
 
 -- name: set_state
-update hpo.study set state = :state where study_id = :study_id
+-- A study and its finals, of which there are none for a study of finals.
+update hpo.study set state = :state where study_id = :study_id or parent_id = :study_id
 
 -- name: extend
 update hpo.study set trials = :trials where study_id = :study_id
@@ -118,6 +147,8 @@ with trial as (
     delete from hpo.mirror_study where study_id = :study_id
 ), gone_workers as (
     delete from hpo.worker where study_id = :study_id
+), gone_finals as (
+    delete from hpo.final where study_id = :study_id
 ), gone_ours as (
     delete from hpo.study where study_id = :study_id
 ), gone_params as (
@@ -144,8 +175,8 @@ with trial as (
 delete from studies where study_id = :study_id
 
 -- name: register_worker
-insert into hpo.worker (study_id, host, pid, device, slot)
-values (:study_id, :host, :pid, :device, :slot)
+insert into hpo.worker (study_id, host, pid, device, slot, environment)
+values (:study_id, :host, :pid, :device, :slot, cast(:environment as jsonb))
 returning worker_id
 
 -- name: ended_in_slot

@@ -1,0 +1,191 @@
+"""Whether a challenger takes the champion's place, by the rules of its study; reads nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpo.evaluation.bootstrap import fewest_images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from hpo.evaluation.bootstrap import Difference
+    from hpo.evaluation.evaluated import Evaluated
+    from hpo.spec import Promotion
+
+PROMOTED, KEPT, INCONCLUSIVE = "promoted", "kept", "inconclusive"
+_MISSING, _MEASURED = "not measured", "a figure"
+# Many more images than there are is as good as never
+_TOO_MANY = 1000
+# 0.5 - 0.48 is a little more than 0.02
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says.
+
+    Attributes:
+        outcome: `promoted`, `kept` (the champion stays) or `inconclusive`.
+        reason: why, as a sentence part with figures.
+        rules: each rule that holds for this challenger: `rule`, `wanted`, `seen` as texts, and
+            whether it is `met`.
+    """
+
+    outcome: str
+    reason: str
+    rules: Sequence[Mapping[str, Any]]
+
+
+def judge(  # noqa: PLR0917 - two figures, their difference, and what they are figures of
+    rules: Promotion,
+    challenger: Evaluated,
+    champion: Evaluated | None,
+    difference: Difference | None,
+    metric: str,
+    direction: str,
+) -> Verdict:
+    """The outcome: promoted when every rule is met.
+
+    Inconclusive is a gain that is large enough, but not sure enough, with every other rule met.
+
+    Args:
+        rules: of the study.
+        challenger: its figures on the test split.
+        champion: the present champion's on the same split; None where there is none.
+        difference: of the two in the objective; None where they cannot be compared.
+        metric: the objective's.
+        direction: the objective's.
+    """
+    seen = [*_absolute(rules, challenger, champion, metric, direction)]
+    if champion is not None:
+        seen += [_gain(rules, difference), *_classes(rules, challenger, champion)]
+    broken = [rule for rule in seen if not rule["met"]]
+    value = challenger.metrics.get(metric, math.nan)
+    if not broken:
+        return Verdict(PROMOTED, _why_promoted(metric, value, challenger, difference), seen)
+    unsure = difference is not None and difference.value > rules.min_gain
+    if unsure and all(rule["rule"] == "gain" for rule in broken):
+        return Verdict(INCONCLUSIVE, _why_inconclusive(rules, metric, difference), seen)
+    return Verdict(KEPT, "; ".join(_unmet(rule, metric) for rule in broken), seen)
+
+
+def signed(difference: Difference) -> str:
+    """The gain with its bounds."""
+    return f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+
+
+def images_needed(difference: Difference, min_gain: float) -> int | None:
+    """About how many images would show such a gain, as an interval narrows with their root.
+
+    None where that is more than a thousand times what there is.
+    """
+    width, room = difference.value - difference.low, difference.value - min_gain
+    if room <= 0 or width / room > math.sqrt(_TOO_MANY):
+        return None
+    needed = difference.images * (width / room) ** 2
+    # It rests on one sample: more than two figures would say more than is known
+    return max(difference.images + 1, math.ceil(float(f"{needed:.1e}")))
+
+
+def _absolute(
+    rules: Promotion, it: Evaluated, champion: Evaluated | None, metric: str, direction: str
+) -> Iterator[dict[str, Any]]:
+    """The rules that need no champion."""
+    least, rises = rules.min_value, direction == "maximize"
+    if least is None and champion is None and rises:
+        least = 0.0  # what finds nothing is no champion
+    if least is not None or champion is None:
+        wanted = _MEASURED if least is None else f"{'above' if rises else 'below'} {least:g}"
+        edge = least if least is not None else math.inf
+        value = it.metrics.get(metric, math.nan)
+        met = value > edge if rises else value < edge
+        yield _rule("value", wanted, _figure(value, ".4f"), met=met)
+    if rules.max_latency_ms is not None:
+        median = it.latency_ms.get("median", math.nan)
+        seen = _figure(median, ".4g", f" ms on {it.device}" if it.device else " ms")
+        met = median <= rules.max_latency_ms
+        yield _rule("latency", f"at most {rules.max_latency_ms:g} ms", seen, met=met)
+    if rules.max_size_mb is not None:
+        size = it.weights_bytes / 1e6 or math.nan  # no weights have no bytes
+        met = size <= rules.max_size_mb
+        yield _rule(
+            "size", f"at most {rules.max_size_mb:g} MB", _figure(size, ".4g", " MB"), met=met
+        )
+
+
+def _gain(rules: Promotion, difference: Difference | None) -> dict[str, Any]:
+    wanted = f"{_percent(rules.confidence)} lower bound above {rules.min_gain:g}"
+    if difference is None:
+        return _rule("gain", wanted, "not compared", met=False)
+    # A skewed sample can have its bound above its value: both count
+    met = min(difference.low, difference.value) > rules.min_gain
+    return _rule("gain", wanted, signed(difference), met=met)
+
+
+def _classes(
+    rules: Promotion, challenger: Evaluated, champion: Evaluated
+) -> Iterator[dict[str, Any]]:
+    """No class may lose more than is allowed, by what was found of it."""
+    limit = rules.max_class_loss
+    if limit is None:
+        return
+    losses = {
+        name: theirs.get("AP50", math.nan)
+        - challenger.per_class.get(name, {}).get("AP50", math.nan)
+        for name, theirs in champion.per_class.items()
+    }
+    wanted = f"no class loses more than {limit:g} AP50"
+    unknown = sorted(name for name, loss in losses.items() if math.isnan(loss))
+    if unknown or not losses:
+        seen = f"{_MISSING}: {', '.join(unknown)}" if unknown else _MISSING
+        yield _rule("classes", wanted, seen, met=False)
+        return
+    worst = max(losses, key=lambda name: losses[name])
+    loss = losses[worst]
+    yield _rule("classes", wanted, f"{worst} {-loss:+.4f}", met=loss <= limit + _ROUNDING)
+
+
+def _why_promoted(
+    metric: str, value: float, challenger: Evaluated, difference: Difference | None
+) -> str:
+    images = f"on {challenger.images} test images"
+    if difference is None:
+        return f"it is the model's first champion: {metric} {value:.4f} {images}"
+    return (
+        f"better than the champion in {metric} by {signed(difference)} {images}, "
+        f"each bound at {_percent(difference.confidence)}"
+    )
+
+
+def _why_inconclusive(rules: Promotion, metric: str, difference: Difference | None) -> str:
+    if difference is None:  # never so: the caller has seen that it is better
+        raise ValueError("a gain that was not compared is not inconclusive")
+    needed, fewest = images_needed(difference, rules.min_gain), fewest_images(rules.confidence)
+    how_many = "far more" if needed is None else f"about {needed}"
+    if difference.images < fewest:
+        how_many = f"at least {fewest}"
+    return (
+        f"better than the champion in {metric} by {signed(difference)}, but that may be luck: to "
+        f"be {_percent(difference.confidence)} sure takes {how_many} test images, there are "
+        f"{difference.images}"
+    )
+
+
+def _unmet(rule: Mapping[str, Any], metric: str) -> str:
+    name = {"value": metric, "gain": f"gain in {metric}"}.get(rule["rule"], rule["rule"])
+    return f"{name} {rule['seen']}, wanted {rule['wanted']}"
+
+
+def _rule(rule: str, wanted: str, seen: str, *, met: bool) -> dict[str, Any]:
+    return {"rule": rule, "wanted": wanted, "seen": seen, "met": bool(met)}
+
+
+def _percent(confidence: float) -> str:
+    return f"{100 * confidence:g}%"
+
+
+def _figure(value: float, form: str, unit: str = "") -> str:
+    return _MISSING if math.isnan(value) else f"{value:{form}}{unit}"

@@ -1,0 +1,209 @@
+"""What a decision rests on, as the JSON of hpo.promotion and as files for people."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from hpo.database.queries import query
+from hpo.datasets.layout import load
+from hpo.errors import HpoError, WeightsError
+from hpo.jsonable import finite
+from hpo.promotion.decision import Decision, Outcome
+from hpo.promotion.exhibit import Exhibit
+from hpo.promotion.files import documents
+from hpo.promotion.incumbent import load_detections
+from hpo.promotion.trial_figures import figures
+from hpo.promotion.weighing import class_differences, finalists_evidence
+from hpo.readiness import require_test_split
+from hpo.trainer import load_trainer
+from hpo.trial_rows import trial_rows
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    from hpo.artifacts.store import ArtifactStore
+    from hpo.evaluation.detections import Detections
+    from hpo.promotion.candidate import Standing
+    from hpo.promotion.exhibit import Pictures
+    from hpo.promotion.finalists import Finalist
+    from hpo.promotion.incumbent import Incumbent
+    from hpo.promotion.order import Order, Override
+    from hpo.promotion.weighing import Weighing
+    from hpo.tracking.registry import Version
+
+
+class Evidence:
+    """The evidence about one challenger."""
+
+    def __init__(
+        self,
+        order: Order,
+        stands: Standing,
+        field: Sequence[Finalist],
+        key: uuid.UUID,
+        store: ArtifactStore,
+    ) -> None:
+        """Choose the challenger: the first finalist, by validation, that nothing speaks against."""
+        self._order, self._study, self._stands, self._field = order, order.study, stands, field
+        self.challenger = next(one for one in field if not one.out)
+        self.run = self.challenger.best(order.study)
+        self._key, self._store = key, store
+        self._incumbent: Incumbent | None = None
+
+    def decision(
+        self,
+        champion: Version | None,
+        weighing: Weighing | None,
+        incumbent: Incumbent | None,
+        override: Override | None,
+    ) -> Decision:
+        """What follows from the weighing, or from a person's wish."""
+        self._incumbent = incumbent
+        target, study = self._study.spec.promotion, self._study
+        outcome, reason = _outcome(weighing, override)
+        evidence = self._own() | ({} if weighing is None else weighing.evidence())
+        evidence |= {
+            "reason": reason, "champion": self._champion(champion, incumbent),
+            "classes": self._classes(incumbent),
+        }  # fmt: skip
+        if override is not None:
+            evidence |= {"override": True, "why": override.why, "actor": override.actor}
+        return Decision(
+            outcome, study.name, target.model, target.alias, reason,
+            self.challenger.candidate.number,
+            previous_version=None if champion is None else champion.number,
+            evidence=finite(evidence),
+            override=override is not None, why=None if override is None else override.why,
+            actor=None if override is None else override.actor, dry_run=self._order.dry_run,
+        )  # fmt: skip
+
+    def _own(self) -> dict[str, Any]:
+        spec, study, run = self._study.spec, self._study, self.run
+        evaluated = run.evaluated
+        metric = spec.objective.metric
+        described = load_trainer(spec.trainer).describe()
+        return {
+            "decision": str(self._key),
+            "metric": metric,
+            "direction": spec.objective.direction,
+            "value": self.challenger.value,
+            "test_value": None if evaluated is None else evaluated.metrics.get(metric),
+            "best_epoch": run.best_epoch,
+            "seed": run.seed,
+            "params": self.challenger.candidate.params,
+            "train": spec.train,
+            "weights_name": run.weights_name,
+            "weights_sha256": run.weights_sha256,
+            "spec_sha256": study.spec_sha256,
+            "dataset_fingerprint": study.fingerprint,
+            "test_fingerprint": None if evaluated is None else evaluated.test_fingerprint,
+            "trainer": spec.trainer,
+            "code_version": study.code_version,
+            "simulated": described.simulated,
+            "trials": self._stands.counts,
+            "evaluation": None if evaluated is None else evaluated.to_dict(),
+            "finalists": finalists_evidence(study, self._field, self._stored),
+            "cost": self._cost(),
+            "rules": [],
+            "difference": None,
+            "comparable": True,
+        }
+
+    def _champion(
+        self, champion: Version | None, incumbent: Incumbent | None
+    ) -> dict[str, Any] | None:
+        if champion is None:
+            return None
+        if incumbent is None:
+            return {"version": champion.number, "trial": None, "study": None, "evaluation": None,
+                    "evaluated": False, "value": None}  # fmt: skip
+        evaluated = incumbent.evaluated
+        return {
+            "version": incumbent.version,
+            "trial": incumbent.trial,
+            "study": incumbent.study,
+            "evaluation": evaluated.to_dict(),
+            "evaluated": incumbent.again,
+            "value": evaluated.metrics.get(self._study.spec.objective.metric),
+        }
+
+    def _classes(self, incumbent: Incumbent | None) -> list[dict[str, Any]]:
+        evaluated = self.run.evaluated
+        return [] if evaluated is None else class_differences(evaluated, incumbent)
+
+    def _cost(self) -> dict[str, dict[str, float]]:
+        """Seconds of training and validation by kind of device."""
+        rows = self._order.connection.execute(
+            query("promotion_cost"), {"study_id": self._study.study_id}
+        ).all()
+        cost: dict[str, dict[str, float]] = {"trials_s": {}, "finals_s": {}}
+        for row in rows:
+            kind = str(row.device or "unknown").partition(":")[0]
+            part = cost["finals_s" if row.is_final else "trials_s"]
+            part[kind] = round(part.get(kind, 0.0) + float(row.seconds or 0.0), 3)
+        return cost
+
+    def _stored(self, sha256: str) -> Detections | None:
+        try:
+            return load_detections(self._store, sha256)
+        except WeightsError:
+            return None
+
+    def files(self, decision: Decision, name: uuid.UUID) -> dict[str, str]:
+        """Name -> text of each file that tells the decision to people and pipelines."""
+        return documents(self.exhibit(decision, name))
+
+    def exhibit(self, decision: Decision, name: uuid.UUID) -> Exhibit:
+        """The decision of that name with everything that can be shown of it."""
+        connection, study = self._order.connection, self._study
+        params = {row.number: row.params for row in trial_rows(connection, study)}
+        epochs = connection.execute(query("trial_epochs"), {"trial_id": self.run.trial_id}).all()
+        evaluated = self.run.evaluated
+        sha256 = None if evaluated is None else evaluated.detections_sha256
+        return Exhibit(
+            study, decision, figures(connection, study, params),
+            [{"epoch": row.epoch, "metrics": row.metrics} for row in epochs],
+            None if sha256 is None else self._stored(sha256),
+            None if self._incumbent is None else self._incumbent.detections,
+            pictures=self._pictures, decision_id=str(name),
+        )  # fmt: skip
+
+    @cached_property
+    def _pictures(self) -> Pictures | None:
+        """Opens test images by name, where this machine has the split as it was."""
+        try:
+            data, _ = require_test_split(self._study, self._order.settings)
+        except HpoError:
+            return None
+        if data is None:
+            return None
+        root = load(data).root
+
+        def opened(name: str) -> Image | None:
+            from PIL import Image, ImageOps
+
+            try:
+                with Image.open(root / name) as image:
+                    return ImageOps.exif_transpose(image).convert("RGB")
+            except OSError:
+                return None
+
+        return opened
+
+
+def _outcome(weighing: Weighing | None, override: Override | None) -> tuple[Outcome, str]:
+    if override is not None:
+        said = f"{override.actor} promoted it past the gate: {override.why}"
+        if weighing is None:
+            return Outcome.PROMOTED, f"{said}; it was never evaluated on the test split"
+        gate = weighing.incomparable or f"{weighing.verdict.outcome}, {weighing.verdict.reason}"
+        return Outcome.PROMOTED, f"{said}; the gate says: {gate}"
+    if weighing is None:
+        return Outcome.INCONCLUSIVE, "it was never evaluated on the test split"
+    if weighing.incomparable:
+        return Outcome.INCONCLUSIVE, weighing.incomparable
+    return Outcome(weighing.verdict.outcome), weighing.verdict.reason

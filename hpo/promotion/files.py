@@ -1,0 +1,149 @@
+"""A decision as files for pipelines: metadata.json, metrics.json and the two documents."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from hpo.promotion.exhibit import champion_of, evaluation_of
+from hpo.promotion.markdown import as_markdown
+from hpo.promotion.page import as_html
+from hpo.promotion.wording import difference_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from hpo.promotion.decision import Decision
+    from hpo.promotion.exhibit import Exhibit
+
+SCHEME = 1
+# Written last: where it is, the others of the same decision are whole
+METADATA = "metadata.json"
+
+
+def metadata(
+    decision: Decision, *, decision_id: str = "", model_uri: str | None = None
+) -> dict[str, Any]:
+    """What a pipeline needs to go on with the model.
+
+    `version`, `model_uri` and `alias` are of the champion after the decision; `trial`, `run_id`,
+    `weights` and the figures of the trial that was decided about. The two are the same model where
+    `promoted` is true.
+
+    Args:
+        decision: the decision.
+        decision_id: the name under which it is recorded.
+        model_uri: of the champion's version; made from model and version where it is not given.
+    """
+    evidence = decision.evidence
+    if model_uri is None and decision.version is not None:
+        model_uri = f"models:/{decision.model}/{decision.version}"
+    return {
+        "scheme": SCHEME,
+        "decision": decision_id or None,
+        "outcome": decision.outcome.value,
+        "promoted": decision.outcome.value == "promoted",
+        "reason": decision.reason,
+        "override": decision.override,
+        "why": decision.why,
+        "actor": decision.actor,
+        "simulated": decision.simulated,
+        "model": decision.model,
+        "alias": decision.alias,
+        "version": decision.version,
+        "previous_version": decision.previous_version,
+        "model_uri": model_uri,
+        "study": decision.study,
+        "trial": decision.trial,
+        "run_id": evidence.get("run_id"),
+        "metric": evidence.get("metric"),
+        "direction": evidence.get("direction"),
+        "params": evidence.get("params"),
+        "weights": {
+            "name": evidence.get("weights_name"), "sha256": evidence.get("weights_sha256"),
+        },
+        "spec_sha256": evidence.get("spec_sha256"),
+        "dataset_fingerprint": evidence.get("dataset_fingerprint"),
+        "test_fingerprint": evidence.get("test_fingerprint"),
+        "trainer": evidence.get("trainer"),
+        "code_version": evidence.get("code_version"),
+        "figures": metrics(decision),
+    }  # fmt: skip
+
+
+def metrics(decision: Decision) -> dict[str, float]:
+    """Every figure of the decision by a flat name; those that do not exist are left out."""
+    evidence = decision.evidence
+    evaluation = evaluation_of(evidence, decision.trial)
+    champion, found = champion_of(evidence), difference_of(evidence)
+    named: dict[str, Any] = {
+        "promoted": int(decision.outcome.value == "promoted"),
+        "value": evidence.get("value"),
+        "best_epoch": evidence.get("best_epoch"),
+        "test_value": evidence.get("test_value"),
+        **_prefixed("test_", evaluation.get("metrics")),
+        **_prefixed("latency_ms_", evaluation.get("latency_ms")),
+        "test_images": evaluation.get("images"),
+        "parameters": evaluation.get("parameters"),
+        "gflops": evaluation.get("gflops"),
+        "weights_bytes": evaluation.get("weights_bytes"),
+        "champion_value": champion.get("value"),
+        **_prefixed("champion_", (champion.get("evaluation") or {}).get("metrics")),
+        **_prefixed("gain_", {key: found.get(key) for key in ("low", "high", "better")}),
+        "gain": found.get("value"),
+    }
+    for name, figures in (evaluation.get("per_class") or {}).items():
+        named |= _prefixed(f"class_{name}_", figures)
+    return {name: value for name, value in named.items() if _is_figure(value)}
+
+
+def documents(exhibit: Exhibit, *, model_uri: str | None = None) -> dict[str, str]:
+    """Every document of a decision by its file name."""
+    decision = exhibit.decision
+    known = metadata(decision, decision_id=exhibit.decision_id, model_uri=model_uri)
+    return {
+        "decision.md": as_markdown(exhibit),
+        "decision.html": as_html(exhibit),
+        "metrics.json": _json(metrics(decision)),
+        METADATA: _json(known),
+    }
+
+
+def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write texts by file name, metadata.json last; a file is there whole or as it was before.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted(texts, key=lambda name: (name == METADATA, name))
+    return [_write(folder / name, texts[name]) for name in names]
+
+
+def _write(path: Path, content: str) -> Path:
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with draft.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _prefixed(prefix: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {f"{prefix}{name}": value for name, value in (values or {}).items()}
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

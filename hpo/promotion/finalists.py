@@ -1,0 +1,222 @@
+"""Who is in the finals of a study, what came of them there, and which one challenges the champion.
+
+The challenger is chosen by validation figures alone: the test split decides only whether it beats
+the champion, and a split that had chosen it would flatter it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.artifacts.opening import open_store
+from hpo.database.queries import query
+from hpo.errors import WeightsError
+from hpo.evaluation.evaluated import Evaluated
+from hpo.finals import Wanted, asked, ensure_finals
+from hpo.promotion.candidate import candidate_of, ranked_candidates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection, Engine
+
+    from hpo.artifacts.store import ArtifactStore
+    from hpo.promotion.candidate import Candidate
+    from hpo.settings import Settings
+    from hpo.study import Study
+
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One training of a finalist.
+
+    Attributes:
+        seed: of the training.
+        value: the objective on the validation split, of its best epoch.
+        best_epoch: counted from 1.
+        trial_id: the trial that trained it: the study's own, or one of the finals.
+        final: its number among the finals; None where it was not in any.
+        own: whether the study's own trial trained it.
+        weights_name: name of the weights among that trial's files.
+        weights_sha256: of their content.
+        evaluated: its figures on the test split; None where a person did without them.
+    """
+
+    seed: int
+    value: float
+    best_epoch: int
+    trial_id: int
+    final: int | None
+    own: bool
+    weights_name: str
+    weights_sha256: str
+    evaluated: Evaluated | None
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One of the best trials, with all its trainings.
+
+    Attributes:
+        candidate: the study's trial.
+        runs: its trainings, those that are complete.
+        out: why it cannot challenge the champion; "" when it can.
+    """
+
+    candidate: Candidate
+    runs: tuple[SeedRun, ...]
+    out: str = ""
+
+    @property
+    def value(self) -> float:
+        """Mean of the validation values."""
+        return statistics.fmean(run.value for run in self.runs) if self.runs else math.nan
+
+    @property
+    def spread(self) -> float | None:
+        """Their standard deviation; None for one alone."""
+        values = [run.value for run in self.runs]
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def best(self, study: Study) -> SeedRun:
+        """The training whose weights stand for it: the best by validation, the first on a tie."""
+        sign = 1 if study.spec.objective.direction == "maximize" else -1
+        return max(self.runs, key=lambda run: sign * run.value)
+
+
+def call_finals(engine: Engine, study: Study, numbers: Sequence[int] | None = None) -> Study | None:
+    """The study's finals, asked for where they are missing; None when there is no finalist.
+
+    Args:
+        engine: the database.
+        study: the study.
+        numbers: the trials that a person wants there; None for the best ones.
+
+    Raises:
+        UnknownStudyError: the study was deleted.
+        UsageError: a trial of `numbers` is not complete.
+    """
+    if numbers is None and not study.spec.promotion.wanted:
+        return None
+    with engine.connect() as connection:
+        if numbers is None:
+            called = ranked_candidates(connection, study, study.spec.promotion.finalists)
+        else:
+            called = [candidate_of(connection, study, number) for number in numbers]
+    if not called:
+        return None
+    return ensure_finals(engine, study, [Wanted(c.trial_id, c.number, c.stored) for c in called])
+
+
+def finals_missing(connection: Connection, study: Study, candidates: list[Candidate]) -> str:
+    """Why the finals of these candidates are not over, in words; "" when they are."""
+    rows = {(row.of_trial_id, row.seed): row for row in _rows(connection, study)}
+    seeds = [seed for seed, _ in asked(study.spec)]
+    wanted = [(candidate.trial_id, seed) for candidate in candidates for seed in seeds]
+    ended = [key for key in wanted if key in rows and rows[key].state in ("COMPLETE", "FAIL")]
+    if len(ended) == len(wanted):
+        return ""
+    return f"{len(ended)} of {len(wanted)} finals are over"
+
+
+def finalists(
+    connection: Connection, settings: Settings, study: Study, candidates: Iterable[Candidate]
+) -> list[Finalist]:
+    """What came of the candidates in the finals, best by validation first."""
+    store, rows = open_store(settings), _rows(connection, study)
+    with tempfile.TemporaryDirectory(prefix="hpo-finals-") as scratch:
+        found = [_finalist(one, rows, study, store, Path(scratch)) for one in candidates]
+    sign = -1 if study.spec.objective.direction == "maximize" else 1
+    # Sorting is stable: on a tie the earlier candidate stays in front
+    return sorted(found, key=lambda one: math.inf if math.isnan(one.value) else sign * one.value)
+
+
+def unexamined(study: Study, candidate: Candidate) -> Finalist:
+    """A trial that no final looked at, for a person who promotes it all the same.
+
+    Raises:
+        WeightsError: it kept no weights.
+    """
+    name, sha256 = candidate.weights_name, candidate.weights_sha256
+    if name is None or sha256 is None:
+        raise WeightsError(
+            f"trial {candidate.number} of '{study.name}' kept no weights",
+            hint="Its artifacts were deleted, or its trainer keeps none.",
+        )
+    run = SeedRun(
+        study.spec.seed, candidate.value, candidate.best_epoch, candidate.trial_id, final=None,
+        own=True, weights_name=name, weights_sha256=sha256, evaluated=None,
+    )  # fmt: skip
+    return Finalist(candidate, (run,))
+
+
+def _rows(connection: Connection, study: Study) -> list[Any]:
+    name = connection.scalar(query("finals_study"), {"study_id": study.study_id})
+    if name is None:
+        return []
+    finals_id = connection.execute(query("optuna_study"), {"name": name}).scalar_one()
+    return list(connection.execute(query("final_results"), {"study_id": finals_id}))
+
+
+def _finalist(
+    candidate: Candidate, rows: list[Any], study: Study, store: ArtifactStore, scratch: Path
+) -> Finalist:
+    runs: list[SeedRun] = []
+    faults: list[str] = []
+    for row in rows:
+        if row.of_trial_id != candidate.trial_id:
+            continue
+        if row.state == "FAIL":
+            faults.append(str(row.reason))
+        elif row.state == "COMPLETE":
+            try:
+                runs.append(_seed_run(row, candidate, store, scratch))
+            except WeightsError as error:
+                faults.append(str(error))
+    if faults:
+        return Finalist(candidate, tuple(runs), "; ".join(dict.fromkeys(faults)))
+    if not runs:
+        return Finalist(candidate, (), "no final of it is complete")
+    finalist = Finalist(candidate, tuple(runs))
+    evaluated = finalist.best(study).evaluated
+    return finalist if evaluated is None else replace(finalist, out=_broken(evaluated, study))
+
+
+def _seed_run(row: Any, candidate: Candidate, store: ArtifactStore, scratch: Path) -> SeedRun:
+    files = row.files or {}
+    weights = sorted(name for name in files if name.startswith("weights/"))
+    if EVALUATION not in files or not weights:
+        raise WeightsError(f"final {row.number} was completed by another hand than a worker's")
+    file = store.fetch(files[EVALUATION], scratch / f"{row.trial_id}.json")
+    try:
+        evaluated = Evaluated.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise WeightsError(
+            f"the evaluation of final {row.number} cannot be read: {error}"
+        ) from error
+    name = "weights/best.pt" if "weights/best.pt" in weights else weights[0]
+    return SeedRun(
+        row.seed, row.value, row.best_epoch, row.trial_id if row.trained else candidate.trial_id,
+        row.number, not row.trained, name, files[name], evaluated,
+    )  # fmt: skip
+
+
+def _broken(evaluated: Evaluated, study: Study) -> str:
+    """Which limit that has nothing to do with luck it breaks; "" for none."""
+    promotion = study.spec.promotion
+    latency, size = evaluated.latency_ms.get("median"), evaluated.weights_bytes / 1e6
+    limit = promotion.max_latency_ms
+    if limit is not None and (latency is None or latency > limit):
+        seen = "is not known" if latency is None else f"of {latency:.1f} ms"
+        return f"its latency {seen} breaks the limit of {limit:g} ms"
+    if promotion.max_size_mb is not None and size > promotion.max_size_mb:
+        return f"its {size:.2f} MB break the limit of {promotion.max_size_mb:g} MB"
+    return ""

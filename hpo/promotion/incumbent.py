@@ -1,0 +1,206 @@
+"""The present champion's figures on a study's test split: as recorded, or evaluated again."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hpo.artifacts.store import sha256_of
+from hpo.database.queries import query
+from hpo.errors import WeightsError
+from hpo.evaluation.detections import Detections
+from hpo.evaluation.evaluated import Evaluated
+from hpo.trainer import Job, load_trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Connection
+
+    from hpo.artifacts.store import ArtifactStore
+    from hpo.study import Study
+    from hpo.tracking.registry import Registry, Version
+    from hpo.trainer import Evaluation, Package
+
+SPLIT = "test"
+
+
+class Workshop(Protocol):
+    """A trainer's heavy verbs, run elsewhere than in this process."""
+
+    def evaluate(self, weights: Path, job: Job, split: str) -> Evaluation:
+        """See `Trainer.evaluate`."""
+        ...
+
+    def package(self, weights: Path, job: Job) -> Package:
+        """See `Trainer.package`."""
+        ...
+
+    def export_onnx(self, weights: Path, job: Job) -> Path:
+        """Weights as an ONNX file that detects the same.
+
+        Raises:
+            ExportError: it does not, or cannot be made.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The champion, as it is to be beaten.
+
+    Attributes:
+        version: its number.
+        study: of the study that made it; None where that is not known.
+        trial: its trial's number.
+        evaluated: its figures on the test split of the challenger's study.
+        detections: what it found there; None from a trainer that detects nothing.
+        again: whether they were found now.
+    """
+
+    version: int
+    study: str | None
+    trial: int | None
+    evaluated: Evaluated
+    detections: Detections | None
+    again: bool
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The test split on which both are judged, and where this machine has it.
+
+    Attributes:
+        data: the dataset's YAML; None where the trainer needs none.
+        fingerprint: of the test split.
+        device: what to evaluate on.
+        scratch: a folder that is removed afterwards.
+    """
+
+    data: Path | None
+    fingerprint: str
+    device: str
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Scout:
+    """Finds out how good the champion is.
+
+    Attributes:
+        connection: for what our own record says of it.
+        study: the challenger's.
+        registry: where the champion is.
+        store: where weights and detections lie by content.
+        workshop: where it is evaluated.
+        ground: makes the ground when it is needed.
+        progress: told what takes long.
+        keep: whether the store may keep what the champion finds; not in a dry run.
+    """
+
+    connection: Connection
+    study: Study
+    registry: Registry
+    store: ArtifactStore
+    workshop: Workshop
+    ground: Callable[[], Ground]
+    progress: Callable[[str], None]
+    keep: bool = True
+
+    def incumbent(self, champion: Version) -> Incumbent:
+        """The champion with figures on this study's test split.
+
+        Raises:
+            WeightsError: it cannot be evaluated here: its weights are gone or of another trainer.
+            MismatchError: the test split is not as it was.
+            ServiceError: a service went away meanwhile.
+        """
+        row = self._row(champion)
+        known: Mapping[str, Any] = {} if row is None else row.evidence
+        study, trial = (None, None) if row is None else (row.study_name, row.trial_number)
+        recorded = self._recorded(known)
+        evaluated, detections = recorded or self._evaluate(champion, known)
+        return Incumbent(
+            champion.number, study, trial, evaluated, detections, again=recorded is None
+        )
+
+    def _row(self, champion: Version) -> Any:
+        """Our own record of the champion: tags can be set by anyone."""
+        if champion.decision is None:
+            return None
+        # Compared as text: a tag is whatever someone typed.
+        return self.connection.execute(
+            query("promotion_by_tag"), {"decision": champion.decision}
+        ).one_or_none()
+
+    def _recorded(self, known: Mapping[str, Any]) -> tuple[Evaluated, Detections | None] | None:
+        """Its recorded figures, where they are of this very split and can be resampled."""
+        values = known.get("evaluation")
+        if not values or known.get("code_version") != self.study.code_version:
+            return None
+        evaluated = Evaluated.from_dict(values)
+        if evaluated.test_fingerprint != self.study.test_fingerprint:
+            return None
+        sha256 = evaluated.detections_sha256
+        try:
+            found = None if sha256 is None else load_detections(self.store, sha256)
+        except WeightsError:
+            return None
+        return evaluated, found
+
+    def _evaluate(
+        self, champion: Version, known: Mapping[str, Any]
+    ) -> tuple[Evaluated, Detections | None]:
+        spec = self.study.spec
+        if known.get("trainer") != spec.trainer:
+            raise WeightsError(
+                f"it is of the trainer {known.get('trainer')}, this study's is {spec.trainer}"
+            )
+        sha256 = str(known.get("weights_sha256", ""))
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise WeightsError(f"the sha256 of its weights is recorded as {sha256!r}")
+        ground = self.ground()
+        self.progress(f"evaluating the champion, version {champion.number}, on this test split")
+        name = str(known.get("weights_name", "weights/best.pt")).rpartition("/")[2]
+        folder = Path(tempfile.mkdtemp(dir=ground.scratch))
+        try:
+            weights = self.store.fetch(sha256, folder / name)
+        except WeightsError:
+            weights = self.registry.fetch(champion, sha256, folder / "version")
+        job = champion_job(self.study, known, ground, folder / "run")
+        evaluation = self.workshop.evaluate(weights, job, SPLIT)
+        file = evaluation.detections
+        if file is not None and self.keep:
+            self.store.put(file)
+        evaluated = Evaluated.of(
+            evaluation, weights_sha256=sha256, test_fingerprint=ground.fingerprint,
+            detections_sha256=None if file is None else sha256_of(file),
+        )  # fmt: skip
+        return evaluated, None if file is None else Detections.load(file)
+
+
+def champion_job(study: Study, known: Mapping[str, Any], ground: Ground, folder: Path) -> Job:
+    """The champion's own training as the context of its evaluation, on the challenger's data."""
+    spec = study.spec
+    folder.mkdir(parents=True)
+    described = load_trainer(spec.trainer).describe().arguments
+    params = {name: value for name, value in known.get("params", {}).items() if name in described}
+    return Job(
+        trial=0, model=spec.model, params=params, train=known.get("train", spec.train),
+        epochs=int(params.get("epochs", spec.budget.epochs or 1)), seed=spec.seed,
+        metric=spec.objective.metric, direction=spec.objective.direction, data=ground.data,
+        device=ground.device, run_dir=folder,
+    )  # fmt: skip
+
+
+def load_detections(store: ArtifactStore, sha256: str) -> Detections:
+    """Stored detections.
+
+    Raises:
+        WeightsError: they are missing or were altered.
+    """
+    with tempfile.TemporaryDirectory(prefix="hpo-detections-") as folder:
+        return Detections.load(store.fetch(sha256, Path(folder) / "detections.npz"))

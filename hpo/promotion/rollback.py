@@ -1,0 +1,260 @@
+"""A person moves a champion's alias: back, to a version they name, or away; recorded like the rest.
+
+Works under the lock of the registered model. MLflow's alias moves first and the row is written
+last; what is left by whoever was killed in between, the next call completes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from hpo.database.engine import storage_url
+from hpo.database.queries import query
+from hpo.errors import ChampionError, TrackingError, UsageError
+from hpo.promotion import rows
+from hpo.promotion.aliases import complete, move
+from hpo.promotion.decision import Decision, Outcome
+from hpo.promotion.history import history, succession
+from hpo.promotion.lock import promotion_lock
+from hpo.promotion.settled import Move, command, is_same, look
+from hpo.tracking.client import error_code, open_client
+from hpo.tracking.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection, Engine
+
+    from hpo.promotion.settled import Settled
+    from hpo.settings import Settings
+    from hpo.tracking.registry import Version
+
+Goal = int | Literal["before", "none"]  # a version, the champion before the present one, or none
+# Of the evidence that the version was promoted on
+KEPT = (
+    "metric", "direction", "value", "best_epoch", "test_value", "params", "weights_name",
+    "weights_sha256", "spec_sha256", "dataset_fingerprint", "test_fingerprint", "trainer",
+    "code_version", "simulated", "run_id",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for.
+
+    Attributes:
+        model: the registered model.
+        alias: of its champion.
+        to: where it is to point.
+        why: what the person says.
+        actor: who it is, as user@host.
+    """
+
+    model: str
+    alias: str
+    to: Goal
+    why: str
+    actor: str
+
+
+def roll_back(
+    engine: Engine,
+    settings: Settings,
+    request: Request,
+    progress: Callable[[str], None] | None = None,
+) -> Decision:
+    """Move the alias as asked and record it; `already` when that completed an interrupted call.
+
+    Args:
+        engine: the database.
+        settings: where MLflow is.
+        request: what is asked.
+        progress: told when another holds the model's lock.
+
+    Raises:
+        UsageError: no reason is given, the version does not exist, or it is champion already.
+        ChampionError: there is no champion, or another hand moved the alias and `to` leaves open
+            what to do about that.
+        TrackingError: MLflow cannot be reached, or refuses; nothing is recorded.
+    """
+    if not request.why.strip():
+        raise UsageError("--why is empty", hint="Say in a few words why; it is recorded.")
+    say = progress or (lambda _: None)
+    wait = f"another promotion of '{request.model}' is under way; waiting for it"
+    with promotion_lock(engine, request.model, lambda: say(wait)) as connection:
+        registry = Registry(open_client(settings, storage_url(settings)))
+        try:
+            return _Rollback(connection, registry, request).done()
+        except Exception as error:
+            if not error_code(error):
+                raise
+            raise TrackingError(
+                f"MLflow refused to move the alias '{request.alias}' of '{request.model}': {error}",
+                hint="Nothing was recorded; mend it and run `hpo rollback` again.",
+            ) from error
+
+
+class _Rollback:
+    """One request; `done` is called once."""
+
+    def __init__(self, connection: Connection, registry: Registry, request: Request) -> None:
+        self._connection, self._registry, self._request = connection, registry, request
+
+    def done(self) -> Decision:
+        """Do it."""
+        request = self._request
+        stands = look(self._connection, self._registry, request.model, request.alias)
+        if stands.pending is not None:
+            earlier = stands.pending
+            complete(self._connection, self._registry, earlier)
+            goal = "none" if earlier.to is None else earlier.to
+            rolled_back = earlier.row["outcome"] == Outcome.ROLLED_BACK.value
+            if rolled_back and request.to in ("before", goal):
+                # Most likely the same person, who saw the first call die
+                return self._recorded(earlier)
+            stands = look(self._connection, self._registry, request.model, request.alias)
+        target = self._target(stands)
+        self._refuse_nothing(stands, target)
+        return self._move(stands, target)
+
+    def _target(self, stands: Settled) -> Version | None:
+        """The version that becomes champion; None: none does."""
+        request = self._request
+        if request.to == "before":
+            return self._before(stands)
+        if request.to == "none":
+            return None
+        found = self._registry.get(request.model, request.to)
+        if found is None:
+            raise UsageError(
+                f"MLflow has no version {request.to} of {request.model}",
+                hint=f"`hpo champion --model {request.model} --history` lists them.",
+            )
+        return found
+
+    def _before(self, stands: Settled) -> Version | None:
+        request = self._request
+        if stands.lost:
+            self._refuse_lost(stands)
+        if stands.moved_by_hand and not stands.gone:
+            raise ChampionError(stands.moved_by_hand, hint="Say with --to which of them you want.")
+        line = succession(history(self._connection, request.model, request.alias))
+        if not line:
+            raise ChampionError(
+                f"{request.model} has no champion with the alias '{request.alias}'",
+                hint="`hpo finalize` makes one of a study's best trial.",
+            )
+        if len(line) == 1:
+            return None
+        earlier = line[-2]
+        if earlier.decision is None:
+            found = self._registry.get(request.model, earlier.version)
+        else:
+            found = self._registry.find(earlier.decision, request.model)
+        if found is None:
+            raise ChampionError(
+                f"version {earlier.version} of {request.model}, the champion before, is not in "
+                "MLflow any more",
+                hint=f"{command(request.model, request.alias, 'VERSION')} goes to another, "
+                "`--to none` to none.",
+            )
+        return found
+
+    def _refuse_lost(self, stands: Settled) -> None:
+        record, model = stands.record, self._request.model
+        if record is None:
+            return
+        raise ChampionError(
+            f"MLflow holds nothing of {model}, of which version {record.version} is champion on "
+            "record: its records were lost, or this is another MLflow",
+            hint=f"`hpo finalize --study {record.study_name}` makes the champion again.",
+        )
+
+    def _refuse_nothing(self, stands: Settled, target: Version | None) -> None:
+        """A request that changes neither the alias nor the record."""
+        request, record = self._request, stands.record
+        if stands.moved_by_hand or stands.lost or not is_same(record, target):
+            return
+        what = f"{request.model} has no champion"
+        if target is not None:
+            what = f"version {target.number} of {request.model} is champion already"
+        raise UsageError(
+            f"{what} (alias '{request.alias}'): nothing was changed",
+            hint=f"`hpo champion --model {request.model} --history` tells since when.",
+        )
+
+    def _move(self, stands: Settled, target: Version | None) -> Decision:
+        request, decision_id = self._request, uuid.uuid4()
+        to = None if target is None else target.number
+        before = self._number_before(stands)
+        promoted = self._promotion(target)
+        study_id, study = self._study(stands, promoted)
+        known = {} if promoted is None else promoted.evidence
+        evidence = {name: known[name] for name in KEPT if name in known} | {
+            "reason": _reason(stands, target, before),
+            "decision": None if target is None else target.decision,
+            "moved_by_hand": stands.moved_by_hand,
+        }
+        decision = Decision(
+            Outcome.ROLLED_BACK, study, request.model, request.alias, evidence["reason"],
+            None if promoted is None else promoted.trial_number, to, before, evidence,
+            why=request.why, actor=request.actor,
+        )  # fmt: skip
+        row = rows.row_of_study(study_id, decision_id, decision)
+        move(
+            self._connection, self._registry,
+            Move(request.model, request.alias, to, before, decision_id, row),
+        )  # fmt: skip
+        rows.write(self._connection, row)
+        return decision
+
+    @staticmethod
+    def _number_before(stands: Settled) -> int | None:
+        """The number of the champion on record, today's where MLflow holds it."""
+        if stands.shown is not None:
+            return stands.shown.number
+        return None if stands.record is None else stands.record.version
+
+    def _promotion(self, target: Version | None) -> Any:
+        """The row that a version was promoted by; None where it was not, or is not known here."""
+        if target is None or target.decision is None:
+            return None
+        return self._connection.execute(
+            query("promotion_by_tag"), {"decision": target.decision}
+        ).one_or_none()
+
+    def _study(self, stands: Settled, promoted: Any) -> tuple[int, str]:
+        """Id and name of the study that the row belongs to."""
+        row = promoted or stands.record
+        if row is not None:
+            return row.study_id, row.study_name
+        model = self._request.model
+        found = self._connection.execute(query("promoting_study"), {"model": model}).one_or_none()
+        if found is None:
+            raise ChampionError(
+                f"nothing is recorded of {model}, and no study here promotes to it",
+                hint="`hpo list` shows the studies; is this the database meant?",
+            )
+        return found.study_id, found.name
+
+    def _recorded(self, earlier: Move) -> Decision:
+        found = rows.recorded(self._connection, earlier.decision_id)
+        if found is None:
+            raise ChampionError(f"the row {earlier.decision_id} was not written")
+        return replace(found, already=True)
+
+
+def _reason(stands: Settled, target: Version | None, before: int | None) -> str:
+    here, there = (None if one is None else one.number for one in (stands.champion, target))
+    if stands.moved_by_hand and not stands.gone:
+        if here == there:
+            return f"another hand had set it so; accepted, in place of {_version(before)}"
+        if there is not None and there == before:
+            return f"put back: another hand had set it to {_version(here)}"
+    return f"in place of {_version(before)}"
+
+
+def _version(number: int | None) -> str:
+    return "none" if number is None else f"version {number}"

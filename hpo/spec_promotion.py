@@ -1,0 +1,103 @@
+"""The key `promotion` of a study file -> Promotion, its faults in words; knows no registry."""
+
+from __future__ import annotations
+
+from dataclasses import fields as fields_of
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from hpo.spec import Promotion
+from hpo.spec_fields import Fields
+from hpo.spec_names import alias_fault, take_name
+from search_spaces.faults import shown
+
+if TYPE_CHECKING:
+    from hpo.spec import Objective
+    from hpo.trainer import Trainer
+
+NONE = "none"
+NO_PROMOTION = "`promotion: none` promotes nothing"
+JUDGED = ("mAP50", "mAP50-95", "precision", "recall")  # what detections on held-out images give
+ONNX_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
+_RULES: dict[str, tuple[type, float | None, float | None]] = {  # kind, smallest, largest value
+    "finalists": (int, 1, 20),
+    "seeds": (int, 1, 10),
+    "full_epochs": (int, 1, 2**31 - 1),
+    "confidence": (float, None, None),
+    "resamples": (int, 100, 100_000),
+    "seed": (int, 0, 2**32 - 1),
+    "min_value": (float, 0, 1),
+    "min_gain": (float, 0, 1),
+    "max_class_loss": (float, 0, 1),
+    "max_latency_ms": (float, None, None),
+    "max_size_mb": (float, None, None),
+    "onnx": (bool, None, None),
+}
+
+
+def read_promotion(top: Fields, study: str, *, epochs_searched: bool) -> Promotion:
+    """What a study promotes and under which rules; `none` as the whole value promotes nothing.
+
+    Args:
+        top: the study file; faults are noted there.
+        study: its name, which is the model's where none is given.
+        epochs_searched: whether trials differ in their epochs.
+    """
+    raw = top.values.get("promotion")
+    if raw == NONE:
+        return Promotion(study, "champion", wanted=False)
+    if isinstance(raw, str):
+        top.fault("promotion", f"is {shown(raw)}, a mapping or `{NONE}` is expected")
+        raw = None
+    fields = Fields(raw, "promotion", top.faults, ("model", "alias", *_RULES))
+    if fields.values.get("model") is None and ":" in study:
+        fields.fault("model", f"is missing; the study's name {study!r} has ':', a model's must not")
+    model = take_name(fields, "model", "", "/:") or study
+    alias = fields.take("alias", str, "champion")
+    if fault := alias_fault(alias):
+        fields.fault("alias", fault)
+    rules = _rules(fields)
+    if epochs_searched and rules["full_epochs"] is not None:
+        fields.fault("full_epochs", "is refused where the search space searches `epochs`; remove")
+    return Promotion(model, alias, **rules)
+
+
+def _rules(fields: Fields) -> dict[str, Any]:
+    defaults = {item.name: item.default for item in fields_of(Promotion)}
+    rules = {
+        name: fields.take(name, kind, defaults[name], low=low, high=high)
+        for name, (kind, low, high) in _RULES.items()
+    }
+    # At 0.5 a coin decides; at 1 no gain is ever enough
+    if not 0.5 < rules["confidence"] < 1:  # noqa: PLR2004 - a coin's
+        said = shown(rules["confidence"])
+        fields.fault("confidence", f"is {said}, above 0.5 and below 1 is expected, e.g. 0.95")
+    for name in ("max_latency_ms", "max_size_mb"):
+        if rules[name] is not None and rules[name] <= 0:
+            fields.fault(name, f"is {shown(rules[name])}, a number above 0 is expected")
+    return rules
+
+
+def check_promotion(
+    promotion: Promotion, objective: Objective, trainer: Trainer, faults: list[str]
+) -> None:
+    """The promotion against what is optimized and by whom."""
+    if not promotion.wanted:
+        return
+    if objective.metric not in JUDGED:
+        faults.append(
+            f"objective.metric: '{objective.metric}' cannot be judged on held-out images, "
+            f"{', '.join(JUDGED)} can; take one of them, or {NO_PROMOTION}"
+        )
+    if promotion.onnx:
+        _check_onnx(trainer, faults)
+
+
+def _check_onnx(trainer: Trainer, faults: list[str]) -> None:
+    if not hasattr(trainer, "export_onnx"):
+        name = trainer.describe().name
+        faults.append(f"promotion.onnx: the trainer '{name}' exports no model; remove it")
+    elif missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]:
+        faults.append(
+            f"promotion.onnx: needs {', '.join(missing)}: `pip install 'hpo-service[onnx]'`"
+        )

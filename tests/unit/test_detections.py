@@ -1,0 +1,80 @@
+"""Detections as a file: the same bytes for the same, and never half of them."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from fixtures.found import Drawn, draw
+
+from hpo.errors import WeightsError
+from hpo.evaluation.detections import Detections
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("drawn", [Drawn(), Drawn(images=1, objects=0, wrong=0)])
+def test_what_is_saved_is_loaded(tmp_path: Path, drawn: Drawn) -> None:
+    """Every field with its values and its type, empty ones too."""
+    found = draw(1, drawn)
+    found.save(tmp_path / "detections.npz")
+    again = Detections.load(tmp_path / "detections.npz")
+    for item in fields(Detections):
+        one, other = getattr(found, item.name), getattr(again, item.name)
+        assert type(one) is type(other)
+        assert np.asarray(one).dtype == np.asarray(other).dtype
+        assert np.array_equal(one, other)
+
+
+def test_the_same_detections_give_the_same_bytes(tmp_path: Path) -> None:
+    """Whenever they are written: the archive holds no time of its own."""
+    for name in ("a", "b"):
+        draw(1).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a") as archive:
+        assert {member.date_time[0] for member in archive.infolist()} == {1980}
+    draw(1, model=1).save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
+
+
+def test_a_cut_file_is_refused(tmp_path: Path) -> None:
+    """At any length, the empty one too."""
+    path = tmp_path / "detections.npz"
+    draw(1).save(path)
+    whole = path.read_bytes()
+    for length in [0, 1, *range(10, len(whole), len(whole) // 20), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(WeightsError, match="holds no detections"):
+            Detections.load(path)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    """Bytes overwritten in the middle of the data are noticed."""
+    path = tmp_path / "detections.npz"
+    draw(1).save(path)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        starts = [member.header_offset + 100 for member in archive.infolist()]
+        large = [s for s, m in zip(starts, archive.infolist(), strict=True) if m.file_size > 500]
+    assert large
+    for start in large:
+        path.write_bytes(whole[:start] + b"\xff" * 8 + whole[start + 8 :])
+        with pytest.raises(WeightsError, match="holds no detections"):
+            Detections.load(path)
+
+
+def test_another_archive_is_refused(tmp_path: Path) -> None:
+    """One that lacks a part or is of another scheme."""
+    path = tmp_path / "other.npz"
+    np.savez_compressed(path, scheme=np.array(1))
+    with pytest.raises(WeightsError, match="holds no detections"):
+        Detections.load(path)
+    found = draw(1)
+    arrays = {item.name: np.asarray(getattr(found, item.name)) for item in fields(Detections)}
+    np.savez_compressed(path, scheme=np.array(2), allow_pickle=False, **arrays)
+    with pytest.raises(WeightsError, match="scheme 2, expected 1"):
+        Detections.load(path)
