@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 # Test processes; 2 fits the smallest machine that CI uses
 JOBS ?= 2
 DEMO := demo
-# Of the faults of `make chaos` and `make soak`; the same one repeats a run's plan
+# Of the faults of `make chaos` and `make soak`, and of `make bench-gate`; the same one repeats a run
 SEED ?= 1
 
 .PHONY: help

@@ -65,8 +65,9 @@ class Task:
         return self.world.name, self.gain, self.images
 
 
-def run(task: Task) -> tuple[Task, Counter[tuple[str, str]]]:
-    """How often each method came to which outcome."""
+def run(task: Task) -> tuple[Task, Counter[tuple[str, str]], float]:
+    """How often each method came to which outcome, and the seconds of processor time it took."""
+    began = time.process_time()
     rng = np.random.default_rng(task.seed)
     skills = (task.skill, task.world.skill)
     outcomes: Counter[tuple[str, str]] = Counter()
@@ -82,7 +83,7 @@ def run(task: Task) -> tuple[Task, Counter[tuple[str, str]]]:
             verdict = judge(RULES, challenger, champion, found, METRIC, "maximize")
             outcomes[method, verdict.outcome] += 1
             outcomes[method, WORSE] += found.high < 0
-    return task, outcomes
+    return task, outcomes, time.process_time() - began
 
 
 def true_value(skill: float) -> float:
@@ -112,13 +113,15 @@ def tasks(number: int, seed: int) -> list[Task]:
     ]
 
 
-def measure(number: int, seed: int, processes: int) -> Cells:
-    """The outcomes of each cell."""
+def measure(number: int, seed: int, processes: int) -> tuple[Cells, float]:
+    """(the outcomes of each cell, seconds of processor time of all processes)."""
     cells: Cells = {}
+    spent = 0.0
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for task, outcomes in pool.imap_unordered(run, tasks(number, seed)):
+        for task, outcomes, seconds in pool.imap_unordered(run, tasks(number, seed)):
             cells.setdefault(task.cell, Counter()).update(outcomes)
-    return cells
+            spent += seconds
+    return cells, spent
 
 
 def error(share: float, number: int) -> float:
@@ -187,13 +190,13 @@ def too_often(cells: Cells, number: int) -> list[str]:
     ]
 
 
-def section(cells: Cells, number: int, command: str, minutes: float, processes: int) -> str:
+def section(cells: Cells, number: int, command: str, took: str) -> str:
     """The page's part, with no date: it says what to run."""
     named = 100 * (1 - RULES.confidence)
     return f"""\
 `{command}`: {number} simulated studies a row, {RULES.resamples} resamples each,
-in {minutes:.0f} minutes with {processes} processes. Shares in percent, with their Monte-Carlo
-standard error.
+in {took}.
+Shares in percent, with their Monte-Carlo standard error.
 
 Two equal models. The gate names a rate of {named:.0f}%: `promoted` must not be above it. `worse` is
 the other side, an upper bound below 0. Near twins share 90% of their luck, the others 50%.
@@ -234,10 +237,13 @@ def main() -> None:
     asked = parser.parse_args()
     number = 4 if asked.quick else asked.studies
     began = time.monotonic()
-    cells = measure(number, asked.seed, asked.processes)
+    cells, spent = measure(number, asked.seed, asked.processes)
     minutes = (time.monotonic() - began) / 60
-    command = f"make bench-gate SEED={asked.seed}"
-    text = section(cells, number, command, minutes, asked.processes)
+    took = (
+        f"{minutes:.0f} minutes with {asked.processes} processes "
+        f"({spent / 60:.0f} minutes of processor time in all)"
+    )
+    text = section(cells, number, f"make bench-gate SEED={asked.seed}", took)
     print(text)
     if asked.out:
         write(asked.out, text)

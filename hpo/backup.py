@@ -40,11 +40,10 @@ def export_study(engine: Engine, study: Study, *, artifacts: str) -> StudyDocume
         UnknownStudyError: the study was deleted.
         UsageError: it holds finals, which are exported with their study.
     """
-    if study.parent_id is not None:
-        parent = study.name.rpartition("/")[0]
+    if study.parent is not None:
         raise UsageError(
             f"'{study.name}' holds finals, which are exported with their study",
-            hint=f"`hpo export FILE --study {parent}`",
+            hint=f"`hpo export FILE --study {study.parent}`",
         )
     # One snapshot for all statements, which waits for nobody.
     at_once = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}

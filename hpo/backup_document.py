@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hpo.finals import SUFFIX
 from hpo.spec import StudySpec
 from hpo.spec_names import name_fault
 
@@ -92,7 +93,6 @@ SECTIONS = {
     # Of finals: which trial of their study each one looks at again
     "final": Section(("trial",), ("of_trial", "seed", "trained")),
 }  # fmt: skip
-FINALS = "/finals"  # ends the name of the study that holds another one's finals
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class StudyDocument:
             return self
         finals = self.content["finals"]
         changed: dict[str, Any] = {
-            "finals": finals and _renamed(finals, name + FINALS),
+            "finals": finals and _renamed(finals, name + SUFFIX),
             "promotions": [],
         }
         return replace(self, content=_renamed(self.content, name) | changed)
@@ -212,7 +212,7 @@ def faults(content: Any) -> list[str]:
 
 
 def _finals_faults(finals: Any, parent: dict[str, Any]) -> list[str]:
-    name = parent["study"]["name"] + FINALS
+    name = parent["study"]["name"] + SUFFIX
     if found := _faults(finals, name):
         return found
     trials = {row["trial"] for row in parent["trials"]}

@@ -46,7 +46,7 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
         best_row = trial_rows(connection, study, best.number)[0] if best else None
     return {
         "study": study.name,
-        "finals_of": None if study.parent_id is None else study.name.rpartition("/")[0],
+        "finals_of": study.parent,
         "state": study_state(listed),
         "simulated": is_simulated(study),
         "metric": study.spec.objective.metric,

@@ -53,6 +53,15 @@ class Study:
     test_fingerprint: str | None = None
     parent_id: int | None = None
 
+    @property
+    def parent(self) -> str | None:
+        """Of finals, the name of the study whose they are; else None."""
+        return _parent(self.name, self.parent_id)
+
+
+def _parent(name: str, parent_id: int | None) -> str | None:
+    return None if parent_id is None else name.rpartition("/")[0]
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -67,6 +76,11 @@ class Listed:
     claimed: int
     trials: int
     parent_id: int | None = None
+
+    @property
+    def parent(self) -> str | None:
+        """Of finals, the name of the study whose they are; else None."""
+        return _parent(self.name, self.parent_id)
 
 
 def create_study(
@@ -318,10 +332,9 @@ def extend(engine: Engine, study: Study, trials: int) -> None:
 
 
 def _refuse_finals(study: Study) -> None:
-    if study.parent_id is not None:
-        parent = study.name.rpartition("/")[0]
+    if study.parent is not None:
         raise UsageError(
-            f"'{study.name}' holds finals: its trials are the best ones of '{parent}'",
+            f"'{study.name}' holds finals: its trials are the best ones of '{study.parent}'",
             hint=f"`hpo retry N --study {study.name}` tries a failed one again; "
             "`promotion.finalists` and `promotion.seeds` of a study file say how many there are.",
         )

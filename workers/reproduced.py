@@ -180,8 +180,9 @@ class Reproduction:
             Sameness.DIFFERENT: "is not reproduced",
         }[self.verdict]
         upto = f" up to epoch {self.until}" if self.until is not None else ""
+        pruned = " (pruned)" if self.state == "pruned" else ""
         parts = [part for part in (self._failing(), self._epochs()) if part]
-        return f"trial {self.number} {head}{upto}: {'; '.join(parts)}"
+        return f"trial {self.number}{pruned} {head}{upto}: {'; '.join(parts)}"
 
     def _failing(self) -> str:
         before, now = self.failure, self.failure_now

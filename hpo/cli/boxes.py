@@ -33,7 +33,7 @@ def draw(picture: Image, boxes: Sequence[Mapping[str, Any]]) -> Image:
     for box in sorted(boxes, key=lambda one: float(one["confidence"])):
         colour, ink = _colours(int(box["class"]))
         corners = (box["x1"], box["y1"], box["x2"], box["y2"])
-        pen.rectangle(corners, outline=colour, width=max(1, size // 8))
+        pen.rectangle(corners, outline=colour, width=max(2, size // 6))
         label = f"{box['name']} {box['confidence']:.2f}"
         left, top, right, bottom = pen.textbbox((0, 0), label, font=font)
         width, height = right - left + 4, bottom - top + 4

@@ -90,7 +90,7 @@ def launch(
     from workers.ray_launcher.actor import Plan
     from workers.ray_launcher.cluster import cluster, gpus_of_cluster
     from workers.ray_launcher.launch import Launch
-    from workers.worker import Limits
+    from workers.shift import Limits
 
     address = address or settings.ray_address
     click.echo(f"hpo: starting {workers} workers on {address or 'a private Ray'}", err=True)

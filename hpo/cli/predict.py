@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -62,7 +64,10 @@ def predict(
     pictures = find_pictures(images)
     wanted = folder is not None or save
     paths = destinations(pictures, folder or FOLDER) if wanted else []
-    with tempfile.TemporaryDirectory(prefix="hpo-predict-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="hpo-predict-") as scratch,
+        contextlib.redirect_stdout(sys.stderr),  # what a model's libraries say is no result
+    ):
         version, loaded = _load(model, Path(scratch))
         found = _Prediction(version, loaded, {"conf": conf, "iou": iou})
         shown = found.of_all(pictures, paths)
@@ -128,19 +133,14 @@ class _Prediction:
         return shown
 
     def _of(self, picture: Picture, path: Path | None) -> dict[str, Any]:
-        import pandas as pd
-        from mlflow.exceptions import MlflowException
-
         from hpo.cli.boxes import draw, save
+        from hpo.tracking.loading import boxes_in
 
-        # As bytes: a form that every version takes, whatever its server's rules for paths
-        cell = pd.Series([picture.path.read_bytes()], dtype=object)
         try:
-            table = self.loaded.predict(pd.DataFrame({"image": cell}), params=self.params)
+            boxes = boxes_in(self.loaded, picture.path.read_bytes(), self.params)
             image = upright(picture.path)
-        except (MlflowException, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise UsageError(f"{picture.path}: {error}") from error
-        boxes = [dict(row) for row in table.drop(columns="image").to_dict("records")]
         if path is not None:
             save(draw(image, boxes), path)
         return {

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli.common import json_option, print_view, show, study_option
-from hpo.jsonable import finite
 from hpo.cli.project import opened, the_study
+from hpo.jsonable import finite
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -34,7 +34,7 @@ def list_studies(as_json: bool) -> None:
             "state": s.state,
             "claimed": s.claimed,
             "trials": s.trials,
-            "finals_of": None if s.parent_id is None else s.name.rpartition("/")[0],
+            "finals_of": s.parent,
         }
         for s in studies
     ]

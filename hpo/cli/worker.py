@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.study import Study
     from workers.events import Event
-    from workers.worker import Summary
+    from workers.shift import Summary
 
 NEXT = {
     "limit": "its limit is reached",
@@ -68,7 +68,8 @@ def worker(
     Ctrl-C and SIGTERM leave at the end of the epoch, or when --grace is over, and give the trial
     back: another worker goes on from its checkpoint at once. A second signal leaves now.
     """
-    from workers.worker import Limits, Worker
+    from workers.shift import Limits
+    from workers.worker import Worker
 
     limits = Limits(n_trials, seconds_of("--timeout", timeout), wait=not no_wait)
     stall_timeout_s = seconds_of("--stall-timeout", stall_timeout)

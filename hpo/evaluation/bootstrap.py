@@ -184,18 +184,24 @@ def _values(
     images = len(models[0].images)
     if not images:
         raise ValueError("there are no images")
-    draw = np.random.default_rng(seed)
-    even = np.full(images, 1 / images)
+    rng = np.random.default_rng(seed)
     resamplers = [Resampler(model, metric) for model in models]
     found = [[one.values(np.ones((1, images), dtype=np.int64))] for one in resamplers]
     left = resamples
     while left:
         now = min(left, max(1, _AT_ONCE // images))
-        counts = draw.multinomial(images, even, size=now)
+        counts = _draw(rng, now, images)
         for one, values in zip(resamplers, found, strict=True):
             values.append(one.values(counts))
         left -= now
     return [np.concatenate(values) for values in found]
+
+
+def _draw(rng: np.random.Generator, samples: int, images: int) -> NDArray[Any]:
+    """(samples, images) how often each sample, as large as the split, holds each image."""
+    drawn = rng.integers(0, images, (samples, images)) + np.arange(samples)[:, None] * images
+    counts = np.bincount(drawn.ravel(), minlength=samples * images)
+    return np.asarray(counts.reshape(samples, images))
 
 
 def _expanded(level: float, images: int) -> float:

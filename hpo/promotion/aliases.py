@@ -83,7 +83,9 @@ def complete(connection: Connection, registry: Registry, step: Move) -> None:
     """Do what is left of a move that was interrupted, and record it."""
     require_held(connection)
     _point(registry, step)
-    rows.write(connection, step.row)
+    # Committed at once: the row removes the note, and the next move writes one in its place.
+    with connection.engine.begin() as own:
+        rows.write(own, step.row)
 
 
 def put_back(connection: Connection, registry: Registry, version: Version, alias: str) -> None:

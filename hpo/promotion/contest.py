@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from hpo.artifacts.opening import open_store
 from hpo.database.engine import storage_url
+from hpo.database.queries import query
 from hpo.errors import HpoError, ServiceError, WeightsError
 from hpo.promotion import rows
 from hpo.promotion.aliases import move, put_back, settle
@@ -171,10 +172,12 @@ class Contest:
         return decision
 
     def _already_there(self, champion: Version) -> Decision:
-        done = rows.recorded(self._order.connection, self.key)
-        if done is None:
+        row = self._order.connection.execute(
+            query("promotion_by_tag"), {"decision": str(self.key)}
+        ).one_or_none()
+        if row is None:
             raise WeightsError(f"version {champion.number} is not on record as a promotion")
-        return replace(done, version=champion.number)
+        return replace(Decision.from_row(row), version=champion.number)
 
     def _moved_by_hand(self, settled: Settled) -> Decision:
         """Another hand moved the alias: it is said and recorded, and nothing is overwritten."""

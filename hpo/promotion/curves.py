@@ -71,7 +71,9 @@ def _panel(panel: Panel, epochs: Sequence[int], best_epoch: int | None) -> str:
     lines = "".join(
         _line(series, epochs, place, at) for at, series in enumerate(panel.series.values())
     )
-    best = "" if best_epoch is None else _best(best_epoch, epochs, place)
+    best = ""
+    if best_epoch is not None and best_epoch in epochs:
+        best = _best(best_epoch, panel, epochs, place)
     keys = "".join(_key(name, at) for at, name in enumerate(panel.series))
     title = text(f"{panel.title} by epoch: {', '.join(panel.series)}")
     return (
@@ -146,14 +148,17 @@ def _line(series: Sequence[float | None], epochs: Sequence[int], place: _Place, 
     return "".join(drawn)
 
 
-def _best(best_epoch: int, epochs: Sequence[int], place: _Place) -> str:
-    if not epochs[0] <= best_epoch <= epochs[-1]:
-        return ""
-    x = place.x(best_epoch)
+def _best(best_epoch: int, panel: Panel, epochs: Sequence[int], place: _Place) -> str:
+    x, at = place.x(best_epoch), epochs.index(best_epoch)
+    here = [series[at] for series in panel.series.values()]
+    known = [value for value in here if value is not None] or [place.high]
+    # Where the lines are not
+    high = sum(known) / len(known) < (place.low + place.high) / 2
+    y = _TOP + 10 if high else _HEIGHT - _BOTTOM - 6
     anchor, shift = ("end", -4) if x > _WIDTH / 2 else ("start", 4)
     return (
         f'<line class="best" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
-        f'<text x="{x + shift:.1f}" y="{_HEIGHT - _BOTTOM - 6}" text-anchor="{anchor}">'
+        f'<text x="{x + shift:.1f}" y="{y}" text-anchor="{anchor}">'
         f"best: {best_epoch}</text>"
     )
 

@@ -60,7 +60,9 @@ def _matrix(title: str, found: Detections, kept: list[int]) -> str:
         counts = _merged(counts, kept)
         names.append(f"{len(found.names) - len(kept)} others")
     names.append(BACKGROUND)
-    head = "".join(f'<th scope="col">{text(name)}</th>' for name in names)
+    head = "".join(
+        f'<th scope="col" title="{text(name)}"><span>{text(name)}</span></th>' for name in names
+    )
     rows = "".join(_row(name, line) for name, line in zip(names, counts, strict=True))
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(title)}">'

@@ -58,7 +58,8 @@ def samples(exhibit: Exhibit) -> str:
         f"The {len(drawn)} test images {which}, detections above {CONFIDENCE:g} confidence. Blue: "
         "right. Orange and !: a wrong class, or nothing there. Dashed white: the true boxes."
     )
-    return f'{paragraph(note, "note")}<div class="samples">{"".join(drawn)}</div>'
+    kind = "samples" if len(sides) > 1 else "samples single"
+    return f'{paragraph(note, "note")}<div class="{kind}">{"".join(drawn)}</div>'
 
 
 def chosen(matches: Sequence[Sequence[ImageMatches]], most: int = SHOWN) -> list[int]:

@@ -48,7 +48,7 @@ def rules(exhibit: Exhibit) -> Table | None:
     )  # fmt: skip
     broken = frozenset(at for at, rule in enumerate(found) if not rule["met"])
     head = ("rule", "wanted", "seen", "met")
-    return Table("The rules, and how each was met", head, rows, broken) if rows else None
+    return Table("How each was met", head, rows, broken) if rows else None
 
 
 def finalists(exhibit: Exhibit) -> Table | None:
@@ -146,7 +146,10 @@ def cost_sentence(exhibit: Exhibit) -> str:
     """How many trials there were, and what their epochs took."""
     states: dict[str, int] = {}
     for trial in exhibit.trials:
-        states[trial.state.lower()] = states.get(trial.state.lower(), 0) + 1
+        state = "failed" if trial.state == "FAIL" else trial.state.lower()
+        states[state] = states.get(state, 0) + 1
+    if not states:
+        return "No trial ended."
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     spent = sum(trial.train_s for trial in exhibit.trials)
     return f"{len(exhibit.trials)} trials ({counts}), {spent:.1f} s of training and validation."
@@ -178,7 +181,7 @@ def identity(exhibit: Exhibit) -> Table:
         ("trainer", f"{study.spec.trainer} ({study.code_version}), model {study.spec.model}"),
     )  # fmt: skip
     kept = tuple((name, str(value)) for name, value in rows if value not in (None, ""))
-    return Table("Names and fingerprints", ("what", "which"), kept)
+    return Table("By these it is found again", ("what", "which"), kept)
 
 
 def _tested(

@@ -61,12 +61,14 @@ def headline(decision: Decision) -> str:
         return f"No trial of {decision.study} could be judged for {model}."
     if decision.previous_version is None:
         return f"{model} has no champion still: {trial} did not become one."
-    return f"{before} stays {alias}; {trial} does not take its place."
+    if outcome == "inconclusive":
+        return f"{before} stays {alias}: {trial} is not shown to be better."
+    return f"{before} stays {alias}: {trial} does not take its place."
 
 
 def by_person(decision: Decision) -> str:
-    """Who decided against the gate, and what they said; "" for a decision of the gate."""
-    if not decision.actor and not decision.why:
+    """Who decided against the gate, and what they said; "" where the reason says it too."""
+    if not (decision.actor or decision.why) or (decision.why and decision.why in decision.reason):
         return ""
     how = "promoted past the gate" if decision.override else "decided"
     return f"{decision.actor or 'A person'} {how}: {decision.why or 'no reason was given'}"

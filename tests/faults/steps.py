@@ -52,7 +52,7 @@ TRIAL: tuple[Step, ...] = (
 # In the order of a promotion: who dies at one of them leaves the next ones to do
 PROMOTION: tuple[Step, ...] = (
     *_both("the version is made", "hpo.tracking.registry:Registry.create"),
-    *_both("the alias is moved", "hpo.tracking.registry:Registry.move_alias"),
     *_both("decision.md is stored", "hpo.tracking.registry:Registry.log_text"),
-    *_both("the promotion is recorded", "hpo.promotion.record:insert"),
+    *_both("the alias is moved", "hpo.tracking.registry:Registry.move_alias"),
+    *_both("the promotion is recorded", "hpo.promotion.rows:write"),
 )

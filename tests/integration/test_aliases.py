@@ -62,6 +62,17 @@ def test_a_move_that_was_not_recorded_is_completed_once_with_all_that_it_was_mad
     assert (len(champions.rows()), champions.notes()) == (2, 0)
 
 
+def test_the_next_promotion_completes_the_one_before_and_goes_on(
+    champions: ChampionBench,
+) -> None:
+    """Both are recorded, in the order in which the alias moved."""
+    champions.promote()
+    champions.promote(record=False)
+    champions.promote()
+    assert champions.changes()[1:] == [("promoted", 1, 2), ("promoted", 2, 3)]
+    assert (champions.aliases(), champions.notes()) == ({"champion": 3, "previous": 2}, 0)
+
+
 def test_a_decision_of_one_s_own_is_left_to_its_maker(champions: ChampionBench) -> None:
     """The finalizer that repeats a promotion finds its move pending, and nothing recorded."""
     from hpo.promotion.aliases import settle

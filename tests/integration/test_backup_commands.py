@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fixtures.claiming import claimed
 from fixtures.command_line import HPO, PREFIXES
+from fixtures.finals import with_finals
 from fixtures.rich_study import NAME, rich_study, worker_on
 from fixtures.studies import simulated_study
 
 from hpo.artifacts.folder import FolderStore
 from hpo.backup_file import read
 from hpo.claims import Standing
+from hpo.study import load_study
 from hpo.trainer import Epoch
 
 if TYPE_CHECKING:
@@ -115,6 +117,17 @@ def test_a_study_goes_through_a_pipe(run: Run) -> None:
         == (done.stdout.partition('"made"')[0])
     )
     run("export", "-", "--json", code=2)
+
+
+@pytest.mark.usefixtures("rich")
+def test_finals_move_with_their_study(run: Run, engine: Engine) -> None:
+    """Both commands say so; the study is listed there with its finals."""
+    with_finals(engine, load_study(engine, NAME), 0, 1)
+    assert "18 epochs, finals: 2 waiting, 1 decision" in run("export", "study.json").stdout
+    document = json.loads(run("import", "study.json", "--json", there=True).stdout)
+    assert document["finals"] == {"waiting": 2}
+    assert f"  {NAME}/finals" in run("list", there=True).stdout
+    assert "holds finals" in run("export", "f", "--study", f"{NAME}/finals", code=2).stderr
 
 
 @pytest.mark.usefixtures("rich")

@@ -28,7 +28,8 @@ from hpo.tracking.shown_in_dashboard import show_pending
 from hpo.tracking.verify import verify
 from hpo.trainer import Epoch
 from hpo.trial_rows import trial_rows
-from workers.worker import Limits, Worker
+from workers.shift import Limits
+from workers.worker import Worker
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any
 
 import pytest
 from fixtures.told import PromotionBench, promotions
+from sqlalchemy import text
 
 from hpo.claims import End
 from hpo.database.engine import make_engine
 from hpo.errors import TrackingError, WeightsError
 from hpo.promotion.decision import Outcome
 from hpo.promotion.finalizer import finalize
+from hpo.tracking.registry import Registry
 from workers.process import TrainingProcess
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
@@ -50,25 +50,24 @@ def test_the_best_trial_becomes_the_champion_with_everything_that_explains_it(
     assert row.evidence["run_id"] == version.run_id
 
 
-def test_decision_md_says_what_why_and_how_to_undo_it(
-    bench: PromotionBench, tmp_path: Path
-) -> None:
-    """It is an artifact of the version's run, with the figures, the gain, the cost and the undo."""
+def test_the_record_says_what_why_and_how_to_undo_it(bench: PromotionBench) -> None:
+    """Among the artifacts of the version's run, for people and for pipelines."""
     study = bench.study(baselines=({"x": 0.2, "y": 0.1, "kind": "a"},))
     bench.told(study, 0.25, 0.5)
     decision = bench.finalize(study)
-    place = bench.client.download_artifacts(
-        decision.evidence["run_id"], "decision.md", str(tmp_path)
-    )
-    text = Path(place).read_text(encoding="utf-8")
-    assert "SIMULATED" in text
-    assert "gain +0.25000" in text
-    assert "| trial | state | mAP50 | best epoch | mAP50-95 | precision | recall |" in text
-    assert "| 1 | complete | 0.50000 | 2 | 0.25000 |" in text
-    assert "2 trials (2 complete), 6.0 s" in text
-    assert f'MlflowClient().delete_registered_model_alias("{bench.model}", "champion")' in text
-    assert f'load_model("models:/{bench.model}@champion")' in text
-    assert decision.evidence["run_id"] in text
+    run_id = decision.evidence["run_id"]
+    names = ("decision.md", "decision.html", "metadata.json", "metrics.json")
+    texts = Registry(bench.client).read_texts(run_id, names)
+    assert set(texts) == set(names)
+    for document in (texts["decision.md"], texts["decision.html"]):
+        assert "SIMULATED" in document
+        assert run_id in document
+        assert "hpo rollback" in document
+        assert f"models:/{bench.model}@champion" in document
+    metadata = json.loads(texts["metadata.json"])
+    assert metadata["model_uri"] == f"models:/{bench.model}/1"
+    assert metadata["decision"] == str(promotions(bench.engine)[0].promotion_id)
+    assert json.loads(texts["metrics.json"])["test_mAP50"] == decision.evidence["test_value"]
 
 
 def test_a_second_call_returns_the_recorded_decision_and_writes_nothing(
@@ -88,6 +87,7 @@ def test_four_at_once_make_one_version_one_alias_and_one_row(bench: PromotionBen
     """Each on a database pool of its own, as four workers are."""
     study = bench.study()
     bench.told(study, 0.3, 0.6)
+    bench.finals(study)
     url = bench.engine.url.render_as_string(hide_password=False)
     start, decisions, errors = threading.Barrier(4), [], []
 
@@ -111,48 +111,6 @@ def test_four_at_once_make_one_version_one_alias_and_one_row(bench: PromotionBen
     assert [decision.version for decision in decisions] == [1, 1, 1, 1]
     assert sorted(decision.already for decision in decisions) == [False, True, True, True]
     assert (bench.versions(), bench.champion(), len(promotions(bench.engine))) == ([1], 1, 1)
-
-
-class Killed(BaseException):
-    """Stands for the death of the process at this point."""
-
-
-@pytest.mark.parametrize(
-    "step",
-    [
-        "hpo.tracking.registry.write_model",
-        "hpo.tracking.registry.Registry._logged_model",
-        "hpo.tracking.registry.Registry.create",
-        "hpo.tracking.registry.Registry.tag",
-        "hpo.tracking.registry.Registry.move_alias",
-        "hpo.tracking.registry.Registry.log_text",
-        "hpo.promotion.record.insert",
-    ],
-    ids=["files", "uploaded", "version", "tags", "alias", "decision.md", "row"],
-)
-def test_whoever_is_killed_after_a_step_the_next_caller_completes(
-    bench: PromotionBench, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    """One version, one alias, one row, with the champion before it still known."""
-    older, study = bench.study("older"), bench.study()
-    bench.told(older, 0.1, 0.2)
-    bench.finalize(older)
-    bench.told(study, 0.3, 0.6)
-    with monkeypatch.context() as patch:
-        real = resolve_name(step)
-
-        def die(*values: Any, **named: Any) -> None:
-            real(*values, **named)
-            raise Killed
-
-        patch.setattr(step, die)
-        with pytest.raises(Killed):
-            bench.finalize(study)
-    assert len(promotions(bench.engine)) == 1
-    decision = bench.finalize(study)
-    assert (decision.outcome, decision.trial, decision.version) == (Outcome.PROMOTED, 1, 2)
-    assert (decision.previous_version, decision.evidence["champion_value"]) == (1, 0.2)
-    assert (bench.versions(), bench.champion(), len(promotions(bench.engine))) == ([1, 2], 2, 2)
 
 
 HOLDER = """
@@ -186,22 +144,27 @@ def test_a_killed_promoter_holds_nobody_up(bench: PromotionBench) -> None:
     assert "another promotion" in said[0]
 
 
-def test_altered_weights_are_refused_and_nothing_is_half_promoted(bench: PromotionBench) -> None:
+def test_weights_altered_since_the_finals_are_refused_and_nothing_is_half_promoted(
+    bench: PromotionBench,
+) -> None:
     """No version, no alias, no row; mended, the same call goes through."""
     study = bench.study()
     bench.told(study, 0.3, 0.6)
+    bench.finals(study)
     with bench.engine.connect() as connection:
-        sha256 = connection.exec_driver_sql(
-            "select a.sha256 from hpo.artifact a join trials t using (trial_id) where t.number = 1"
-        ).scalar_one()
+        sha256 = connection.execute(
+            text("select a.sha256 from hpo.artifact a join trials t using (trial_id) "
+                 "where t.number = 1 and t.study_id = :study and a.name like 'weights/%'"),
+            {"study": study.study_id},
+        ).scalar_one()  # fmt: skip
     file = bench.folder / ".hpo" / "artifacts" / "objects" / sha256[:2] / sha256
     content = file.read_bytes()
     file.write_bytes(content + b" ")
     with pytest.raises(WeightsError, match="altered"):
-        bench.finalize(study)
+        bench.decide(study)
     assert (bench.versions(), promotions(bench.engine)) == ([], [])
     file.write_bytes(content)
-    assert bench.finalize(study).version == 1
+    assert bench.decide(study).version == 1
 
 
 def test_a_value_typed_into_the_dashboard_is_never_promoted(bench: PromotionBench) -> None:
@@ -243,9 +206,9 @@ def test_an_unfinished_study_promotes_only_when_asked_by_hand(bench: PromotionBe
     """A worker is told why not; by hand it goes by what is complete and stays open."""
     study = bench.study(trials=3)
     teller = bench.told(study, 0.3)
-    assert "1 of 3 trials" in bench.finalize(study).reason
+    assert "1 of 3 trials" in bench.decide(study).reason
     running = teller.claim()
-    assert "still run" in bench.finalize(study).reason
+    assert "still run" in bench.decide(study).reason
     assert promotions(bench.engine) == []
     assert bench.finalize(study, open_ok=True).version == 1
     assert teller.claims.renew(running).value == "go"
@@ -255,6 +218,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(bench: PromotionBe
     """Neither version nor row, and the sentence says so."""
     study = bench.study()
     bench.told(study, 0.3, 0.6)
+    decision = bench.decide(study, dry_run=True)
+    assert "0 of 2 finals are over" in decision.reason
     decision = bench.finalize(study, dry_run=True)
     assert "would promote trial 1" in decision.sentence()
     assert (bench.versions(), promotions(bench.engine)) == ([], [])
@@ -266,6 +231,7 @@ def test_with_mlflow_away_nothing_is_recorded_and_a_later_call_completes(
     """The error is TrackingError, exit code 3."""
     study = bench.study()
     bench.told(study, 0.3, 0.6)
+    bench.finals(study)
     away = replace(bench.settings, tracking_uri="http://127.0.0.1:9")
     with pytest.raises(TrackingError):
         finalize(bench.engine, away, study, bench.workshop)

@@ -8,6 +8,7 @@ import pytest
 from fixtures.told import PromotionBench, Teller, promotions
 
 from hpo.promotion.decision import Outcome
+from hpo.promotion.order import Override
 from hpo.spec import Objective
 from hpo.study import extend, load_study
 
@@ -27,11 +28,11 @@ def test_a_better_champion_on_the_same_data_stays_and_the_record_says_so(
     """A second study on the same model is weighed; the alias does not move."""
     first, second = bench.study("first"), bench.study("second")
     bench.told(first, 0.4, 0.6)
-    bench.told(second, 0.5, 0.6)  # a tie is not better
+    bench.told(second, 0.5, 0.6)  # the same weights: a tie is not better
     bench.finalize(first)
     decision = bench.finalize(second)
     assert (decision.outcome, decision.version) == (Outcome.KEPT, 1)
-    assert "not better than the 0.6000" in decision.reason
+    assert "gain in mAP50 +0.0000 [+0.0000, +0.0000], wanted 95% lower bound" in decision.reason
     assert (bench.versions(), bench.champion()) == ([1], 1)
     row = promotions(bench.engine)[1]
     assert (row.outcome, row.version, row.previous_version) == ("kept", 1, 1)
@@ -78,15 +79,15 @@ def test_our_record_of_the_champion_counts_more_than_its_tags(bench: PromotionBe
 
 def test_a_champion_of_other_data_is_evaluated_on_this_study_s(bench: PromotionBench) -> None:
     """Its weights are fetched and evaluated by the trainer, and that figure is compared."""
-    first = bench.study("first", fingerprint="0" * 64)
+    first = bench.study("first", test_fingerprint="0" * 64)
     second = bench.study("second")
-    bench.told(first, 0.98, 0.99)
-    bench.told(second, 0.97, 0.95)
+    bench.told(first, 0.3, 0.4)
+    bench.told(second, 0.5, 0.7)
     bench.finalize(first)
     decision = bench.finalize(second)
-    assert decision.outcome is Outcome.PROMOTED  # no simulated model evaluates above 0.9
-    assert decision.evidence["champion_evaluated"]
-    assert decision.evidence["champion_value"] < 0.91
+    assert decision.outcome is Outcome.PROMOTED
+    assert decision.evidence["champion"]["evaluated"]
+    assert decision.evidence["champion"]["value"] == pytest.approx(0.4, abs=0.1)
 
 
 @pytest.mark.parametrize("kept_in_store", [True, False])
@@ -94,7 +95,7 @@ def test_a_champion_s_weights_are_found_in_the_store_or_in_the_version(
     bench: PromotionBench, kept_in_store: bool
 ) -> None:
     """The version's own files stand in for a store that was emptied."""
-    first = bench.study("first", fingerprint="0" * 64)
+    first = bench.study("first", test_fingerprint="0" * 64)
     bench.told(first, 0.3, 0.4)
     sha256 = bench.finalize(first).evidence["weights_sha256"]
     if not kept_in_store:
@@ -102,14 +103,15 @@ def test_a_champion_s_weights_are_found_in_the_store_or_in_the_version(
     second = bench.study("second", seed=1)  # other weights than the first's
     bench.told(second, 0.97, 0.95)
     decision = bench.finalize(second)
-    assert decision.evidence["champion_evaluated"]
+    assert decision.evidence["champion"]["evaluated"]
+    assert decision.outcome is Outcome.PROMOTED
 
 
 def test_a_champion_that_cannot_be_evaluated_stays_until_someone_decides(
     bench: PromotionBench,
 ) -> None:
     """The record says how to go on; with the alias removed the same trial is promoted."""
-    first = bench.study("first", fingerprint="0" * 64)
+    first = bench.study("first", test_fingerprint="0" * 64)
     bench.told(first, 0.3, 0.4)
     sha256 = bench.finalize(first).evidence["weights_sha256"]
     (bench.folder / ".hpo" / "artifacts" / "objects" / sha256[:2] / sha256).unlink()
@@ -119,12 +121,12 @@ def test_a_champion_that_cannot_be_evaluated_stays_until_someone_decides(
     second = bench.study("second", seed=1)  # other weights than the first's
     bench.told(second, 0.97, 0.95)
     decision = bench.finalize(second)
-    assert decision.outcome is Outcome.KEPT
+    assert decision.outcome is Outcome.INCONCLUSIVE
     assert "cannot be compared" in decision.reason
-    assert "another promotion.model, or remove the alias" in decision.reason
+    assert f"`hpo promote 0 --study {second.name} --why TEXT`" in decision.reason
     assert bench.champion() == 1
-    bench.client.delete_registered_model_alias(bench.model, "champion")
-    assert bench.finalize(second).outcome is Outcome.PROMOTED
+    override = Override(0, "the old one is lost", "me@here")
+    assert bench.finalize(second, override=override).outcome is Outcome.PROMOTED
     assert bench.champion() == 2
 
 
@@ -140,18 +142,75 @@ def test_an_alias_that_another_hand_set_is_not_moved(bench: PromotionBench) -> N
     study = bench.study()
     bench.told(study, 0.3, 0.6)
     decision = bench.finalize(study)
-    assert (decision.outcome, bench.versions(), bench.champion()) == (Outcome.KEPT, [1], 1)
-    assert "another hand" in decision.reason
+    assert (decision.outcome, bench.versions(), bench.champion()) == (
+        Outcome.INCONCLUSIVE, [1], 1,
+    )  # fmt: skip
+    assert "was moved to version 1 by another hand" in decision.reason
+    assert bench.finalize(study).already
 
 
-def test_a_minimized_objective_promotes_the_lowest(bench: PromotionBench) -> None:
-    """Direction decides, for the candidate and against the champion."""
+def test_a_metric_that_detections_do_not_tell_decides_nothing(bench: PromotionBench) -> None:
+    """A first champion needs no comparison; after it the record says why there is none."""
     low = Objective("loss", "minimize")
     first = bench.study("first", objective=low)
     second = bench.study("second", objective=low)
-    for study, values in ((first, (0.5, 0.4)), (second, (0.45, 0.6))):
+    for study, values in ((first, (0.5, 0.4)), (second, (0.45, 0.3))):
         teller = Teller(bench.engine, bench.settings, study, bench.folder)
         for value in values:
             teller.tell(1 - value)
-    assert bench.finalize(first).trial == 1
+    decision = bench.finalize(first)
+    assert (decision.trial, decision.outcome) == (1, Outcome.PROMOTED)
+    decision = bench.finalize(second)
+    assert decision.outcome is Outcome.INCONCLUSIVE
+    assert "loss cannot be computed from detections" in decision.reason
+
+
+def test_a_gain_that_may_be_luck_is_inconclusive(bench: PromotionBench) -> None:
+    """The champion stays; the record says how many test images would decide."""
+    first, second = bench.study("first"), bench.study("second", seed=1)
+    bench.told(first, 0.4, 0.50)
+    bench.told(second, 0.4, 0.51)
+    bench.finalize(first)
+    decision = bench.finalize(second)
+    difference = decision.evidence["difference"]
+    assert difference["low"] <= 0 < difference["value"]
+    assert (decision.outcome, decision.version) == (Outcome.INCONCLUSIVE, 1)
+    assert "may be luck: to be 95% sure takes" in decision.reason
+    assert (bench.versions(), bench.champion()) == ([1], 1)
+
+
+def test_an_override_promotes_past_the_gate_and_says_so(bench: PromotionBench) -> None:
+    """Recorded with who and why, and with what the gate said; asked again, nothing changes."""
+    first, second = bench.study("first"), bench.study("second", seed=1)
+    bench.told(first, 0.4, 0.8)
+    bench.told(second, 0.4, 0.5)
+    bench.finalize(first)
     assert bench.finalize(second).outcome is Outcome.KEPT
+    override = Override(0, "it is half the size", "me@here")
+    decision = bench.finalize(second, override=override)
+    assert (decision.outcome, decision.trial, decision.version) == (Outcome.PROMOTED, 0, 2)
+    assert (decision.previous_version, decision.override) == (1, True)
+    row = promotions(bench.engine)[-1]
+    assert (row.outcome, row.override, row.why, row.actor) == (
+        "promoted", True, "it is half the size", "me@here",
+    )  # fmt: skip
+    assert "the gate says: kept" in row.evidence["reason"]
+    assert bench.champion() == 2
+    count = len(promotions(bench.engine))
+    bench.finalize(second, override=override)
+    assert (len(promotions(bench.engine)), bench.versions()) == (count, [1, 2])
+    third = bench.study("third", seed=2)
+    bench.told(third, 0.4, 0.9)
+    decision = bench.finalize(third)  # the champion past the gate is the one to beat
+    assert (decision.outcome, decision.previous_version) == (Outcome.PROMOTED, 2)
+    assert decision.evidence["champion"]["trial"] == 0
+
+
+def test_a_model_that_finds_nothing_is_no_first_champion(bench: PromotionBench) -> None:
+    """Without a champion the absolute rules decide."""
+    study = bench.study()
+    bench.told(study, 0.0, 0.0)
+    decision = bench.finalize(study)
+    assert (decision.outcome, bench.versions()) == (Outcome.KEPT, [])
+    assert "gets no champion" in decision.sentence()
+    assert "wanted above 0" in decision.reason

@@ -14,6 +14,7 @@ from fixtures.told import PromotionBench, promotions
 from sqlalchemy import text
 
 from hpo.promotion.decision import Outcome
+from hpo.tracking.registry import Registry
 
 if TYPE_CHECKING:
     from hpo.study import Study
@@ -23,20 +24,21 @@ MLFLOW = "mlflow.tracking.client:MlflowClient"
 
 # Whatever is written, in order. After one step is before the next.
 STEPS = {
-    "nothing yet": "hpo.promotion.candidate:best_candidate:before:1",
-    "weights fetched": "hpo.artifacts.folder:FolderStore.fetch:after:1",
-    "run made": f"{MLFLOW}.create_run:after:2",
+    "nothing yet": "hpo.promotion.candidate:ranked_candidates:before:1",
+    "weighed": "hpo.promotion.weighing:weigh:after:1",
+    "weights fetched": "hpo.promotion.contest:Contest._weights:after:1",
     "run ensured": "hpo.promotion.trial_run:trial_run_id:after:1",
     "logged model made": f"{MLFLOW}.create_logged_model:after:1",
     "files uploaded": f"{MLFLOW}.log_model_artifacts:after:1",
     "logged model ready": f"{MLFLOW}.finalize_logged_model:after:1",
     "registered model made": f"{MLFLOW}.create_registered_model:before:1",
     "version created": f"{MLFLOW}.create_model_version:after:1",
-    "first tag set": f"{MLFLOW}.set_model_version_tag:after:1",
-    "tags set": "hpo.tracking.registry:Registry.tag:after:1",
-    "alias moved": f"{MLFLOW}.set_registered_model_alias:after:1",
     "decision.md stored": "hpo.tracking.registry:Registry.log_text:after:1",
-    "row inserted": "hpo.promotion.record:insert:after:1",
+    "all files stored": "hpo.tracking.registry:Registry.log_text:after:4",
+    "move noted": "hpo.promotion.aliases:_point:before:1",
+    "alias moved": f"{MLFLOW}.set_registered_model_alias:after:1",
+    "previous moved": f"{MLFLOW}.set_registered_model_alias:after:2",
+    "row inserted": "hpo.promotion.rows:write:after:1",
     "committed": "hpo.promotion.finalizer:finalize:after:1",
 }
 
@@ -79,12 +81,14 @@ def two_studies(bench: PromotionBench) -> Study:
     bench.told(older, 0.1, 0.2)
     assert bench.finalize(older).version == 1
     bench.told(study, 0.3, 0.6)
+    bench.finals(study)
     return study
 
 
 def once(bench: PromotionBench, study: Study) -> None:
-    """One version, one alias, one row, one logged model and one run for the decision."""
+    """One version, its aliases, one row, one logged model and one run for the decision."""
     assert (bench.versions(), bench.champion()) == ([1, 2], 2)
+    assert Registry(bench.client).aliases(bench.model) == {"champion": 2, "previous": 1}
     rows = [row for row in promotions(bench.engine) if row.study_name == study.name]
     (row,) = rows
     assert (row.outcome, row.version, row.previous_version) == ("promoted", 2, 1)
@@ -96,10 +100,11 @@ def once(bench: PromotionBench, study: Study) -> None:
     assert len(client.search_logged_models([experiment])) == 1
     trials = [
         run.data.tags["hpo.trial"] for run in client.search_runs([experiment])
-        if "hpo.trial" in run.data.tags
+        if "hpo.trial" in run.data.tags and run.data.tags["hpo.study"] == study.name
     ]  # fmt: skip
     assert trials.count("1") == 1
-    assert "decision.md" in [one.path for one in client.list_artifacts(version.run_id)]
+    stored = {one.path for one in client.list_artifacts(version.run_id)}
+    assert {"decision.md", "decision.html", "metadata.json", "metrics.json"} <= stored
 
 
 @pytest.mark.faults
@@ -112,15 +117,14 @@ def test_a_promotion_killed_at_a_step_is_made_once_in_the_end(
     killed(bench, start(bench, study, fault), fault)
     decision = bench.finalize(study, open_ok=True)
     assert (decision.outcome, decision.trial, decision.version) == (Outcome.PROMOTED, 1, 2)
-    assert (decision.previous_version, decision.evidence["champion_value"]) == (1, 0.2)
-    assert decision.already == (step == "committed")
+    assert (decision.previous_version, decision.evidence["champion"]["version"]) == (1, 1)
     once(bench, study)
 
 
 def test_a_promotion_killed_again_and_again_is_made_once_in_the_end(bench: PromotionBench) -> None:
     """One process after the other dies, each a step further."""
     study = two_studies(bench)
-    for step in ("logged model made", "logged model ready", "tags set", "row inserted"):
+    for step in ("logged model made", "logged model ready", "move noted", "row inserted"):
         killed(bench, start(bench, study, STEPS[step]), STEPS[step])
         (bench.folder / "mark").unlink()
     assert bench.finalize(study, open_ok=True).version == 2

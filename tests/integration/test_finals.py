@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.told import PromotionBench
 from sqlalchemy import text
 
 from hpo.artifacts.opening import open_store
@@ -17,9 +16,11 @@ from hpo.finals import finals_of
 from hpo.promotion.decision import Outcome
 from hpo.spec import Promotion
 from hpo.study import load_study
-from workers.worker import Limits, Worker
+from workers.shift import Limits
+from workers.worker import Worker
 
 if TYPE_CHECKING:
+    from fixtures.told import PromotionBench
     from pathlib import Path
 
     from hpo.study import Study

@@ -242,14 +242,18 @@ def test_params_are_obeyed(served: Served, detector: Detector) -> None:
 def test_requests_at_once_do_not_mix(
     served: Served, detector: Detector, boxes: list[dict[str, Any]]
 ) -> None:
-    """32 requests by 8 threads: each gets the boxes of its own image."""
-    images = detector.images * 2
+    """64 requests by 8 threads: each gets the boxes of its own image, at its own confidence."""
+    asked = [(row, least) for row in range(len(detector.images)) for least in (0.05, 0.3)] * 2
+
+    def ask(row: int, least: float) -> list[dict[str, Any]]:
+        image = base64_of(detector.images[row])
+        return served.boxes({"inputs": [image], "params": {"conf": least}})
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(
-            pool.map(lambda image: served.boxes({"inputs": {"image": [base64_of(image)]}}), images)
-        )
-    for row, answer in enumerate(answers):
-        assert_equal(answer, only(row % len(detector.images), boxes))
+        answers = list(pool.map(ask, *zip(*asked, strict=True)))
+    for (row, least), answer in zip(asked, answers, strict=True):
+        expected = [box for box in only(row, boxes) if box["confidence"] >= least]
+        assert_equal(answer, expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A trial trained again, from PostgreSQL and the store alone: equal, close or different, and why."""
+"""A trial trained again from what is stored: equal, close or different, and why."""
 
 from __future__ import annotations
 
@@ -13,33 +13,28 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from fixtures.finals import with_finals
+from fixtures.reproducing import again, change, work
 from fixtures.studies import HYPERBAND, simulated_spec, simulated_study
 from fixtures.training import is_running, make_images, wait_until
 from fixtures.worker_process import HPO
 from sqlalchemy import text
 
-from hpo.artifacts.opening import open_store
 from hpo.claims import Claim
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import UsageError
-from hpo.machine import this_machine
 from hpo.spec import Budget, Choice, Promotion
 from hpo.study import create_study
-from hpo.trial_rows import trial_details, trial_rows
+from hpo.trial_rows import trial_rows
 from search_spaces.reader import load_space
-from workers.events import Event, Kind
 from workers.reproduced import Sameness
 from workers.reproduction import job_of, read_trial, reproduce
 from workers.trial_run import Bench, make_job
-from workers.worker import Limits, Worker
 from workers.yolo.arguments import code_version
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
-    from workers.reproduced import Reproduction
 
 TRAIN: dict[str, Any] = {
     "imgsz": 64,
@@ -50,21 +45,6 @@ TRAIN: dict[str, Any] = {
     "mosaic": 0.0,
     "plots": False,
 }
-
-
-def work(settings: Settings, study: Study, trials: int = 1) -> None:
-    Worker(settings, study.name, limits=Limits(n_trials=trials), device="cpu", promote=False).run()
-
-
-def again(settings: Settings, engine: Engine, study: Study, **options: Any) -> Reproduction:
-    """Trial 0, trained again."""
-    recorded = read_trial(engine, study, options.pop("number", 0))
-    return reproduce(settings, recorded, watch=lambda _: None, **options)
-
-
-def change(engine: Engine, statement: str, **values: Any) -> None:
-    with engine.begin() as connection:
-        assert connection.execute(text(statement), values).rowcount, statement
 
 
 def plant(engine: Engine, epoch: int, **metrics: float) -> None:
@@ -104,18 +84,6 @@ def hpo(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
         [HPO, "reproduce", *arguments], env=environment(settings), cwd=settings.home.parent,
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-
-
-# Where a worker ran
-
-
-def test_a_worker_records_where_it_runs(here: Settings, engine: Engine) -> None:
-    """Versions, processor and threads, shown with each attempt."""
-    study = simulated_study(engine)
-    work(here, study)
-    with engine.connect() as connection:
-        (attempt,) = trial_details(connection, study, 0)["attempts"]
-    assert attempt["environment"] == this_machine("cpu", "simulated 1")
 
 
 # Equal, close, different
@@ -166,14 +134,19 @@ def test_a_figure_within_the_tolerance_is_close(here: Settings, engine: Engine) 
 
 
 def test_another_seed_does_not_pass_for_the_same(here: Settings, engine: Engine) -> None:
-    """The comparison would notice a training that is not the trial's."""
+    """The comparison notices a training that is not the trial's, and lost weights do not end it."""
     study = simulated_study(engine)
     work(here, study)
     recorded = replace(read_trial(engine, study, 0), seed=7)
     found = reproduce(here, recorded, watch=lambda _: None)
     assert found.verdict is not Sameness.EQUAL
     assert found.weights is not None
-    assert not found.weights["equal"]
+    assert (found.weights["equal"], found.weights["note"]) == (False, "")
+    (stored,) = Path(here.artifacts).rglob(found.weights["recorded"])
+    stored.unlink()
+    found = reproduce(here, recorded, watch=lambda _: None)
+    assert found.weights is not None
+    assert "is not in " in found.weights["note"]
 
 
 def test_only_the_first_epochs_where_that_is_asked(here: Settings, engine: Engine) -> None:
@@ -204,6 +177,7 @@ def test_a_pruned_trial_is_compared_up_to_its_last_epoch(here: Settings, engine:
     assert found.verdict is Sameness.EQUAL
     assert found.weights is not None
     assert found.weights["equal"]
+    assert found.sentence().startswith(f"trial {row.number} (pruned) is reproduced: ")
 
 
 @pytest.mark.parametrize("how", ["fail_at", "nan_at", "crash_at"])
@@ -239,8 +213,8 @@ def test_a_trial_whose_epochs_were_searched(here: Settings, engine: Engine, tmp_
     file = tmp_path / "space.yaml"
     file.write_text(
         "name: lengths\ndescription: d\ntrainer: simulated\nparameters:\n"
-        "  x: {type: float, low: 0.1, high: 0.9}\n  depth: {value: 5}\n  kind: {value: b}\n"
-        "  epochs: {type: int, low: 2, high: 5}\n"
+        "  x: {type: float, low: 0.1, high: 0.9}\n  epochs: {type: int, low: 2, high: 5}\n"
+        "  depth: {type: fixed, value: 5}\n  kind: {type: fixed, value: b}\n"
     )
     spec = simulated_spec(space=load_space(str(file)))
     spec = replace(spec, budget=Budget(1, None, None))
@@ -280,92 +254,6 @@ def test_the_job_is_the_one_that_a_worker_makes(here: Settings, engine: Engine) 
     worked = make_job(bench, claim, recorded.seed)
     own = job_of(recorded, None, "cpu", worked.run_dir)
     assert own == replace(worked, checkpoint_every=0)
-
-
-# Why it may differ
-
-
-def test_what_differs_between_the_machines_is_said(
-    here: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One line each; threads that nobody set here are taken as they were recorded."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    study = simulated_study(engine)
-    work(here, study)
-    changed = {"python": "3.10.1", "variables": {"OMP_NUM_THREADS": "2"}}
-    change(
-        engine, "update hpo.worker set environment = jsonb_set(environment || cast(:new as jsonb), "
-        "'{packages,torch}', '\"2.14.0\"')", new=json.dumps(changed),
-    )  # fmt: skip
-    found = again(here, engine, study)
-    here_now = this_machine("cpu", "simulated 1")
-    assert sorted(found.environment) == [
-        f"python 3.10.1 -> {here_now['python']}",
-        f"torch 2.14.0 -> {here_now['packages']['torch']}",
-    ]
-    assert found.notes == ["set for this training as it was recorded: OMP_NUM_THREADS=2"]
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    found = again(here, engine, study)
-    assert "OMP_NUM_THREADS 2 -> 1" in found.environment
-    assert found.notes == []
-
-
-def test_another_version_of_the_code_is_a_difference_and_no_hindrance(
-    here: Settings, engine: Engine
-) -> None:
-    """That is what one reproduces for; a worker of old recorded nothing else."""
-    study = simulated_study(engine)
-    work(here, study)
-    change(engine, "update hpo.worker set environment = null")
-    older = replace(study, code_version="simulated 0")
-    found = again(here, engine, older)
-    assert found.verdict is Sameness.EQUAL
-    assert found.environment == ["trainer simulated 0 -> simulated 1"]
-    assert "was not recorded" in found.notes[0]
-
-
-def test_a_trial_of_several_machines_is_compared_with_the_last(
-    here: Settings, engine: Engine
-) -> None:
-    """A takeover may have changed the machine in mid-training: that is said."""
-    study = simulated_study(engine, epochs=4)
-
-    def leave(event: Event) -> None:
-        if event.kind is Kind.EPOCH:
-            first.drain()
-
-    first = Worker(here, study.name, device="cpu", watch=leave, promote=False)
-    first.run()
-    change(
-        engine, "update hpo.worker set host = 'elsewhere', environment = "
-        "jsonb_set(environment, '{packages,numpy}', '\"1.0\"')",
-    )  # fmt: skip
-    work(here, study)
-    found = again(here, engine, study)
-    assert found.verdict is Sameness.EQUAL
-    assert found.environment == []
-    hosts, numpy = found.notes
-    assert hosts.startswith("its 2 attempts ran on 2 machines, ")
-    assert "elsewhere" in hosts
-    assert numpy.startswith("between its attempt 1 and the last: numpy 1.0 -> ")
-
-
-def test_other_arguments_in_use_are_said(here: Settings, engine: Engine, tmp_path: Path) -> None:
-    """A batch that was halved for memory explains other figures; a lost record is no hindrance."""
-    study = simulated_study(engine)
-    work(here, study)
-    sha256 = read_trial(engine, study, 0).files["effective.json"]
-    store = open_store(here)
-    used = json.loads(store.fetch(sha256, tmp_path / "effective.json").read_text())
-    (tmp_path / "other.json").write_text(json.dumps(used | {"depth": 99}))
-    kept = store.put(tmp_path / "other.json")
-    statement = "update hpo.artifact set sha256 = :sha where name = 'effective.json'"
-    change(engine, statement, sha=kept.sha256)
-    assert again(here, engine, study).arguments == [f"depth 99 -> {used['depth']}"]
-    change(engine, statement, sha="0" * 64)
-    found = again(here, engine, study)
-    assert found.verdict is Sameness.EQUAL
-    assert "arguments that it was trained with are not compared" in found.notes[0]
 
 
 # Refused, interrupted

@@ -21,7 +21,8 @@ from hpo.study import create_study, delete_study, set_state
 from hpo.trial_rows import trial_rows
 from search_spaces.reader import load_space
 from workers.events import Event, Kind
-from workers.worker import Limits, Summary, Worker
+from workers.shift import Limits, Summary
+from workers.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

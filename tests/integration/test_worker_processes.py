@@ -23,7 +23,8 @@ from hpo.status import status
 from hpo.study import extend
 from hpo.trial_rows import trial_details, trial_rows
 from workers.events import Event, Kind
-from workers.worker import Limits, Worker
+from workers.shift import Limits
+from workers.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -180,7 +180,43 @@ def test_a_write_that_fails_leaves_the_old_file(document: StudyDocument, tmp_pat
     assert file.read_bytes() == before
 
 
+def test_finals_stand_in_it_with_a_row_a_line(document: StudyDocument, tmp_path: Path) -> None:
+    """As the study's own rows; read again they are a study below it."""
+    whole = with_finals(document)
+    write(whole, tmp_path / "f")
+    assert read(tmp_path / "f") == whole
+    lines = (tmp_path / "f").read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith('{"epoch":') for line in lines) == 4
+    assert whole.sha256() != document.sha256()
+    finals = whole.finals
+    assert finals is not None
+    assert (finals.name, finals.finals, finals.made) == ("größe/finals", None, {"uid": "u"})
+    assert document.finals is None
+    assert whole.summary()["finals"] == {"running": 1}
+
+
+def with_finals(document: StudyDocument, **changes: Any) -> StudyDocument:
+    """The document with finals of its one trial."""
+    spec = simulated_spec(study="größe/finals")
+    own = {"name": spec.study, "spec": spec.to_dict(), "spec_sha256": spec.sha256()}
+    finals = {name: part for name, part in document.content.items() if name != "finals"} | {
+        "study": document.content["study"] | own,
+        "final": [{"trial": 0, "of_trial": 0, "seed": 7, "trained": True}],
+    }
+    made = document.made | {"finals": {"uid": "u"}}
+    return replace(changed(document, finals=finals | changes), made=made)
+
+
 # What is in it
+
+
+def break_finals(document: StudyDocument) -> StudyDocument:
+    return with_finals(document, study=document.content["study"], epochs=[{}])
+
+
+def finals_of_trial(number: int) -> Callable[[StudyDocument], StudyDocument]:
+    rows = [{"trial": 0, "of_trial": number, "seed": 7, "trained": True}]
+    return lambda document: with_finals(document, final=rows)
 
 
 def break_rows(document: StudyDocument) -> StudyDocument:
@@ -193,6 +229,16 @@ def break_rows(document: StudyDocument) -> StudyDocument:
         (lambda d: changed(d, more=[]), ["more: is not known"]),
         (lambda d: replace(d, content={"study": {}, "finals": None}), ["trials: is missing"]),
         (lambda d: replace(d, content=None), ["content: is no mapping"]),
+        (lambda d: changed(d, finals=[]), ["finals.content: is no mapping"]),
+        (
+            break_finals,
+            ["finals.study.name: is 'größe', 'größe/finals' is", "finals.epochs, row 1: the keys"],
+        ),
+        (finals_of_trial(3), ["finals.final: 'größe' has no trial 3"]),
+        (
+            lambda d: changed(d, final=with_finals(d).content["finals"]["final"]),
+            ["final: is for finals alone"],
+        ),
         (break_rows, ["params, row 1: the keys", "values: is no list", "notes, row 1: the keys"]),
         (lambda d: changed(d, trials=[]), ["epochs: there is no trial 0"]),
         (lambda d: changed(d, trials=d.content["trials"] * 2), ["trials: (0,) stands 2 times"]),
@@ -240,4 +286,8 @@ def test_another_name_is_another_study(document: StudyDocument) -> None:
     assert study["uid"] != UID
     assert other.content["study_user_attrs"][0]["value_json"] == json.dumps(spec.sha256())
     assert other.made["uid"] == UID
+    both = with_finals(document).renamed("other")
+    assert faults(both.content) == []
+    assert both.finals is not None
+    assert (both.finals.name, both.finals.content["study"]["uid"] != UID) == ("other/finals", True)
     assert document.content["study"]["uid"] == UID

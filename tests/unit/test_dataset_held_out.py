@@ -169,8 +169,8 @@ def one_image_less(root: Path) -> None:
 
 
 def other_name(root: Path) -> None:
-    (root / "images/test/00001.bmp").rename(root / "images/test/1.bmp")
-    (root / "labels/test/00001.txt").rename(root / "labels/test/1.txt")
+    (root / "images/test/00002.bmp").rename(root / "images/test/2.bmp")  # the last one as before
+    (root / "labels/test/00002.txt").rename(root / "labels/test/2.txt")
 
 
 def other_class(root: Path) -> None:

@@ -114,6 +114,7 @@ def test_a_test_split_that_is_there_stays(tmp_path: Path) -> None:
     images = data.parent / "images"
     shutil.copyfile(images / "test/00001.bmp", images / "train/copy.bmp")
     shutil.copyfile(images / "test/00002.bmp", images / "val/copy.bmp")
+    (data.parent / "labels/train/copy.txt").write_text("0 .5 .5 .1 .1\n" * 9)
     found = divide(data, tmp_path / "mine.yaml")
     check_apart(found)
     assert (found.kept, found.images["test"], found.copies) == (True, 6, 2)

@@ -44,7 +44,7 @@ def first(challenger: Evaluated, direction: str = "maximize", **rules: Any) -> V
 
 
 def test_a_sure_gain_is_promoted() -> None:
-    """The lower bound is above the gain that is asked for; only the rules that are set are listed."""
+    """The lower bound is above the gain that is asked for; rules not set are not listed."""
     verdict = judged()
     assert verdict.outcome == "promoted"
     assert verdict.reason == (

@@ -64,7 +64,7 @@ def test_it_loads_nothing_of_what_it_names() -> None:
 
 
 def test_it_holds_nothing_private() -> None:
-    """No host, no user, no path, no variable but the known ones, and no text in place of a value."""
+    """No host, user or path; of the variables the known ones, where they look like settings."""
     env = {"OMP_NUM_THREADS": "/home/me/key", "MKL_CBWR": "AVX2", "AWS_SECRET_ACCESS_KEY": "hush"}
     found = this_machine("cpu", "simulated 1", env)
     assert found["variables"] == {"OMP_NUM_THREADS": UNSAID, "MKL_CBWR": "AVX2"}

@@ -65,23 +65,31 @@ def test_an_epoch_that_only_one_training_has_is_different() -> None:
         ),
         (
             [compared(1), compared(2, mAP50=0.252)],
-            "trial 3 is reproduced within the tolerance: 1 of 2 epochs differs, mAP50 by at most "
-            "0.002, at epoch 2, within 0.01",
+            (
+                "trial 3 is reproduced within the tolerance: 1 of 2 epochs differs, mAP50 by at "
+                "most 0.002, at epoch 2, within 0.01"
+            ),
         ),
         (
             [compared(1), compared(2, loss=1.75), compared(3, loss=1.625)],
-            "trial 3 is reproduced within the tolerance: 2 of 3 epochs differ, from epoch 2 on, "
-            "mAP50 in none; the most loss by 0.25, at epoch 2",
+            (
+                "trial 3 is reproduced within the tolerance: 2 of 3 epochs differ, from epoch 2 "
+                "on, mAP50 in none; the most loss by 0.25, at epoch 2"
+            ),
         ),
         (
             [compared(1), compared(2, mAP50=0.5), compared(3, mAP50=0.3)],
-            "trial 3 is not reproduced: 2 of 3 epochs differ, from epoch 2 on, the most at epoch "
-            "2: mAP50 was 0.25, is 0.5",
+            (
+                "trial 3 is not reproduced: 2 of 3 epochs differ, from epoch 2 on, the most at "
+                "epoch 2: mAP50 was 0.25, is 0.5"
+            ),
         ),
         (
             [compared(1), compare(2, EPOCH, None, "mAP50", 0.01)],
-            "trial 3 is not reproduced: 1 of 2 epochs differs, the most at epoch 2: mAP50 was "
-            "0.25, is none",
+            (
+                "trial 3 is not reproduced: 1 of 2 epochs differs, the most at epoch 2: mAP50 was "
+                "0.25, is none"
+            ),
         ),
     ],
 )

@@ -18,9 +18,10 @@ from hpo.errors import UsageError
 from hpo.settings import Settings
 from workers.drain import GRACE_S
 from workers.ray_launcher.node import NodeWatch
-from workers.worker import STALL_TIMEOUT_S, Limits, Summary, Worker
+from workers.worker import STALL_TIMEOUT_S, Worker
 
 if TYPE_CHECKING:
+    from workers.shift import Limits, Summary
     from types import FrameType
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
     from workers.ray_launcher.actor import Plan
-    from workers.worker import Limits, Summary
+    from workers.shift import Limits, Summary
 
 RESTARTS = 10  # of one worker; a machine that kills it again and again is not worth more
 TICK_S = 0.1

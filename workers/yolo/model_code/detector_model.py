@@ -86,7 +86,7 @@ class DetectorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         from ultralytics import YOLO
 
         self._model = YOLO(weights, task="detect")
-        self._one_at_a_time = threading.Lock()  # Ultralytics' predictor keeps the image it is at
+        self._one_at_a_time = threading.Lock()  # else threads share Ultralytics' `conf`
 
     def predict(
         self, context: Any, model_input: Any, params: dict[str, Any] | None = None
@@ -117,11 +117,12 @@ class DetectorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
 
 
 def _use_own_settings() -> None:
-    """Give Ultralytics a settings folder for this process, and neither network nor pip."""
+    """Give Ultralytics a settings folder for this process, and no voice, network or pip."""
     if "YOLO_CONFIG_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="detector-")
         os.environ["YOLO_CONFIG_DIR"] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ.setdefault("YOLO_VERBOSE", "false")  # it would speak on stdout
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 

@@ -1,0 +1,394 @@
+"""`hpo rollback`: where the alias goes, what is recorded, and what becomes of one killed halfway."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from fixtures.champions import ChampionBench
+from fixtures.command_line import HPO
+
+from hpo.database.provision import ensure_database
+from hpo.database.url import with_database
+from hpo.errors import ChampionError, TrackingError, UsageError
+
+if TYPE_CHECKING:
+    from fixtures.mlflow_server import MlflowServer
+
+# MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+PLANTED = Path(__file__).resolve().parents[1] / "faults" / "planted"
+MLFLOW = "mlflow.tracking.client:MlflowClient"
+# Whatever is written by a rollback to version 1, in order. After one step is before the next.
+STEPS = {
+    "nothing yet": "hpo.promotion.settled:look:after:1",
+    "noted": "hpo.promotion.lock:require_held:before:1",
+    "alias moved": f"{MLFLOW}.set_registered_model_alias:after:1",
+    "previous moved": f"{MLFLOW}.set_registered_model_alias:after:2",
+    "aliases moved": "hpo.promotion.aliases:_point:after:1",
+    "row inserted": "hpo.promotion.rows:write:after:1",
+}
+# The same for a rollback to no champion
+AWAY = {
+    "noted": "hpo.promotion.lock:require_held:before:1",
+    "alias removed": f"{MLFLOW}.delete_registered_model_alias:after:1",
+    "previous moved": f"{MLFLOW}.set_registered_model_alias:after:1",
+    "row inserted": "hpo.promotion.rows:write:after:1",
+}
+WHY = ("--why", "it misses small ones")
+
+
+def start(bench: ChampionBench, *words: str, **env: str) -> subprocess.Popen[str]:
+    """`hpo rollback` of the bench's model, in a process of its own."""
+    return subprocess.Popen(
+        [HPO, "rollback", *words], env=bench.env() | {"HPO_STUDY": bench.study.name} | env,
+        cwd=bench.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def command(bench: ChampionBench, *words: str, code: int = 0) -> tuple[str, str]:
+    """What it says on stdout and stderr."""
+    process = start(bench, *words)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, out + err
+    return out, err
+
+
+def kill_at(bench: ChampionBench, fault: str, *words: str) -> None:
+    """A rollback that dies at the step meant."""
+    mark = bench.folder / "mark"
+    mark.unlink(missing_ok=True)
+    process = start(
+        bench, *words, PYTHONPATH=str(PLANTED), HPO_TEST_KILL=fault, HPO_TEST_MARK=str(mark)
+    )
+    said = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, said
+    assert mark.read_text() == f"{fault}\n"
+
+
+def test_a_rollback_leads_to_the_champion_before_and_never_forward_again(
+    champions: ChampionBench,
+) -> None:
+    """After A, B and C: to B, then to A, then to none, though the one before in time was B."""
+    for _ in range(3):
+        champions.promote()
+    seen = [champions.aliases()]
+    for _ in range(3):
+        champions.roll_back()
+        seen.append(champions.aliases())
+    assert seen == [
+        {"champion": 3, "previous": 2},
+        {"champion": 2, "previous": 3},
+        {"champion": 1, "previous": 2},
+        {"previous": 1},
+    ]
+    assert champions.changes()[3:] == [
+        ("rolled_back", 3, 2),
+        ("rolled_back", 2, 1),
+        ("rolled_back", 1, None),
+    ]
+    with pytest.raises(ChampionError, match="has no champion") as refused:
+        champions.roll_back()
+    assert refused.value.exit_code == 1
+    assert len(champions.rows()) == 6
+
+
+def test_a_rollback_records_who_why_and_the_figures_of_the_version_it_leads_to(
+    champions: ChampionBench,
+) -> None:
+    """As a row like any other, which the finalizer reads as who is champion."""
+    champions.promote(trial=4, value=0.5)
+    champions.promote(trial=9, value=0.75)
+    decision = champions.roll_back(why="it misses small ones")
+    assert (decision.version, decision.previous_version, decision.trial) == (1, 2, 4)
+    row = champions.rows()[-1]
+    assert (row.outcome, row.trial_number, row.study_name) == ("rolled_back", 4, decision.study)
+    assert (row.why, row.actor, row.override) == ("it misses small ones", "ada@lab", False)
+    assert (row.evidence["value"], row.evidence["metric"]) == (0.5, "mAP50")
+    assert row.evidence["decision"] == str(champions.rows()[0].promotion_id)
+    settled = champions.settle()
+    assert (settled.champion, settled.moved_by_hand) == (settled.shown, "")
+
+
+def test_a_promotion_after_a_rollback_can_be_rolled_back_too(champions: ChampionBench) -> None:
+    """After A, B, back to A and C, the champion before C is A."""
+    champions.promote()
+    champions.promote()
+    champions.roll_back()
+    assert champions.promote() == 3
+    assert champions.roll_back().version == 1
+    assert champions.changes()[-2:] == [("promoted", 1, 3), ("rolled_back", 3, 1)]
+
+
+def test_a_version_can_be_named_also_forward_and_one_of_another_hand(
+    champions: ChampionBench,
+) -> None:
+    """The way back from it leads to the champion before."""
+    champions.promote()
+    champions.promote()
+    foreign = champions.version().number
+    champions.roll_back(1)
+    assert champions.roll_back(2).version == 2  # forward: a rollback undone
+    decision = champions.roll_back(foreign)
+    assert (decision.version, decision.trial, decision.evidence["decision"]) == (3, None, None)
+    assert champions.aliases() == {"champion": 3, "previous": 2}
+    assert champions.settle().moved_by_hand == ""
+    assert [champions.roll_back().version for _ in range(2)] == [2, 1]
+
+
+def test_wrong_requests_change_nothing(champions: ChampionBench) -> None:
+    """No reason, no such version, no change: each with its mend."""
+    champions.promote()
+    for to, why, said in (
+        ("before", " ", "--why is empty"),
+        (7, "why", "no version 7"),
+        (1, "why", "champion already"),
+    ):
+        with pytest.raises(UsageError, match=said) as refused:
+            champions.roll_back(to, why)
+        assert refused.value.hint
+    assert (len(champions.rows()), champions.aliases()) == (1, {"champion": 1})
+
+
+def test_what_another_hand_did_is_never_overwritten_without_a_word_about_it(
+    champions: ChampionBench,
+) -> None:
+    """Without --to it is refused with both ways out; each of them settles it."""
+    champions.promote()
+    champions.promote()
+    champions.promote()
+    champions.point(1)
+    with pytest.raises(ChampionError, match="was moved to version 1"):
+        champions.roll_back()
+    assert (champions.aliases()["champion"], len(champions.rows())) == (1, 3)
+    back = champions.roll_back(3)
+    assert "put back" in back.reason
+    assert champions.aliases() == {"champion": 3, "previous": 2}
+    champions.point(1)
+    accepted = champions.roll_back(1)
+    assert "accepted, in place of version 3" in accepted.reason
+    assert champions.aliases() == {"champion": 1, "previous": 3}
+    assert champions.changes()[3:] == [("rolled_back", 3, 3), ("rolled_back", 3, 1)]
+    assert champions.settle().moved_by_hand == ""
+
+
+def test_an_alias_that_was_removed_is_put_back_or_left_away(champions: ChampionBench) -> None:
+    """As the person says."""
+    champions.promote()
+    champions.promote()
+    champions.point(None)
+    with pytest.raises(ChampionError, match="was removed by another hand"):
+        champions.roll_back()
+    champions.roll_back(2)
+    assert champions.aliases() == {"champion": 2, "previous": 1}
+    champions.point(None)
+    champions.roll_back("none")
+    assert champions.aliases() == {"previous": 2}
+    assert champions.settle().moved_by_hand == ""
+    with pytest.raises(UsageError, match="has no champion"):
+        champions.roll_back("none")
+
+
+def test_an_alias_that_was_set_before_anything_is_recorded_can_be_accepted(
+    champions: ChampionBench,
+) -> None:
+    """The record then begins with it."""
+    champions.version()
+    champions.point(1)
+    with pytest.raises(ChampionError, match="nothing is recorded"):
+        champions.roll_back()
+    champions.roll_back(1)
+    row = champions.rows()[0]
+    assert (row.outcome, row.version, row.previous_version) == ("rolled_back", 1, None)
+    assert row.study_name == champions.study.name
+    assert champions.promote() == 2
+    assert champions.roll_back().version == 1
+
+
+def test_a_deleted_champion_is_left_for_the_one_before(champions: ChampionBench) -> None:
+    """Nothing needs to be said of an alias that went with its version."""
+    for _ in range(3):
+        champions.promote()
+    champions.client.delete_model_version(champions.model, "3")
+    decision = champions.roll_back()
+    assert (decision.version, decision.previous_version) == (2, 3)
+    assert champions.aliases() == {"champion": 2}
+    champions.client.delete_model_version(champions.model, "1")
+    with pytest.raises(ChampionError, match="version 1 of .* is not in MLflow any more") as refused:
+        champions.roll_back()
+    assert "--to none" in refused.value.hint
+
+
+def test_a_lost_mlflow_is_no_reason_to_go_back(
+    champions: ChampionBench, postgres_url: str
+) -> None:
+    """The champion is made again first; nothing is recorded."""
+    champions.promote()
+    champions.promote()
+    url = with_database(postgres_url, f"mlflow_anew_{champions.name}")
+    ensure_database(url, beside=postgres_url)
+    champions.settings = replace(champions.settings, tracking_uri=url)
+    with pytest.raises(ChampionError, match="holds nothing of") as refused:
+        champions.roll_back()
+    assert f"`hpo finalize --study {champions.study.name}`" in refused.value.hint
+    assert len(champions.rows()) == 2
+
+
+def test_an_interrupted_promotion_is_recorded_before_it_is_rolled_back(
+    champions: ChampionBench,
+) -> None:
+    """The record has both."""
+    champions.promote()
+    champions.promote(record=False)
+    decision = champions.roll_back()
+    assert (decision.version, decision.already) == (1, False)
+    assert champions.changes()[1:] == [("promoted", 1, 2), ("rolled_back", 2, 1)]
+
+
+def test_with_mlflow_away_nothing_is_recorded(champions: ChampionBench) -> None:
+    """Neither a row nor a note; later the same command goes through."""
+    champions.promote()
+    champions.promote()
+    here = champions.settings
+    champions.settings = replace(here, tracking_uri="http://127.0.0.1:9")
+    with pytest.raises(TrackingError):
+        champions.roll_back()
+    assert (len(champions.rows()), champions.notes()) == (2, 0)
+    champions.settings = here
+    assert champions.roll_back().version == 1
+
+
+def test_a_server_that_goes_away_halfway_is_completed_by_the_next_call(
+    champions: ChampionBench, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alias was moved, `previous` was not: one row in the end, for the one rollback."""
+    from hpo.tracking.registry import Registry
+
+    champions.settings = replace(champions.settings, tracking_uri=mlflow_server.url)
+    champions.promote()
+    champions.promote()
+    real = Registry.move_alias
+
+    def last_word(*values: object) -> None:
+        real(*values)  # type: ignore[arg-type]
+        mlflow_server.stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "move_alias", last_word)
+        with pytest.raises(TrackingError):
+            champions.roll_back(why="first")
+    assert len(champions.rows()) == 2
+    mlflow_server.start()
+    assert champions.aliases() == {"champion": 1, "previous": 1}
+    decision = champions.roll_back(why="second")
+    assert (decision.already, decision.version, decision.why) == (True, 1, "first")
+    assert champions.aliases() == {"champion": 1, "previous": 2}
+    assert champions.changes()[2:] == [("rolled_back", 2, 1)]
+
+
+def once(bench: ChampionBench) -> None:
+    """One row of the rollback to version 1, and the aliases that it says."""
+    assert bench.changes()[2:] == [("rolled_back", 2, 1)]
+    assert bench.aliases() == {"champion": 1, "previous": 2}
+    assert bench.notes() == 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("step", STEPS)
+def test_a_rollback_killed_at_a_step_is_made_once_by_the_same_command(
+    champions: ChampionBench, step: str
+) -> None:
+    """SIGKILL right there, then again: one row, and the aliases are right."""
+    champions.promote()
+    champions.promote()
+    kill_at(champions, STEPS[step], *WHY)
+    command(champions, *WHY)
+    once(champions)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("step", AWAY)
+def test_a_rollback_to_none_killed_at_a_step_is_made_once(
+    champions: ChampionBench, step: str
+) -> None:
+    """The same where the alias is removed."""
+    champions.promote()
+    kill_at(champions, AWAY[step], *WHY)
+    command(champions, *WHY)
+    assert champions.changes() == [("promoted", None, 1), ("rolled_back", 1, None)]
+    assert (champions.aliases(), champions.notes()) == ({"previous": 1}, 0)
+
+
+def test_a_rollback_killed_with_the_alias_moved_is_completed_by_the_same_command(
+    champions: ChampionBench,
+) -> None:
+    """It says so, and keeps the first one's words; killed again, it is still one row."""
+    champions.promote()
+    champions.promote()
+    kill_at(champions, STEPS["alias moved"], "--why", "the first")
+    kill_at(champions, STEPS["row inserted"], "--why", "the second")
+    out, _ = command(champions, "--why", "the third")
+    assert "An earlier `hpo rollback` had been interrupted: it is completed now." in out
+    assert "the first" in out
+    once(champions)
+
+
+def test_a_rollback_killed_with_the_alias_moved_is_completed_by_the_next_finalizer(
+    champions: ChampionBench,
+) -> None:
+    """Which then finds the champion that the person wanted."""
+    champions.promote()
+    champions.promote()
+    kill_at(champions, STEPS["alias moved"], *WHY)
+    settled = champions.settle()
+    assert settled.champion is not None
+    assert (settled.champion.number, settled.moved_by_hand) == (1, "")
+    once(champions)
+
+
+def test_two_rollbacks_at_once_go_one_after_the_other(champions: ChampionBench) -> None:
+    """On real processes: each goes one champion back, from where the other left it."""
+    for _ in range(3):
+        champions.promote()
+    both = [start(champions, *WHY, "--json") for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(json.loads(out)["version"] for out, _ in said) == [1, 2]
+    assert champions.changes()[3:] == [("rolled_back", 3, 2), ("rolled_back", 2, 1)]
+    assert champions.aliases() == {"champion": 1, "previous": 2}
+
+
+def test_the_command_says_what_it_did_and_what_it_refuses(champions: ChampionBench) -> None:
+    """In sentences, with exit codes 0, 1 and 2, and as JSON."""
+    champions.promote(trial=4)
+    champions.promote(trial=9)
+    model = ("--model", champions.model)
+    out, _ = command(champions, *model, *WHY)
+    lines = out.splitlines()
+    assert lines[0] == (
+        f"{champions.model} version 1 (trial 4 of {champions.study.name}) is champion, alias "
+        "champion: in place of version 2."
+    )
+    assert lines[1] == "Alias previous: version 2."
+    assert lines[2].endswith("it misses small ones")
+    assert "@" in champions.rows()[-1].actor
+    document = json.loads(command(champions, *WHY, "--json")[0])
+    assert (document["outcome"], document["version"]) == ("rolled_back", None)
+    assert (document["why"], document["previous_version"]) == ("it misses small ones", 1)
+    for words, code, part in (
+        ((*WHY,), 1, "has no champion"),
+        (("--to", "8", *WHY), 2, "no version 8"),
+        (("--to", "many", *WHY), 2, "is no version"),
+        (("--why", ""), 2, "--why is empty"),
+        ((), 2, "--why"),
+        ((*model, "--study", champions.study.name, *WHY), 2, "name two things"),
+        (("--alias", "edge", *WHY), 2, "--alias goes with --model"),
+    ):
+        out, err = command(champions, *words, code=code)
+        assert (out, part in err) == ("", True), (words, out, err)
