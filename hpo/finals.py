@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from hpo.database.queries import query
 from hpo.errors import UnknownStudyError
 from hpo.spec import Budget, Choice, StudySpec
-from hpo.study import Origin, Study, insert_study, insert_waiting, load_study
+from hpo.study import (
+    Origin,
+    Study,
+    forget_deleted,
+    insert_study,
+    insert_waiting,
+    load_study,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +92,7 @@ def asked(spec: StudySpec) -> list[tuple[int, bool]]:
 
 
 def ensure_finals(engine: Engine, study: Study, finalists: Sequence[Wanted]) -> Study:
-    """The finals of these finalists, made where they are missing; safe to repeat, and for many.
+    """The finals of these finalists (one at least), made where they are missing; safe to repeat.
 
     Raises:
         UnknownStudyError: the study was deleted.
@@ -96,6 +103,7 @@ def ensure_finals(engine: Engine, study: Study, finalists: Sequence[Wanted]) -> 
         key = {"study_id": study.study_id}
         if connection.execute(query("lock_study"), key).one_or_none() is None:
             raise UnknownStudyError(f"the study '{study.name}' was deleted")
+        forget_deleted(connection)  # finals that went in optuna-dashboard are in nobody's way
         count = len(finalists) * len(trainings)
         origin = Origin(
             study.fingerprint, study.code_version, study.test_fingerprint, study.study_id

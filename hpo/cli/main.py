@@ -25,7 +25,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Run one worker here: it claims trials and trains them until the study is finished.",
     ),
     "launch": ("hpo.cli.launch", "launch", "Run workers on Ray and follow their progress."),
-    "list": ("hpo.cli.watching", "list_studies", "List all studies, the newest first."),
+    "list": (
+        "hpo.cli.watching",
+        "list_studies",
+        "List all studies, the newest first, and the finals of each below it.",
+    ),
     "status": (
         "hpo.cli.watching",
         "status",
@@ -65,12 +69,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "delete": (
         "hpo.cli.steering",
         "delete",
-        "Delete a study and its trials; registered models and MLflow's runs stay.",
+        "Delete a study, its trials and its finals; registered models and MLflow's runs stay.",
     ),
     "export": (
         "hpo.cli.backup",
         "export_study",
-        "Write a whole study as one file: spec, trials, epochs, promotions.",
+        "Write a whole study as one file: spec, trials, epochs, finals, promotions.",
     ),
     "import": ("hpo.cli.backup", "import_study", "Restore a study from a file of `hpo export`."),
     "doctor": (

@@ -77,7 +77,7 @@ def test_pipelines_find_the_decision_as_files(story: Project) -> None:
 
 
 def test_the_way_back_is_one_command_and_is_recorded(story: Project) -> None:
-    """`hpo rollback` moves the aliases; a worker that comes by does not undo it; an override does."""
+    """A worker that comes by does not undo a rollback; an override does."""
     back = story.json("rollback", "--model", MODEL, "--why", "it misses small circles")
     assert (back["version"], back["previous_version"]) == (1, 2)
     assert story.json("champion", "--model", MODEL)["version"] == 1
@@ -102,6 +102,6 @@ def test_mlflow_equals_postgresql_finals_included(story: Project) -> None:
 def test_the_champion_predicts(story: Project) -> None:
     """`hpo predict` finds shapes on a test image and draws them."""
     image = next((story.folder / "shapes" / "images" / "test").iterdir())
-    found = story.json("predict", MODEL, str(image), "--save", "drawn")
+    found = story.json("predict", MODEL, str(image), "--save", "-o", "drawn")
     assert found
     assert list((story.folder / "drawn").iterdir())

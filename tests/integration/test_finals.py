@@ -20,8 +20,9 @@ from workers.shift import Limits
 from workers.worker import Worker
 
 if TYPE_CHECKING:
-    from fixtures.told import PromotionBench
     from pathlib import Path
+
+    from fixtures.told import PromotionBench
 
     from hpo.study import Study
 

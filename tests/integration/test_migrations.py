@@ -75,9 +75,45 @@ def old_study(engine: Engine, **changes: Any) -> int:
     """A study as the first version made it; its id."""
     spec = simulated_spec(**changes)
     with engine.begin() as connection:
-        assert studies._insert(connection, spec, None, "simulated 1")
-        found = connection.execute(query("optuna_study"), {"name": spec.study})
-        return int(found.scalar_one())
+        found = connection.scalar(query("insert_optuna_study"), {"name": spec.study})
+        connection.execute(
+            query("insert_direction"), {"study_id": found, "direction": "MAXIMIZE"}
+        )
+        connection.execute(
+            text("insert into hpo.study (study_id, name, spec, spec_sha256, code_version, trials) "
+                 "values (:study, :name, cast(:spec as jsonb), :sha256, 'simulated 1', :trials)"),
+            {
+                "study": found, "name": spec.study, "spec": json.dumps(spec.to_dict()),
+                "sha256": spec.sha256(), "trials": spec.budget.trials,
+            },
+        )  # fmt: skip
+        for baseline in spec.baselines:
+            studies.insert_waiting(connection, int(found), baseline)
+        return int(found)
+
+
+def old_promotion(engine: Engine, outcome: str, version: int, at: str) -> None:
+    """A decision about the model `m` as the first version recorded it."""
+    with engine.begin() as connection:
+        connection.execute(
+            text("insert into hpo.promotion (promotion_id, study_id, study_name, decided_at, "
+                 "outcome, model, alias, version, evidence) values (gen_random_uuid(), 1, 's', "
+                 "cast(:at as timestamptz), :outcome, 'm', 'champion', :version, '{}')"),
+            {"at": at, "outcome": outcome, "version": version},
+        )  # fmt: skip
+
+
+def test_promotions_of_before_keep_their_order_and_their_champion(old: Engine) -> None:
+    """Rows of before are numbered by when they were decided, whatever order they lie in."""
+    old_promotion(old, "promoted", 2, "2026-02-01")
+    old_promotion(old, "promoted", 1, "2026-01-01")
+    old_promotion(old, "kept", 2, "2026-03-01")
+    with old.begin() as connection:
+        migrate(connection, "head")
+        rows = connection.execute(text("select version, outcome from hpo.promotion order by seq"))
+        assert [tuple(row) for row in rows] == [(1, "promoted"), (2, "promoted"), (2, "kept")]
+        champion = connection.execute(query("champion"), {"model": "m", "alias": None}).one()
+        assert champion.version == 2
 
 
 @dataclass

@@ -21,8 +21,9 @@ from workers.ray_launcher.node import NodeWatch
 from workers.worker import STALL_TIMEOUT_S, Worker
 
 if TYPE_CHECKING:
-    from workers.shift import Limits, Summary
     from types import FrameType
+
+    from workers.shift import Limits, Summary
 
 
 @dataclass(frozen=True)

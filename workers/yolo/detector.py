@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections import defaultdict
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from workers.yolo.best import save_weights
 from workers.yolo.checkpoint import restore, restore_gradients, write_state
 from workers.yolo.effective import batch_argument, effective_arguments, require_applied
 from workers.yolo.epoch_start import start_epoch
+from workers.yolo.validation import UnhurriedValidator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -125,7 +127,10 @@ class Detector(DetectionTrainer):  # type: ignore[misc]  # Ultralytics has no ty
         return data
 
     def get_validator(self) -> Any:
-        validator = super().get_validator()
+        validator = UnhurriedValidator(
+            self.test_loader, save_dir=self.save_dir, args=copy(self.args),
+            _callbacks=self.callbacks,
+        )  # fmt: skip
         validator.args.plots = False  # pictures are drawn once, of the best epoch's weights
         return validator
 

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ultralytics.models.yolo.detect import DetectionValidator
-from ultralytics.utils import nms, ops
+from ultralytics.utils import ops
 
 from hpo.evaluation.detections import Detections
+from workers.yolo.validation import UnhurriedValidator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-NO_TIME_LIMIT_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class _Image:
     true_box: NDArray[Any]
 
 
-class RecordingValidator(DetectionValidator):  # type: ignore[misc]  # Ultralytics has no types
+class RecordingValidator(UnhurriedValidator):
     """One evaluation of finished weights.
 
     Attributes:
@@ -64,25 +62,6 @@ class RecordingValidator(DetectionValidator):  # type: ignore[misc]  # Ultralyti
         self._images: list[_Image] = []
 
     # What Ultralytics calls
-
-    def postprocess(self, preds: Any) -> list[dict[str, Any]]:
-        """Ultralytics' own, without its limit on time.
-
-        Past the limit it gives the rest of a batch no boxes at all, with a line in the log: a slow
-        machine would find less.
-        """
-        outputs = nms.non_max_suppression(
-            preds,
-            self.args.conf,
-            self.args.iou,
-            multi_label=True,
-            agnostic=self.args.single_cls or self.args.agnostic_nms,
-            max_time_img=NO_TIME_LIMIT_S,
-            max_det=self.args.max_det,
-            end2end=self.end2end,
-        )
-        return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]}
-                for x in outputs]  # fmt: skip
 
     def update_metrics(self, preds: list[dict[str, Any]], batch: dict[str, Any]) -> None:
         super().update_metrics(preds, batch)

@@ -23,10 +23,21 @@ alter table hpo.promotion drop constraint promotion_outcome_check;
 alter table hpo.promotion
     add constraint promotion_outcome_check
         check (outcome in ('promoted', 'kept', 'inconclusive', 'none', 'rolled_back')),
-    add column seq      bigint generated always as identity,  -- the order; clocks are not asked
-    add column override boolean not null default false,       -- by a person, past the gate
-    add column why      text,                                 -- what that person said
-    add column actor    text;                                 -- user@host
+    add column seq      bigint,                     -- the order; clocks are not asked
+    add column override boolean not null default false,  -- by a person, past the gate
+    add column why      text,                       -- what that person said
+    add column actor    text;                       -- user@host
+
+alter table hpo.promotion disable trigger promotion_append_only;
+update hpo.promotion p set seq = o.place
+  from (select promotion_id, row_number() over (order by decided_at, promotion_id) as place
+          from hpo.promotion) o
+ where o.promotion_id = p.promotion_id;
+alter table hpo.promotion enable trigger promotion_append_only;
+alter table hpo.promotion alter column seq set not null;
+alter table hpo.promotion alter column seq add generated always as identity;
+select setval(pg_get_serial_sequence('hpo.promotion', 'seq'),
+              (select count(*) + 1 from hpo.promotion), false);
 create unique index promotion_order on hpo.promotion (seq);
 
 -- A move of an alias in MLflow that has begun, with the row of hpo.promotion it is made for. The
@@ -39,6 +50,6 @@ create table hpo.alias_move (
     to_version     integer,                         -- null: the alias is removed
     before_version integer,                         -- null: there was no champion
     promotion      jsonb not null,                  -- that row
-    noted_at       timestamptz not null default clock_timestamp(),
+    noted_at       timestamptz not null default hpo.now(),
     primary key (model, alias)
 );
