@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hpo.artifacts.opening import open_store
 from hpo.database.engine import storage_url
 from hpo.database.queries import query
-from hpo.errors import HpoError, ServiceError, WeightsError
+from hpo.errors import ChampionError, HpoError, ServiceError, WeightsError
 from hpo.promotion import rows
 from hpo.promotion.aliases import move, put_back, settle
 from hpo.promotion.decision import Decision, Outcome, kept_id, override_id, promotion_id
@@ -65,15 +65,13 @@ class Contest:
         target, order = self._study.spec.promotion, self._order
         settled = self._settled(target.model, target.alias)
         champion = settled.champion
-        if order.override is None:
-            if (done := rows.recorded(order.connection, self.key)) is not None:
-                return done  # by the move of one who was killed, completed just now
-            if settled.moved_by_hand and not settled.gone:
-                return self._moved_by_hand(settled)
-            if champion is not None and (kept := self._kept_before(champion)) is not None:
-                return kept
-        elif champion is not None and champion.decision == str(self.key):
-            return self._already_there(champion)
+        if settled.moved_by_hand and not settled.gone:
+            return self._moved_by_hand(settled)
+        if champion is not None and champion.decision == str(self.key):
+            return self._already_there(champion)  # also by one who was killed: completed just now
+        kept = None if order.override is not None else self._kept_before(champion)
+        if kept is not None:
+            return kept
         lost = self._lost() if champion is None else ""
         incumbent, incomparable = self._incumbent(champion)
         return self._act(settled, self._weighed(incumbent, incomparable), incumbent, lost)
@@ -182,6 +180,10 @@ class Contest:
     def _moved_by_hand(self, settled: Settled) -> Decision:
         """Another hand moved the alias: it is said and recorded, and nothing is overwritten."""
         champion = settled.champion
+        if self._order.override is not None:
+            raise ChampionError(
+                settled.moved_by_hand, hint="Settle that first; then promote the trial again."
+            )
         decision = replace(
             self._evidence.decision(champion, None, None, None), outcome=Outcome.INCONCLUSIVE,
             reason=settled.moved_by_hand, version=None if champion is None else champion.number,
@@ -225,8 +227,10 @@ class Contest:
         before = rows.recorded(self._order.connection, name)
         return before or self._record(decision, name)
 
-    def _kept_before(self, champion: Version) -> Decision | None:
+    def _kept_before(self, champion: Version | None) -> Decision | None:
         """The recorded decision that this very champion stays before this very challenger."""
+        if champion is None:
+            return None
         # A person who asks again wants another try where the two could not be compared.
         for comparable in (True,) if self._order.open_ok else (True, False):
             name = kept_id(self.key, _identity(champion), comparable=comparable)

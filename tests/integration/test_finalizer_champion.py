@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fixtures.told import PromotionBench, Teller, promotions
 
+from hpo.errors import ChampionError
 from hpo.promotion.decision import Outcome
 from hpo.promotion.order import Override
 from hpo.spec import Objective
@@ -147,6 +148,9 @@ def test_an_alias_that_another_hand_set_is_not_moved(bench: PromotionBench) -> N
     )  # fmt: skip
     assert "was moved to version 1 by another hand" in decision.reason
     assert bench.finalize(study).already
+    with pytest.raises(ChampionError, match="by another hand"):
+        bench.finalize(study, override=Override(1, "I want it", "me@here"))
+    assert bench.champion() == 1
 
 
 def test_a_metric_that_detections_do_not_tell_decides_nothing(bench: PromotionBench) -> None:
@@ -199,6 +203,9 @@ def test_an_override_promotes_past_the_gate_and_says_so(bench: PromotionBench) -
     count = len(promotions(bench.engine))
     bench.finalize(second, override=override)
     assert (len(promotions(bench.engine)), bench.versions()) == (count, [1, 2])
+    again = bench.finalize(second)  # a worker that comes by finds its trial to be champion
+    assert (again.outcome, again.already, again.version) == (Outcome.PROMOTED, True, 2)
+    assert len(promotions(bench.engine)) == count
     third = bench.study("third", seed=2)
     bench.told(third, 0.4, 0.9)
     decision = bench.finalize(third)  # the champion past the gate is the one to beat
