@@ -22,6 +22,7 @@ import numpy as np
 from scipy.special import ndtr, stdtrit
 
 from hpo.evaluation.resampled import Resampler
+from hpo.evaluation.swapping import p_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,10 +48,11 @@ class Difference:
         low, high: bounds, each one-sided at `confidence`. The whole range that a difference can
             have where the images are too few to say anything.
         better: share of the resamples in which the challenger is better; a tie counts half.
-        resamples, seed: of the bootstrap.
+        resamples, seed: of the bootstrap, and as many swaps.
         confidence: of each bound.
         method: how the bounds come from the resamples.
         images: number of images.
+        luck: chance that two equal models show at least such a gain (hpo.evaluation.swapping).
     """
 
     value: float
@@ -62,6 +64,7 @@ class Difference:
     confidence: float
     method: str
     images: int
+    luck: float
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,13 @@ class Resampled:
         low, high = np.quantile(self.values, [level, 1 - level])
         return float(low), float(high)
 
-    def difference(self, confidence: float, method: str = EXPANDED) -> Difference:
-        """Where the figure is a gain: what its resamples say of it."""
+    def difference(self, confidence: float, luck: float, method: str = EXPANDED) -> Difference:
+        """Where the figure is a gain: what its resamples say of it, and the swaps' p value."""
         low, high = self.bounds(confidence, method) or (-1.0, 1.0)
         better = float(((self.values > 0) + 0.5 * (self.values == 0)).mean())
         return Difference(
             self.value, low, high, better, len(self.values), self.seed, confidence, method,
-            self.images,
+            self.images, luck,
         )  # fmt: skip
 
 
@@ -127,7 +130,10 @@ def difference(
     gains = resampled_gains(
         challenger, champion, metric, direction=direction, resamples=resamples, seed=seed
     )
-    return gains.difference(confidence)
+    luck = p_value(
+        challenger, champion, metric, direction=direction, draws=resamples, seed=seed
+    )
+    return gains.difference(confidence, luck)
 
 
 def interval(
@@ -157,20 +163,23 @@ def resampled_gains(
     Raises:
         ValueError: see `difference`.
     """
-    _require_paired(challenger, champion)
+    if fault := unpaired(challenger, champion):
+        raise ValueError(fault)
     own, other = _values((challenger, champion), metric, resamples, seed)
     gains = own - other if direction == "maximize" else other - own
     gains = np.round(gains, _DIGITS)
     return Resampled(float(gains[0]), gains[1:], len(challenger.images), seed)
 
 
-def _require_paired(one: Detections, other: Detections) -> None:
-    if one.images != other.images:
-        raise ValueError("they were evaluated on other images")
+def unpaired(one: Detections, other: Detections) -> str:
+    """Why the two cannot be compared image by image; "" when they can."""
     if one.names != other.names:
-        raise ValueError(f"their classes differ: {one.names} and {other.names}")
+        return f"their classes differ: {', '.join(one.names)} and {', '.join(other.names)}"
+    if one.images != other.images:
+        return "they were evaluated on other images"
     if not all(map(np.array_equal, _true(one), _true(other))):
-        raise ValueError("the true boxes of their images differ")
+        return "the true boxes of their images differ"
+    return ""
 
 
 def _true(detections: Detections) -> tuple[NDArray[Any], NDArray[Any]]:

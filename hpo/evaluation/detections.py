@@ -6,6 +6,7 @@ computed again, of any sample of the images.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -71,10 +72,11 @@ class Detections:
             WeightsError: the file is not such an archive, or was cut short.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # A path would be left open where the archive is broken
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 scheme = int(stored["scheme"])
                 arrays = {item.name: stored[item.name] for item in fields(cls)}
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
             raise WeightsError(f"{path} holds no detections: {error}") from error
         if scheme != _SCHEME:
             raise WeightsError(f"{path} holds detections of scheme {scheme}, expected {_SCHEME}")

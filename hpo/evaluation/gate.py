@@ -21,6 +21,8 @@ _MISSING, _MEASURED = "not measured", "a figure"
 _TOO_MANY = 1000
 # 0.5 - 0.48 is a little more than 0.02
 _ROUNDING = 1e-9
+_ONE_PERCENT = 0.01
+_BY_LUCK = "chance of such a gain by luck alone"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def judge(  # noqa: PLR0917 - two figures, their difference, and what they are f
     """The outcome: promoted when every rule is met.
 
     Inconclusive is a gain that is large enough, but not sure enough, with every other rule met.
+    It is sure where its lower bound is above the least gain wanted, and where equal models seldom
+    show the like: the bound is the sharper of the two for a least gain, the other is exact.
 
     Args:
         rules: of the study.
@@ -61,20 +65,29 @@ def judge(  # noqa: PLR0917 - two figures, their difference, and what they are f
     """
     seen = [*_absolute(rules, challenger, champion, metric, direction)]
     if champion is not None:
-        seen += [_gain(rules, difference), *_classes(rules, challenger, champion)]
+        seen += [_gain(rules, difference), *_luck(rules, difference)]
+        seen += _classes(rules, challenger, champion)
     broken = [rule for rule in seen if not rule["met"]]
     value = challenger.metrics.get(metric, math.nan)
     if not broken:
         return Verdict(PROMOTED, _why_promoted(metric, value, challenger, difference), seen)
     unsure = difference is not None and difference.value > rules.min_gain
-    if unsure and all(rule["rule"] == "gain" for rule in broken):
+    names = {rule["rule"] for rule in broken}
+    if unsure and names <= {"gain", "luck"}:
         return Verdict(INCONCLUSIVE, _why_inconclusive(rules, metric, difference), seen)
-    return Verdict(KEPT, "; ".join(_unmet(rule, metric) for rule in broken), seen)
+    # A gain that is not one says enough of its luck
+    told = [rule for rule in broken if rule["rule"] != "luck" or "gain" not in names]
+    return Verdict(KEPT, "; ".join(_unmet(rule, metric) for rule in told), seen)
 
 
 def signed(difference: Difference) -> str:
     """The gain with its bounds."""
     return f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+
+
+def chance(luck: float) -> str:
+    """A small chance in words; never none."""
+    return f"{100 * luck:.1f}%" if luck >= _ONE_PERCENT else f"{100 * luck:.2g}%"
 
 
 def images_needed(difference: Difference, min_gain: float) -> int | None:
@@ -125,6 +138,15 @@ def _gain(rules: Promotion, difference: Difference | None) -> dict[str, Any]:
     return _rule("gain", wanted, signed(difference), met=met)
 
 
+def _luck(rules: Promotion, difference: Difference | None) -> Iterator[dict[str, Any]]:
+    """Equal models are promoted no more often than that, however few the images are."""
+    if difference is None:
+        return
+    most = 1 - rules.confidence
+    met = difference.luck <= most + _ROUNDING
+    yield _rule("luck", f"at most {most:g}", f"{difference.luck:.4g}", met=met)
+
+
 def _classes(
     rules: Promotion, challenger: Evaluated, champion: Evaluated
 ) -> Iterator[dict[str, Any]]:
@@ -156,7 +178,7 @@ def _why_promoted(
         return f"it is the model's first champion: {metric} {value:.4f} {images}"
     return (
         f"better than the champion in {metric} by {signed(difference)} {images}, "
-        f"each bound at {_percent(difference.confidence)}"
+        f"each bound at {_percent(difference.confidence)}; {_BY_LUCK}: {chance(difference.luck)}"
     )
 
 
@@ -167,15 +189,18 @@ def _why_inconclusive(rules: Promotion, metric: str, difference: Difference | No
     how_many = "far more" if needed is None else f"about {needed}"
     if difference.images < fewest:
         how_many = f"at least {fewest}"
+    elif difference.low > rules.min_gain:  # the interval alone would do
+        how_many = "somewhat more"
     return (
         f"better than the champion in {metric} by {signed(difference)}, but that may be luck: to "
         f"be {_percent(difference.confidence)} sure takes {how_many} test images, there are "
-        f"{difference.images}"
+        f"{difference.images}; {_BY_LUCK}: {chance(difference.luck)}"
     )
 
 
 def _unmet(rule: Mapping[str, Any], metric: str) -> str:
-    name = {"value": metric, "gain": f"gain in {metric}"}.get(rule["rule"], rule["rule"])
+    names = {"value": metric, "gain": f"gain in {metric}", "luck": _BY_LUCK}
+    name = names.get(rule["rule"], rule["rule"])
     return f"{name} {rule['seen']}, wanted {rule['wanted']}"
 
 

@@ -64,8 +64,16 @@ class _Curve:
 class Resampler:
     """One metric of samples of the images of one model's detections."""
 
-    def __init__(self, detections: Detections, metric: str) -> None:
+    def __init__(
+        self, detections: Detections, metric: str, order: NDArray[Any] | None = None
+    ) -> None:
         """Prepare what all samples share.
+
+        Args:
+            detections: of the model.
+            metric: one of METRICS.
+            order: (m,) indices of the detections, the most confident first; Ultralytics' own
+                where it is not given. It decides which of equal confidence comes first.
 
         Raises:
             ValueError: the metric cannot be computed from detections, or an image has more hits
@@ -75,7 +83,7 @@ class Resampler:
             raise ValueError(f"metric {metric}, expected one of {', '.join(METRICS)}")
         self._metric = metric
         self._detections = detections
-        self._order = by_confidence(detections)
+        self._order = by_confidence(detections) if order is None else order
         self.classes = np.unique(detections.true_kind)
         self._true = _true_boxes(detections, self.classes)
         overlaps = range(detections.correct.shape[1])[_OVERLAPS.get(metric, slice(0))]

@@ -25,7 +25,7 @@ from hpo.promotion.incumbent import Ground, Scout, load_detections
 from hpo.promotion.lock import require_held
 from hpo.promotion.lost import recorded_champion, require_restored
 from hpo.promotion.registration import Registration
-from hpo.promotion.settled import Move, look
+from hpo.promotion.settled import Move, command, look
 from hpo.promotion.weighing import weigh
 from hpo.readiness import require_test_split
 from hpo.tracking.client import open_client
@@ -65,8 +65,8 @@ class Contest:
         target, order = self._study.spec.promotion, self._order
         settled = self._settled(target.model, target.alias)
         champion = settled.champion
-        if settled.moved_by_hand and not settled.gone:
-            return self._moved_by_hand(settled)
+        if in_the_way := self._in_the_way(settled):
+            return self._stand_aside(champion, in_the_way)
         if champion is not None and champion.decision == str(self.key):
             return self._already_there(champion)  # also by one who was killed: completed just now
         kept = None if order.override is not None else self._kept_before(champion)
@@ -177,22 +177,36 @@ class Contest:
             raise WeightsError(f"version {champion.number} is not on record as a promotion")
         return replace(Decision.from_row(row), version=champion.number)
 
-    def _moved_by_hand(self, settled: Settled) -> Decision:
-        """Another hand moved the alias: it is said and recorded, and nothing is overwritten."""
-        champion = settled.champion
+    def _in_the_way(self, settled: Settled) -> str:
+        """What another hand did in MLflow that a person must settle first; "" for nothing."""
+        if settled.moved_by_hand:
+            # A version that was deleted can be made again, or is the study's own to replace
+            return "" if settled.gone else settled.moved_by_hand
+        model, alias = self._study.spec.promotion.model, self._study.spec.promotion.alias
+        if settled.champion is not None or settled.record is not None:
+            return ""
+        foreign = ", ".join(str(number) for number in self._registry.foreign(model))
+        if not foreign:
+            return ""
+        return (
+            f"the model name '{model}' is taken in MLflow by what is not of this service: version "
+            f"{foreign}. Create the study with another promotion.model; or "
+            f"{command(model, alias, 'VERSION')} takes one of them for the champion to beat"
+        )
+
+    def _stand_aside(self, champion: Version | None, reason: str) -> Decision:
+        """It is said and recorded, and nothing of another hand's is overwritten."""
         if self._order.override is not None:
-            raise ChampionError(
-                settled.moved_by_hand, hint="Settle that first; then promote the trial again."
-            )
+            raise ChampionError(reason, hint="Settle that first; then promote the trial again.")
         decision = replace(
             self._evidence.decision(champion, None, None, None), outcome=Outcome.INCONCLUSIVE,
-            reason=settled.moved_by_hand, version=None if champion is None else champion.number,
+            reason=reason, version=None if champion is None else champion.number,
         )  # fmt: skip
         evidence = decision.evidence | {"reason": decision.reason, "comparable": False}
         decision = replace(decision, evidence=evidence)
         if decision.dry_run:
             return decision
-        name = uuid.uuid5(self.key, f"moved by hand {decision.reason}")
+        name = uuid.uuid5(self.key, f"stood aside {decision.reason}")
         before = rows.recorded(self._order.connection, name)
         return before or self._record(decision, name)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.evaluation.average_precision import METRICS
-from hpo.evaluation.bootstrap import difference, interval
+from hpo.evaluation.bootstrap import difference, interval, unpaired
 from hpo.evaluation.gate import judge
 
 if TYPE_CHECKING:
@@ -74,11 +74,7 @@ def _incomparable(metric: str, one: Detections | None, other: Detections | None)
         return f"{metric} cannot be computed from detections"
     if one is None or other is None:
         return "the trainer keeps no detections"
-    if one.names != other.names:
-        return f"their classes differ: {', '.join(one.names)} and {', '.join(other.names)}"
-    if one.images != other.images:
-        return "they were evaluated on other images"
-    return ""
+    return unpaired(one, other)
 
 
 def finalists_evidence(

@@ -133,6 +133,12 @@ class Registry:
         for key, value in tags.items():
             self._client.set_model_version_tag(version.model, str(version.number), key, value)
 
+    def foreign(self, model: str) -> list[int]:
+        """The newest versions of a model that were made for no decision of this service."""
+        found = self._model(model)
+        newest = [] if found is None else found.latest_versions
+        return sorted(int(item.version) for item in newest if DECISION not in item.tags)
+
     def has(self, model: str) -> bool:
         """Whether there is such a registered model, with or without versions."""
         return self._model(model) is not None

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from fixtures.told import PromotionBench, Teller, promotions
 
-from hpo.errors import ChampionError
+from hpo.errors import ChampionError, TrackingError
 from hpo.promotion.decision import Outcome
 from hpo.promotion.order import Override
 from hpo.spec import Objective
 from hpo.study import extend, load_study
+from hpo.tracking.registry import Registry
+
+if TYPE_CHECKING:
+    from fixtures.mlflow_server import MlflowServer
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -151,6 +157,52 @@ def test_an_alias_that_another_hand_set_is_not_moved(bench: PromotionBench) -> N
     with pytest.raises(ChampionError, match="by another hand"):
         bench.finalize(study, override=Override(1, "I want it", "me@here"))
     assert bench.champion() == 1
+
+
+def test_a_model_name_that_is_taken_is_left_alone(bench: PromotionBench) -> None:
+    """Versions that another program registered: said, and no version is added to them."""
+    bench.client.create_registered_model(bench.model)
+    bench.client.create_model_version(bench.model, source=str(bench.folder), await_creation_for=0)
+    study = bench.study()
+    bench.told(study, 0.3, 0.6)
+    decision = bench.finalize(study)
+    assert (decision.outcome, bench.versions(), bench.champion()) == (
+        Outcome.INCONCLUSIVE, [1], None,
+    )  # fmt: skip
+    assert "is taken in MLflow by what is not of this service: version 1" in decision.reason
+
+
+def test_a_champion_whose_version_was_deleted_is_made_again_first(bench: PromotionBench) -> None:
+    """The next study is refused with the command that mends it, and is weighed afterwards."""
+    first, second = bench.study("first"), bench.study("second", seed=1)
+    bench.told(first, 0.4, 0.8)
+    bench.told(second, 0.4, 0.5)
+    bench.finalize(first)
+    bench.client.delete_model_version(bench.model, "1")
+    with pytest.raises(TrackingError, match="does not hold") as refused:
+        bench.finalize(second)
+    assert f"`hpo finalize --study {first.name}` makes it again" in refused.value.hint
+    assert len(promotions(bench.engine)) == 1
+    assert bench.finalize(first, open_ok=True).version == 2
+    decision = bench.finalize(second)
+    assert (decision.outcome, decision.version, bench.champion()) == (Outcome.KEPT, 2, 2)
+
+
+def test_a_promotion_through_mlflows_http_server_is_the_same(
+    bench: PromotionBench, mlflow_server: MlflowServer
+) -> None:
+    """Version, both aliases, files and record; the second study's champion takes the place."""
+    bench.settings = replace(bench.settings, tracking_uri=mlflow_server.url)
+    first, second = bench.study("first"), bench.study("second", seed=1)
+    bench.told(first, 0.3, 0.4)
+    bench.told(second, 0.4, 0.8)
+    bench.finalize(first)
+    decision = bench.finalize(second)
+    assert (decision.outcome, decision.version) == (Outcome.PROMOTED, 2)
+    registry = Registry(bench.client)
+    assert registry.aliases(bench.model) == {"champion": 2, "previous": 1}
+    names = ("decision.md", "decision.html", "metadata.json", "metrics.json")
+    assert set(registry.read_texts(decision.evidence["run_id"], names)) == set(names)
 
 
 def test_a_metric_that_detections_do_not_tell_decides_nothing(bench: PromotionBench) -> None:
