@@ -2,9 +2,8 @@
 
 Equal models: how often the challenger is promoted all the same, against the rate that the gate
 names (1 - confidence). Better ones: how often that is noticed. Each study is one test split with
-the detections of two models (gate_world.py); what judges it is the service's own bootstrap and
-gate. Exits with 1 when equal models are promoted more often than named, beyond
-chance.
+the detections of two models (gate_world.py); what judges it is the service's own bootstrap, swaps
+and gate. Exits with 1 when equal models are promoted more often than named, beyond chance.
 """
 
 from __future__ import annotations
@@ -27,11 +26,13 @@ from hpo.evaluation.average_precision import figures
 from hpo.evaluation.bootstrap import EXPANDED, PERCENTILE, resampled_gains
 from hpo.evaluation.evaluated import Evaluated
 from hpo.evaluation.gate import INCONCLUSIVE, KEPT, PROMOTED, judge
+from hpo.evaluation.swapping import p_value
 from hpo.spec import Promotion
 
 RULES = Promotion("bench", "champion")
 METRIC = "mAP50"
-METHODS = (PERCENTILE, EXPANDED)
+GATE = "the gate"  # the expanded percentile, and the luck
+METHODS = (PERCENTILE, EXPANDED, GATE)
 USUAL = World("usual", skill=0.8, likeness=0.5)
 WORLDS = (USUAL, World("near twins", skill=0.8, likeness=0.9), World("weak", -0.7, 0.5))
 IMAGES = (10, 40, 200)
@@ -39,7 +40,6 @@ GAINS = (0.02, 0.05, 0.10)
 MANY = 20_000  # images that stand for all there are
 CHUNK = 50
 BY_CHANCE = 0.01  # so rarely would a gate that keeps its rate look as bad
-WORSE = "worse"  # the upper bound is below 0: the challenger counts as surely worse
 Cells = dict[tuple[str, float, int], Counter[tuple[str, str]]]
 
 
@@ -75,14 +75,18 @@ def run(task: Task) -> tuple[Task, Counter[tuple[str, str]], float]:
         challenger, champion = (
             Evaluated("", "", figures(one).metrics, task.images) for one in pair
         )
-        gains = resampled_gains(
-            *pair, METRIC, resamples=RULES.resamples, seed=int(rng.integers(2**31))
-        )
+        seed = int(rng.integers(2**31))
+        gains = resampled_gains(*pair, METRIC, resamples=RULES.resamples, seed=seed)
+        luck = p_value(*pair, METRIC, draws=RULES.resamples, seed=seed)
+        found = {
+            # An interval alone: as if luck were never in the way
+            PERCENTILE: gains.difference(RULES.confidence, 0.0, PERCENTILE),
+            EXPANDED: gains.difference(RULES.confidence, 0.0, EXPANDED),
+            GATE: gains.difference(RULES.confidence, luck),
+        }
         for method in METHODS:
-            found = gains.difference(RULES.confidence, method)
-            verdict = judge(RULES, challenger, champion, found, METRIC, "maximize")
+            verdict = judge(RULES, challenger, champion, found[method], METRIC, "maximize")
             outcomes[method, verdict.outcome] += 1
-            outcomes[method, WORSE] += found.high < 0
     return task, outcomes, time.process_time() - began
 
 
@@ -143,18 +147,13 @@ def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
 
 
 def equal_models(cells: Cells, number: int) -> str:
-    """Promoted, or called worse, though equal."""
-    head = (
-        "models",
-        "their mAP50",
-        "images",
-        *(f"{m}, {s}" for m in METHODS for s in ("promoted", WORSE)),
-    )
+    """Promoted though equal."""
+    head = ("models", "their mAP50", "images", *METHODS)
     rows = [
         (
             world.name, f"{true_value(world.skill):.2f}", images,
-            *(percent(cells[world.name, 0.0, images][method, outcome], number)
-              for method in METHODS for outcome in (PROMOTED, WORSE)),
+            *(percent(cells[world.name, 0.0, images][method, PROMOTED], number)
+              for method in METHODS),
         )
         for world in WORLDS for images in IMAGES
     ]  # fmt: skip
@@ -167,13 +166,15 @@ def better_models(cells: Cells, number: int) -> str:
     head = (
         "true gain",
         "images",
-        f"{PERCENTILE}, promoted",
-        *(f"{EXPANDED}, {o}" for o in outcomes),
+        PERCENTILE,
+        EXPANDED,
+        *(f"{GATE}: {outcome}" for outcome in outcomes),
     )
     rows = [
         (
-            f"{gain:.2f}", images, percent(cell[PERCENTILE, PROMOTED], number),
-            *(percent(cell[EXPANDED, outcome], number) for outcome in outcomes),
+            f"{gain:.2f}", images,
+            *(percent(cell[method, PROMOTED], number) for method in (PERCENTILE, EXPANDED)),
+            *(percent(cell[GATE, outcome], number) for outcome in outcomes),
         )
         for gain in GAINS for images in IMAGES for cell in [cells[USUAL.name, gain, images]]
     ]  # fmt: skip
@@ -181,12 +182,11 @@ def better_models(cells: Cells, number: int) -> str:
 
 
 def too_often(cells: Cells, number: int) -> list[str]:
-    """Where the method in use promotes equal models so often that the rate named is not true."""
+    """Where the gate promotes equal models so often that the rate named is not true."""
     return [
-        f"{name}, {images} images: {cell[EXPANDED, PROMOTED]} of {number}"
+        f"{name}, {images} images: {cell[GATE, PROMOTED]} of {number}"
         for (name, gain, images), cell in cells.items()
-        if not gain
-        and binom.sf(cell[EXPANDED, PROMOTED] - 1, number, 1 - RULES.confidence) < BY_CHANCE
+        if not gain and binom.sf(cell[GATE, PROMOTED] - 1, number, 1 - RULES.confidence) < BY_CHANCE
     ]
 
 
@@ -194,16 +194,19 @@ def section(cells: Cells, number: int, command: str, took: str) -> str:
     """The page's part, with no date: it says what to run."""
     named = 100 * (1 - RULES.confidence)
     return f"""\
-`{command}`: {number} simulated studies a row, {RULES.resamples} resamples each,
+`{command}`: {number} simulated studies a row, {RULES.resamples} resamples and as many swaps each,
 in {took}.
-Shares in percent, with their Monte-Carlo standard error.
+Shares in percent, with their Monte-Carlo standard error. A column with the name of an interval is
+what that interval's lower bound alone would promote; the gate wants the expanded percentile's bound
+and at most {named:.0f}% of luck.
 
-Two equal models. The gate names a rate of {named:.0f}%: `promoted` must not be above it. `worse` is
-the other side, an upper bound below 0. Near twins share 90% of their luck, the others 50%.
+Two equal models: how often the challenger is promoted. The gate names a rate of {named:.0f}%. Near
+twins share 90% of their luck, the others 50%.
 
 {equal_models(cells, number)}
 
-A challenger that is really better, against the usual champion.
+A challenger that is really better, against the usual champion: promoted, and what else becomes of
+it.
 
 {better_models(cells, number)}"""
 

@@ -60,8 +60,8 @@ class Promotion:
             than the trials' a finalist's own training does not count.
         confidence: one-sided, that the gain is above `min_gain`; 1 - confidence is the rate at
             which an equal model would be promoted.
-        resamples: of the test images, in the bootstrap.
-        seed: of the bootstrap.
+        resamples: of the test images, in the bootstrap; as many swaps of the two models.
+        seed: of both.
         min_value: the objective on the test split must be better than this; None: no such rule.
         min_gain: in the objective's own unit.
         max_class_loss: largest fall of a class's AP50; None: no such rule.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields as fields_of
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ _RULES: dict[str, tuple[type, float | None, float | None]] = {  # kind, smallest
     "confidence": (float, None, None),
     "resamples": (int, 100, 100_000),
     "seed": (int, 0, 2**32 - 1),
-    "min_value": (float, 0, 1),
+    "min_value": (float, -1, 1),  # -1: also a model that finds nothing
     "min_gain": (float, 0, 1),
     "max_class_loss": (float, 0, 1),
     "max_latency_ms": (float, None, None),
@@ -72,6 +73,10 @@ def _rules(fields: Fields) -> dict[str, Any]:
     if not 0.5 < rules["confidence"] < 1:  # noqa: PLR2004 - a coin's
         said = shown(rules["confidence"])
         fields.fault("confidence", f"is {said}, above 0.5 and below 1 is expected, e.g. 0.95")
+    # One of so many draws is as rare as what they can show
+    elif rules["resamples"] < (least := math.ceil(round(1 / (1 - rules["confidence"]), 6)) - 1):
+        said = f"at least {least} is expected at a confidence of {shown(rules['confidence'])}"
+        fields.fault("resamples", f"is {rules['resamples']}, {said}")
     for name in ("max_latency_ms", "max_size_mb"):
         if rules[name] is not None and rules[name] <= 0:
             fields.fault(name, f"is {shown(rules[name])}, a number above 0 is expected")

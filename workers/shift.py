@@ -25,6 +25,7 @@ from workers.trial_run import Bench, Ended, LostError, TrialRun
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import Self
 
     from sqlalchemy import Connection, Engine
 
@@ -112,7 +113,7 @@ class Place:
 
 
 class Shift:
-    """One worker's time on one study; `run` is called once."""
+    """One worker's time on one study; `run` is called once, inside the shift's `with` block."""
 
     def __init__(
         self, place: Place, study: Study, limits: Limits, *, test_fingerprint: str = ""
@@ -130,8 +131,20 @@ class Shift:
         self._failures: list[str] = []
         self._ended_before = 0  # by earlier workers of the slot
 
+    def __enter__(self) -> Self:
+        self._mirror = MirrorThread(self._place.settings, self._study)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        """Close the mirror; whoever asked the worker to leave does not wait for MLflow."""
+        flush_s = 0.0 if kind is KeyboardInterrupt else FLUSH_S
+        drain = self._place.drain
+        self._mirror.close(
+            min(flush_s, _FLUSH_S, max(1.0, drain.left_s)) if drain.asked else flush_s
+        )
+
     def run(self) -> Summary:
-        """Claim and run trials.
+        """Claim and run trials; the mirror goes on until the shift is left.
 
         Raises:
             RepeatedFailureError: the trials fail with the same error again and again.
@@ -140,31 +153,26 @@ class Shift:
         place, study = self._place, self._study
         host = socket.gethostname()
         slot = place.slot if study.parent_id is None else None  # finals count in nobody's limit
-        row = {"study_id": study.study_id, "host": host, "pid": os.getpid(), "device": place.device}
-        row["environment"] = json.dumps(this_machine(place.device, study.code_version))
+        row = {
+            "study_id": study.study_id, "host": host, "pid": os.getpid(), "device": place.device,
+            "environment": json.dumps(this_machine(place.device, study.code_version)),
+        }  # fmt: skip
         # Repeated after a lost acknowledgement it makes a second row, which nobody is
         worker_id, self._ended_before = patient(
             place.engine, lambda connection: _register(connection, row, slot),
             patience_s=place.settings.db_patience_s, stop=place.drain.event,
         )  # fmt: skip
         summary = Summary(why="crashed")
-        mirror, flush_s = MirrorThread(place.settings, study), FLUSH_S
         try:
             bench = self._bench(worker_id, host)
-            self._loop(bench, summary, mirror.wake)
+            self._loop(bench, summary, self._mirror.wake)
             if summary.why == "finished":
                 _clear_ended(bench)
         except RepeatedFailureError:
             summary.why = "failing"
             raise
-        except KeyboardInterrupt:
-            flush_s = 0.0  # leave now
-            raise
         finally:
             _left(place.engine, worker_id, summary.why)
-            # Whoever asked it to leave does not wait for MLflow
-            left_s = max(1.0, place.drain.left_s)
-            mirror.close(min(flush_s, _FLUSH_S, left_s) if place.drain.asked else flush_s)
         return summary
 
     def _bench(self, worker_id: int, host: str) -> Bench:

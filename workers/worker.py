@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hpo.artifacts.opening import open_store
 from hpo.database import schema
@@ -23,12 +23,15 @@ from workers.run_folders import own_folder
 from workers.shift import Limits, Place, Shift, Summary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
     from hpo.study import Study
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 STALL_TIMEOUT_S = 7200.0  # an epoch that takes longer must be announced
 
@@ -125,6 +128,11 @@ class Worker:
                 engine.dispose()
                 raise
 
+        return self._persistently(attempt)
+
+    def _persistently(self, attempt: Callable[[], T]) -> T:
+        """Try again while the database is away, as long as the patience lasts."""
+        settings = self._settings
         return persist(
             attempt, storage_url(settings),
             patience_s=settings.db_patience_s, stop=self._drain.event,
@@ -133,39 +141,37 @@ class Worker:
     def _serve(self, place: Place, study: Study) -> Summary:
         if study.parent_id is not None:
             return self._serve_finals(place, study)
-        summary = Shift(place, study, self._limits).run()
-        # At its limit it may have ended the last trial of all: then nobody else is left to promote
-        over = summary.why == "finished" or (summary.why == "limit" and _is_over(place, study))
-        if not (over and self._promote):
-            return summary
+        with Shift(place, study, self._limits) as shift:  # its mirror goes on during the finals
+            summary = shift.run()
+            if summary.why in ("finished", "limit") and self._promote:
+                self._conclude(place, study, summary)
+        return summary
+
+    def _conclude(self, place: Place, study: Study, summary: Summary) -> None:
+        """The finals, then the promotion, where the study is over."""
         try:
-            finals = self._finals(place, study)
-            if finals is None or self._are_over(place, study, finals, summary):
+            # At its limit it may have ended the last trial of all: nobody else is left to promote
+            over, finals = self._persistently(lambda: _called(place, study))
+            if over and (finals is None or self._are_over(place, study, finals, summary)):
                 self._finalize(place, study, summary)
         except RepeatedFailureError:
             raise
         except HpoError as error:
             # The trials are told and safe; promoting can be done again by hand.
             self._note(summary, _not_promoted(error, study))
-        return summary
 
     def _serve_finals(self, place: Place, finals: Study) -> Summary:
         """As a worker of `NAME/finals` alone."""
         parent = parent_of(place.engine, finals)
         _, fingerprint = require_test_split(parent, place.settings)
-        summary = Shift(place, finals, self._limits, test_fingerprint=fingerprint).run()
-        if summary.why == "finished" and self._promote:
-            try:
-                self._finalize(place, parent, summary)
-            except HpoError as error:
-                self._note(summary, _not_promoted(error, parent))
+        with Shift(place, finals, self._limits, test_fingerprint=fingerprint) as shift:
+            summary = shift.run()
+            if summary.why == "finished" and self._promote:
+                try:
+                    self._finalize(place, parent, summary)
+                except HpoError as error:
+                    self._note(summary, _not_promoted(error, parent))
         return summary
-
-    def _finals(self, place: Place, study: Study) -> Study | None:
-        """The study's finals, asked for now; None when there is nothing to look at again."""
-        from hpo.promotion.finalists import call_finals
-
-        return call_finals(place.engine, study)
 
     def _are_over(self, place: Place, study: Study, finals: Study, summary: Summary) -> bool:
         """Run finals with whoever else is at them; whether they are over."""
@@ -174,7 +180,8 @@ class Worker:
         )
         _, fingerprint = require_test_split(study, place.settings)
         limits = replace(self._limits, n_trials=None)
-        inner = Shift(place, finals, limits, test_fingerprint=fingerprint).run()
+        with Shift(place, finals, limits, test_fingerprint=fingerprint) as shift:
+            inner = shift.run()
         if inner.why == "finished":
             return True
         if inner.why == "drained":
@@ -196,12 +203,16 @@ class Worker:
         self._watch(Event(Kind.NOTE, text=text))
 
 
-def _is_over(place: Place, study: Study) -> bool:
+def _called(place: Place, study: Study) -> tuple[bool, Study | None]:
+    """(whether the study is over, its finals: None when there is nothing to look at again)."""
     from hpo.promotion.candidate import standing
+    from hpo.promotion.finalists import call_finals
 
     with place.engine.connect() as connection:
         stands = standing(connection, study)
-    return stands is not None and not stands.open_because
+    if stands is None or stands.open_because:
+        return False, None
+    return True, call_finals(place.engine, study)
 
 
 def _not_promoted(error: HpoError, study: Study) -> str:

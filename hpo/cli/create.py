@@ -117,7 +117,9 @@ def create_study(
     for path, value in given.items():
         if value is not None:
             set_path(overrides, path, value)
-    if name is not None and file is None and "promotion" not in overrides:
+    promotion = overrides.get("promotion", {})
+    named = not isinstance(promotion, dict) or "model" in promotion
+    if name is not None and file is None and not named:
         # The built-in study's model is not the place for another study's champion.
         set_path(overrides, "promotion.model", name)
     if epochs is not None and file is None and "pruner" not in overrides:

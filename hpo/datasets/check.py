@@ -129,7 +129,7 @@ def unreadable(image: Path) -> str:
             return ""
     except FileNotFoundError:
         return "no such image"
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ImportError):  # Ultralytics teaches Pillow to ask for plug-ins
         # Formats that only OpenCV or a plug-in opens are the trainer's to judge
         lenient = image.suffix.lower() in {".dng", ".heic", ".heif", ".jp2", ".avif"}
         return "" if lenient else "not an image that can be read"

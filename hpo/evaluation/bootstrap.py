@@ -130,9 +130,7 @@ def difference(
     gains = resampled_gains(
         challenger, champion, metric, direction=direction, resamples=resamples, seed=seed
     )
-    luck = p_value(
-        challenger, champion, metric, direction=direction, draws=resamples, seed=seed
-    )
+    luck = p_value(challenger, champion, metric, direction=direction, draws=resamples, seed=seed)
     return gains.difference(confidence, luck)
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Overlaps (intersection over union) at which a detection is matched, as COCO and Ultralytics do
 OVERLAPS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 _SCHEME = 1
+# RuntimeError: flipped bits can name a compression or an encryption that zipfile does not know
+_BROKEN = (OSError, ValueError, KeyError, EOFError, BadZipFile, RuntimeError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Detections:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 scheme = int(stored["scheme"])
                 arrays = {item.name: stored[item.name] for item in fields(cls)}
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        except _BROKEN as error:
             raise WeightsError(f"{path} holds no detections: {error}") from error
         if scheme != _SCHEME:
             raise WeightsError(f"{path} holds detections of scheme {scheme}, expected {_SCHEME}")

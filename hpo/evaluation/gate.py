@@ -22,7 +22,7 @@ _TOO_MANY = 1000
 # 0.5 - 0.48 is a little more than 0.02
 _ROUNDING = 1e-9
 _ONE_PERCENT = 0.01
-_BY_LUCK = "chance of such a gain by luck alone"
+BY_LUCK = "chance of such a gain by luck alone"
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def judge(  # noqa: PLR0917 - two figures, their difference, and what they are f
     """The outcome: promoted when every rule is met.
 
     Inconclusive is a gain that is large enough, but not sure enough, with every other rule met.
-    It is sure where its lower bound is above the least gain wanted, and where equal models seldom
-    show the like: the bound is the sharper of the two for a least gain, the other is exact.
+    Sure is one whose lower bound is above the least gain wanted and which equal models seldom show
+    by luck: the bound alone knows of a least gain, the luck alone is exact for few images.
 
     Args:
         rules: of the study.
@@ -178,7 +178,7 @@ def _why_promoted(
         return f"it is the model's first champion: {metric} {value:.4f} {images}"
     return (
         f"better than the champion in {metric} by {signed(difference)} {images}, "
-        f"each bound at {_percent(difference.confidence)}; {_BY_LUCK}: {chance(difference.luck)}"
+        f"each bound at {_percent(difference.confidence)}; {BY_LUCK}: {chance(difference.luck)}"
     )
 
 
@@ -194,12 +194,12 @@ def _why_inconclusive(rules: Promotion, metric: str, difference: Difference | No
     return (
         f"better than the champion in {metric} by {signed(difference)}, but that may be luck: to "
         f"be {_percent(difference.confidence)} sure takes {how_many} test images, there are "
-        f"{difference.images}; {_BY_LUCK}: {chance(difference.luck)}"
+        f"{difference.images}; {BY_LUCK}: {chance(difference.luck)}"
     )
 
 
 def _unmet(rule: Mapping[str, Any], metric: str) -> str:
-    names = {"value": metric, "gain": f"gain in {metric}", "luck": _BY_LUCK}
+    names = {"value": metric, "gain": f"gain in {metric}", "luck": BY_LUCK}
     name = names.get(rule["rule"], rule["rule"])
     return f"{name} {rule['seen']}, wanted {rule['wanted']}"
 

@@ -52,7 +52,8 @@ class Swapper:
         changed = np.asarray(swapped, dtype=np.int64)
         stayed = 1 - changed
         one = self._resampler.values(np.concatenate((stayed, changed), axis=1))
-        return one - self._resampler.values(np.concatenate((changed, stayed), axis=1))
+        other = self._resampler.values(np.concatenate((changed, stayed), axis=1))
+        return np.asarray(one - other)
 
 
 def p_value(
@@ -96,7 +97,7 @@ def _side_by_side(one: Detections, other: Detections) -> Detections:
         image=other.image + len(one.images),
         true_image=other.true_image + len(one.images),
     )
-    joined = {
+    joined: dict[str, Any] = {
         name: np.concatenate((getattr(one, name), getattr(moved, name)))
         for name in ("sizes", *_BY_DETECTION, *_BY_TRUE_BOX)
     }

@@ -93,7 +93,7 @@ def metrics(decision: Decision) -> dict[str, float]:
         "weights_bytes": evaluation.get("weights_bytes"),
         "champion_value": champion.get("value"),
         **_prefixed("champion_", (champion.get("evaluation") or {}).get("metrics")),
-        **_prefixed("gain_", {key: found.get(key) for key in ("low", "high", "better")}),
+        **_prefixed("gain_", {key: found.get(key) for key in ("low", "high", "better", "luck")}),
         "gain": found.get("value"),
     }
     for name, figures in (evaluation.get("per_class") or {}).items():

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpo.evaluation.gate import BY_LUCK, chance
 from hpo.promotion.exhibit import champion_of, evaluation_of
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def difference_sentence(exhibit: Exhibit) -> str:
         f"{signed(found.get('value'))} {span((found.get('low'), found.get('high')), sign=True)}, "
         f"each bound at {confidence}; the probability of being better is "
         f"{percent(found.get('better'), 1)} ({found.get('method')}, "
-        f"{found.get('resamples')} resamples of the images, seed {found.get('seed')})."
+        f"{found.get('resamples')} resamples of the images, seed {found.get('seed')})"
+        f"{_luck(found)}."
     )
 
 
@@ -149,7 +151,7 @@ def key_facts(exhibit: Exhibit) -> list[Fact]:
     facts = [
         Fact(f"{metric} on the test split", figure(evidence.get("test_value")), _own_span(exhibit)),
         Fact("Gain over the champion", signed(found.get("value")), _gain_note(found)),
-        Fact("Probability of being better", percent(found.get("better"), 1), _sample_note(found)),
+        Fact("Probability of being better", percent(found.get("better"), 1), _better_note(found)),
         Fact(
             "Champion on the same split", figure(champion.get("value")),
             f"version {champion.get('version')}"
@@ -187,8 +189,16 @@ def _gain_note(found: Mapping[str, Any]) -> str:
     return f"{ends}, each bound at {confidence_percent(found.get('confidence'))}" if ends else ""
 
 
-def _sample_note(found: Mapping[str, Any]) -> str:
-    return f"{found.get('resamples')} resamples of {found.get('images')} images"
+def _better_note(found: Mapping[str, Any]) -> str:
+    return f"{found.get('resamples')} resamples of {found.get('images')} images{_luck(found)}"
+
+
+def _luck(found: Mapping[str, Any]) -> str:
+    """How often equal models show such a gain; "" for no gain, and where it was not asked."""
+    value, luck = found.get("value"), found.get("luck")
+    if luck is None or value is None or value <= 0:
+        return ""
+    return f"; {BY_LUCK}: {chance(luck)}"
 
 
 def _latency(evaluation: Mapping[str, Any], name: str) -> Any:

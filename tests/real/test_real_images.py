@@ -43,6 +43,7 @@ def test_the_tiny_person_set_goes_the_whole_way(project: Project) -> None:
     project.run(
         "create-study", "--name", "persons", "--data", "persons/data.yaml", "--trials", "2",
         "--epochs", "2", "--set", "train.imgsz=320", "--set", "pruner=none",
+        "--set", "promotion.min_value=-1",  # it learns nothing in two epochs
     )  # fmt: skip
     project.run("launch", "--workers", "2", timeout_s=900)
     status = project.json("status")

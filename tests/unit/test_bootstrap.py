@@ -21,7 +21,9 @@ from hpo.evaluation.bootstrap import (
     fewest_images,
     interval,
     resampled_gains,
+    unpaired,
 )
+from hpo.evaluation.swapping import p_value
 
 if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections
@@ -41,6 +43,7 @@ def test_the_value_is_the_difference_of_the_figures(metric: str) -> None:
     """On the images themselves, between its bounds, with everything that repeats it."""
     one, other = draw(1, FORTY), draw(1, replace(FORTY, found=0.5), model=1)
     found = compared(one, other, metric, resamples=100)
+    assert found.luck == p_value(one, other, metric, draws=100, seed=0)
     gain = figures(one).metrics[metric] - figures(other).metrics[metric]
     assert found.value == pytest.approx(gain, abs=1e-9)
     assert found.low < found.value < found.high
@@ -61,6 +64,8 @@ def test_the_other_way_round_is_the_same_with_the_sign_turned() -> None:
     here, there = compared(one, other), compared(other, one)
     turned = (-there.value, -there.high, -there.low)
     assert (here.value, here.low, here.high) == pytest.approx(turned, abs=1e-12)
+    # The same swaps: what is at least the gain here is at most the loss there
+    assert min(here.luck, there.luck) < 0.5 < max(here.luck, there.luck)
     assert here.better == pytest.approx(1 - there.better)
     assert compared(one, other, direction="minimize") == there
 
@@ -68,7 +73,7 @@ def test_the_other_way_round_is_the_same_with_the_sign_turned() -> None:
 def test_the_same_model_never_gains() -> None:
     """No gain, no width, and neither is better."""
     found = compared(draw(1, FORTY), draw(1, FORTY))
-    assert (found.value, found.low, found.high, found.better) == (0, 0, 0, 0.5)
+    assert (found.value, found.low, found.high, found.better, found.luck) == (0, 0, 0, 0.5, 1)
 
 
 def stacked(*models: Detections) -> Detections:
@@ -154,6 +159,7 @@ def test_how_few_images_are_too_few_follows_from_the_confidence() -> None:
 def test_other_images_are_not_compared() -> None:
     """Images, classes and true boxes must be the same, or it is refused in words."""
     one = draw(1)
+    assert not unpaired(one, draw(1, model=1))
     with pytest.raises(ValueError, match="other images"):
         compared(one, replace(one, images=(*one.images[:-1], "else.jpg")))
     with pytest.raises(ValueError, match="classes differ"):

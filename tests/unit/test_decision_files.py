@@ -101,6 +101,7 @@ def test_metrics_are_flat_finite_numbers(kind: str) -> None:
     if kind == "promoted":
         assert found["test_mAP50"] == found["test_value"] == 0.7131
         assert (found["gain"], found["gain_low"]) == (0.0613, pytest.approx(0.0273))
+        assert found["gain_luck"] == 0.021
         assert found["class_ship_AP50"] == pytest.approx(0.6331)
         assert found["champion_mAP50"] == pytest.approx(0.6518)
         assert found["latency_ms_median"] == 23.41

@@ -105,7 +105,8 @@ def test_the_candidates_figures_and_run_are_there() -> None:
     for content in (found["decision.md"], found["decision.html"]):
         for figure in (
             "0123456789abcdef0123456789abcdef", "0.7131", "[0.6611, 0.7621]",
-            "+0.0613 [+0.0273, +0.0963]", "98.2%", "2000 resamples", "gain +0.21030",
+            "+0.0613 [+0.0273, +0.0963]", "98.2%", "2000 resamples",
+            "chance of such a gain by luck alone: 2.1%", "gain +0.21030",
             "12 trials (8 complete, 1 failed, 3 pruned), 1506.0 s", "1.839 h",
             "5f0c8f5e-5b9f-5a52-8f1c-0f6a6c1f5e3d", "cpu: AMD EPYC 7B13 (1 thread)",
         ):  # fmt: skip

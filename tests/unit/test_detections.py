@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 import zipfile
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -65,6 +67,37 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:start] + b"\xff" * 8 + whole[start + 8 :])
         with pytest.raises(WeightsError, match="holds no detections"):
             Detections.load(path)
+
+
+def test_a_flipped_byte_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    """Wherever it is, in the archive's own records too."""
+    path, found = tmp_path / "detections.npz", draw(1, Drawn(images=2))
+    found.save(path)
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(0, len(whole), 11):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            again = Detections.load(path)
+        except WeightsError:
+            refused += 1
+            continue
+        for item in fields(Detections):
+            assert np.array_equal(getattr(found, item.name), getattr(again, item.name))
+    assert refused > len(whole) // 11 // 2
+
+
+def test_a_refused_file_is_closed(tmp_path: Path) -> None:
+    """Nothing keeps it open, so that it can be fetched anew."""
+    path = tmp_path / "detections.npz"
+    draw(1).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(WeightsError):
+            Detections.load(path)
+        gc.collect()
+    assert [str(one.message) for one in seen] == []
 
 
 def test_another_archive_is_refused(tmp_path: Path) -> None:

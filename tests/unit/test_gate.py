@@ -11,11 +11,11 @@ from fixtures.found import Drawn, draw
 from hpo.evaluation.average_precision import figures
 from hpo.evaluation.bootstrap import EXPANDED, Difference, difference
 from hpo.evaluation.evaluated import Evaluated
-from hpo.evaluation.gate import Verdict, images_needed, judge
+from hpo.evaluation.gate import Verdict, chance, images_needed, judge
 from hpo.spec import Promotion
 
 RULES = Promotion("model", "champion")
-GAIN = Difference(0.05, 0.01, 0.09, 0.98, 2000, 0, 0.95, EXPANDED, 100)
+GAIN = Difference(0.05, 0.01, 0.09, 0.98, 2000, 0, 0.95, EXPANDED, 100, 0.021)
 
 
 def evaluated(value: float = 0.5, **changes: Any) -> Evaluated:
@@ -49,7 +49,7 @@ def test_a_sure_gain_is_promoted() -> None:
     assert verdict.outcome == "promoted"
     assert verdict.reason == (
         "better than the champion in mAP50 by +0.0500 [+0.0100, +0.0900] on 100 test images, "
-        "each bound at 95%"
+        "each bound at 95%; chance of such a gain by luck alone: 2.1%"
     )
     assert verdict.rules == [
         {
@@ -57,19 +57,66 @@ def test_a_sure_gain_is_promoted() -> None:
             "wanted": "95% lower bound above 0",
             "seen": "+0.0500 [+0.0100, +0.0900]",
             "met": True,
-        }
+        },
+        {"rule": "luck", "wanted": "at most 0.05", "seen": "0.021", "met": True},
     ]
 
 
 def test_an_unsure_gain_is_inconclusive() -> None:
     """It may be luck: the reason says how many images would show it."""
-    verdict = judged(replace(GAIN, low=-0.05))
+    verdict = judged(replace(GAIN, low=-0.05, luck=0.17))
     assert verdict.outcome == "inconclusive"
     assert verdict.reason == (
         "better than the champion in mAP50 by +0.0500 [-0.0500, +0.0900], but that may be luck: "
-        "to be 95% sure takes about 400 test images, there are 100"
+        "to be 95% sure takes about 400 test images, there are 100; chance of such a gain by luck "
+        "alone: 17.0%"
     )
-    assert [rule["met"] for rule in verdict.rules] == [False]
+    assert [rule["met"] for rule in verdict.rules] == [False, False]
+
+
+def test_a_gain_that_equal_models_often_show_is_inconclusive() -> None:
+    """The bound alone promotes nothing; how many more images it takes is not known from it."""
+    verdict = judged(replace(GAIN, luck=0.056))
+    assert verdict.outcome == "inconclusive"
+    assert verdict.reason == (
+        "better than the champion in mAP50 by +0.0500 [+0.0100, +0.0900], but that may be luck: "
+        "to be 95% sure takes somewhat more test images, there are 100; chance of such a gain by "
+        "luck alone: 5.6%"
+    )
+    assert [rule["met"] for rule in verdict.rules] == [True, False]
+
+
+def test_little_luck_does_not_make_up_for_the_bound() -> None:
+    """A least gain is asked of the bound."""
+    assert judged(replace(GAIN, low=0.01), min_gain=0.02).outcome == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("confidence", "luck", "met"),
+    [(0.95, 0.05, True), (0.95, 0.0501, False), (0.9, 0.1, True), (0.9, 0.101, False)],
+)
+def test_the_luck_allowed_is_what_the_confidence_leaves(
+    confidence: float, luck: float, met: bool
+) -> None:
+    """Exactly so much is allowed still."""
+    verdict = judged(replace(GAIN, luck=luck), confidence=confidence)
+    assert verdict.outcome == ("promoted" if met else "inconclusive")
+
+
+def test_a_chance_is_never_told_as_none() -> None:
+    """One digit after the point, two figures below one percent."""
+    told = {0.4312: "43.1%", 0.021: "2.1%", 1.0: "100.0%", 1 / 2001: "0.05%"}
+    assert {luck: chance(luck) for luck in told} == told
+
+
+def test_much_luck_is_told_of_a_gain_that_breaks_another_rule() -> None:
+    """It is a fault of its own where the bound is met."""
+    verdict = judged(replace(GAIN, luck=0.056), max_size_mb=1.0)
+    assert verdict.outcome == "kept"
+    assert verdict.reason == (
+        "size 6.2 MB, wanted at most 1 MB; "
+        "chance of such a gain by luck alone 0.056, wanted at most 0.05"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +204,7 @@ def test_a_limit_whose_figure_is_missing_is_not_met(
 def test_no_class_may_lose_more_than_is_allowed() -> None:
     """By AP50 as it was found; a loss of just as much is allowed, the worst class is named."""
     challenger = evaluated(0.5, per_class={"bird": {"AP50": 0.43}, "cat": {"AP50": 0.9}})
-    (gain, classes) = judged(challenger=challenger, max_class_loss=0.02).rules
+    gain, _, classes = judged(challenger=challenger, max_class_loss=0.02).rules
     assert gain["met"]
     assert classes["rule"] == "classes"
     assert classes["wanted"] == "no class loses more than 0.02 AP50"
@@ -177,7 +224,7 @@ def test_a_champion_without_figures_by_class_leaves_the_rule_unmet() -> None:
 
 def test_a_broken_rule_outweighs_an_unsure_gain() -> None:
     """More images would not help: it is kept, not inconclusive, and every fault is told."""
-    verdict = judged(replace(GAIN, low=-0.05), max_size_mb=1.0)
+    verdict = judged(replace(GAIN, low=-0.05, luck=0.17), max_size_mb=1.0)
     assert verdict.outcome == "kept"
     assert verdict.reason == (
         "size 6.2 MB, wanted at most 1 MB; "

@@ -77,6 +77,10 @@ def test_rules_left_out_take_their_defaults(tmp_path: Path, given: Any) -> None:
         ({"confidence": "high"}, "confidence: is 'high', a number is expected"),
         ({"resamples": 99}, "resamples: is 99, at least 100 is expected"),
         ({"resamples": 100_001}, "resamples: is 100001, at most 100000 is expected"),
+        (
+            {"resamples": 998, "confidence": 0.999},
+            "resamples: is 998, at least 999 is expected at a confidence of 0.999",
+        ),
         ({"seed": -1}, "seed: is -1, at least 0 is expected"),
         ({"min_value": 30}, "min_value: is 30.0, at most 1 is expected"),
         ({"min_gain": -0.1}, "min_gain: is -0.1, at least 0 is expected"),
@@ -96,6 +100,12 @@ def test_a_rule_that_cannot_be_is_one_fault(
     """The key, what was given and what is expected."""
     (fault,) = faults(tmp_path, promotion=rules)
     assert fault.startswith(f"promotion.{expected}")
+
+
+def test_just_enough_resamples_are_taken(tmp_path: Path) -> None:
+    """As many as make the confidence possible."""
+    promotion = read(tmp_path, promotion={"resamples": 999, "confidence": 0.999}).promotion
+    assert (promotion.resamples, promotion.confidence) == (999, 0.999)
 
 
 @pytest.mark.parametrize("given", ["None", "nothing", False, 3, ["none"]])
