@@ -99,7 +99,7 @@ bench: $(STAMP) ## Measure training overhead and the cost of claims; prints figu
 	  [ "$$script" = benchmarks/bench_gate.py ] || $(BIN)/python "$$script" || exit 1; done
 
 .PHONY: bench-gate
-bench-gate: $(STAMP) ## Measure how often the promotion gate is wrong, write docs/promotion.md (10 minutes)
+bench-gate: $(STAMP) ## Measure how often the promotion gate is wrong, write docs/promotion.md (15 minutes)
 	$(BIN)/python benchmarks/bench_gate.py --seed $(SEED) --processes $(JOBS) --out docs/promotion.md
 
 .PHONY: docs

@@ -69,12 +69,26 @@ class Contest:
             return self._stand_aside(champion, in_the_way)
         if champion is not None and champion.decision == str(self.key):
             return self._already_there(champion)  # also by one who was killed: completed just now
-        kept = None if order.override is not None else self._kept_before(champion)
-        if kept is not None:
-            return kept
+        before = None if order.override is not None else self._before(settled)
+        if before is not None:
+            return before
         lost = self._lost() if champion is None else ""
         incumbent, incomparable = self._incumbent(champion)
         return self._act(settled, self._weighed(incumbent, incomparable), incumbent, lost)
+
+    def _before(self, settled: Settled) -> Decision | None:
+        """What was decided earlier about this challenger and this champion."""
+        record = settled.record
+        if record is not None and record.override and record.study_id == self._study.study_id:
+            # A person chose another trial of this study, knowing of this one
+            known = self._order.connection.scalar(
+                query("promotion_known"),
+                {"study_id": self._study.study_id, "seq": record.seq,
+                 "trial": self._challenger.candidate.number},
+            )  # fmt: skip
+            if known:
+                return Decision.from_row(record)
+        return self._kept_before(settled.champion)
 
     def _settled(self, model: str, alias: str) -> Settled:
         """How alias and record stand; an interrupted move is completed, but for a dry run."""

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.promotion, pytest.mark.timeout(1200)]
 MODEL = "shapes"
 # Epochs of the only trial of each study: what decides how good its detector can be
 EPOCHS = {"first": 5, "worse": 1, "better": 16}
+MORE = {"better": ("--set", "promotion.onnx=true")}
 
 
 def run_study(project: Project, name: str) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def run_study(project: Project, name: str) -> dict[str, Any]:
         "create-study", "--name", name, "--data", "shapes/data.yaml", "--trials", "1",
         "--epochs", str(EPOCHS[name]), "--set", "train.imgsz=128", "--set", "train.batch=16",
         "--set", "pruner=none", "--set", f"promotion.model={MODEL}",
-        "--set", "baselines=[{lr0: 0.005}]",
+        "--set", "baselines=[{lr0: 0.005}]", *MORE.get(name, ()),
     )  # fmt: skip
     document: dict[str, Any] = project.json("worker", "--study", name, timeout_s=900)
     return document
@@ -91,6 +92,16 @@ def test_the_way_back_is_one_command_and_is_recorded(story: Project) -> None:
     last = history(story)[-1]
     assert (last["override"], last["why"]) == (True, "mended by hand")
     assert story.json("champion", "--model", MODEL)["difference"] == ""
+
+
+def test_the_version_holds_weights_card_and_a_checked_onnx_export(story: Project) -> None:
+    """Beside the pyfunc, where the study asked for it; the version before has none."""
+    models = story.folder / ".hpo" / "artifacts" / "mlflow" / "models"
+    folders = [card.parent for card in models.rglob("README.md")]
+    assert len(folders) == 2
+    assert all((folder / "artifacts" / "best.pt").is_file() for folder in folders)
+    (exported,) = models.rglob("model.onnx")
+    assert f"# {MODEL}" in (exported.parent.parent / "README.md").read_text()
 
 
 def test_mlflow_equals_postgresql_finals_included(story: Project) -> None:

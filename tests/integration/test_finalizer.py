@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from fixtures.told import PromotionBench, promotions
@@ -19,6 +20,10 @@ from hpo.promotion.decision import Outcome
 from hpo.promotion.finalizer import finalize
 from hpo.tracking.registry import Registry
 from workers.process import TrainingProcess
+
+if TYPE_CHECKING:
+    from hpo.promotion.decision import Decision
+    from hpo.study import Study
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -83,15 +88,12 @@ def test_a_second_call_returns_the_recorded_decision_and_writes_nothing(
     assert (bench.versions(), bench.champion(), len(promotions(bench.engine))) == ([1], None, 1)
 
 
-def test_four_at_once_make_one_version_one_alias_and_one_row(bench: PromotionBench) -> None:
-    """Each on a database pool of its own, as four workers are."""
-    study = bench.study()
-    bench.told(study, 0.3, 0.6)
-    bench.finals(study)
+def at_once(bench: PromotionBench, studies: list[Study]) -> list[Decision]:
+    """Each finalized at the same moment, on a database pool of its own, as by workers."""
     url = bench.engine.url.render_as_string(hide_password=False)
-    start, decisions, errors = threading.Barrier(4), [], []
+    start, decisions, errors = threading.Barrier(len(studies)), [], []
 
-    def one(number: int) -> None:
+    def one(number: int, study: Study) -> None:
         engine = make_engine(url)
         try:
             with TrainingProcess("simulated", bench.folder / f"logs-{number}") as process:
@@ -102,15 +104,45 @@ def test_four_at_once_make_one_version_one_alias_and_one_row(bench: PromotionBen
         finally:
             engine.dispose()
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=one, args=pair) for pair in enumerate(studies)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert errors == []
+    return decisions
+
+
+def test_four_at_once_make_one_version_one_alias_and_one_row(bench: PromotionBench) -> None:
+    """Each on a database pool of its own, as four workers are."""
+    study = bench.study()
+    bench.told(study, 0.3, 0.6)
+    bench.finals(study)
+    decisions = at_once(bench, [study] * 4)
     assert [decision.version for decision in decisions] == [1, 1, 1, 1]
     assert sorted(decision.already for decision in decisions) == [False, True, True, True]
     assert (bench.versions(), bench.champion(), len(promotions(bench.engine))) == ([1], 1, 1)
+
+
+def test_two_studies_of_one_model_are_decided_one_after_the_other(bench: PromotionBench) -> None:
+    """Whoever comes first: the better one is champion in the end, and each is on record once."""
+    worse, better = bench.study("worse"), bench.study("better", seed=1)
+    for study, value in ((worse, 0.4), (better, 0.8)):
+        bench.told(study, 0.3, value)
+        bench.finals(study)
+    at_once(bench, [worse, better])
+    rows = promotions(bench.engine)
+    assert sorted(row.study_name for row in rows) == sorted([worse.name, better.name])
+    if rows[0].study_name == worse.name:
+        assert [(row.outcome, row.version, row.previous_version) for row in rows] == [
+            ("promoted", 1, None), ("promoted", 2, 1),
+        ]  # fmt: skip
+    else:
+        assert [(row.outcome, row.version, row.previous_version) for row in rows] == [
+            ("promoted", 1, None), ("kept", 1, 1),
+        ]  # fmt: skip
+    champion = bench.client.get_model_version_by_alias(bench.model, "champion")
+    assert champion.tags["hpo.study"] == better.name
 
 
 HOLDER = """

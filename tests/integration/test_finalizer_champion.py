@@ -255,7 +255,7 @@ def test_an_override_promotes_past_the_gate_and_says_so(bench: PromotionBench) -
     count = len(promotions(bench.engine))
     bench.finalize(second, override=override)
     assert (len(promotions(bench.engine)), bench.versions()) == (count, [1, 2])
-    again = bench.finalize(second)  # a worker that comes by finds its trial to be champion
+    again = bench.finalize(second)  # a worker that comes by leaves the choice of a person
     assert (again.outcome, again.already, again.version) == (Outcome.PROMOTED, True, 2)
     assert len(promotions(bench.engine)) == count
     third = bench.study("third", seed=2)

@@ -127,3 +127,8 @@ select m.run_id from hpo.mirror m where m.trial_id = :trial_id and m.files
 -- A rollback decides nothing about a study's best trial.
 select outcome, trial_number from hpo.promotion
  where study_id = :study_id and outcome <> 'rolled_back' order by seq desc limit 1
+
+-- name: promotion_known
+-- Whether a trial had been decided about before a certain decision.
+select exists (select 1 from hpo.promotion p
+                where p.study_id = :study_id and p.trial_number = :trial and p.seq < :seq)
