@@ -29,6 +29,7 @@ class Event:
         value: the objective's metric in this epoch; at the end, of the best epoch.
         text: the trial's end state, or a sentence.
         params: of a claimed trial.
+        what: `trial`, or `final` for one of a study's finals.
     """
 
     kind: Kind
@@ -38,6 +39,7 @@ class Event:
     value: float | None = None
     text: str = ""
     params: dict[str, object] | None = None
+    what: str = "trial"
 
 
 Watch = Callable[[Event], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import TYPE_CHECKING
 
 from hpo.claims import Standing
@@ -64,7 +65,9 @@ class FinalRun(TrialRun):
         if result.weights is None:
             raise TrialError("error", "the training left no weights to evaluate")
         weights = result.weights
+        started = time.monotonic()
         evaluation = self._evaluated(weights)
+        spent_s = time.monotonic() - started
         sha256 = self._kept(weights).sha256
         files = {}
         if evaluation.detections is not None:
@@ -77,7 +80,8 @@ class FinalRun(TrialRun):
         path.write_text(json.dumps(record.to_dict(), sort_keys=True), encoding="utf-8")
         files[EVALUATION] = self._kept(path)
         figures = {name: value for name, value in record.metrics.items() if math.isfinite(value)}
-        return files, {f"test_{name}": value for name, value in figures.items()}
+        told = {f"test_{name}": value for name, value in figures.items()}
+        return files, told | {"evaluate_s": round(spent_s, 3)}
 
     def _evaluated(self, weights: Path) -> Evaluation:
         ask: Callable[[], Verdict | None] = self._poll

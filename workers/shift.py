@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hpo.artifacts.opening import open_store
@@ -219,7 +219,8 @@ class Shift:
     def _watched(self, wake: Callable[[], None]) -> Watch:
         def watch(event: Event) -> None:
             wake()
-            self._place.watch(event)
+            final = self._study.parent_id is not None
+            self._place.watch(replace(event, what="final") if final else event)
 
         return watch
 

@@ -216,6 +216,7 @@ def _called(place: Place, study: Study) -> tuple[bool, Study | None]:
 
 
 def _not_promoted(error: HpoError, study: Study) -> str:
-    said = f"not promoted: {error}. Mend it, then: hpo finalize --study {study.name}"
+    hint = f" {error.hint}" if error.hint else ""
+    said = f"not promoted: {error}.{hint} Then: hpo finalize --study {study.name}"
     log.warning("%s", said)
     return said

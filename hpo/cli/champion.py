@@ -88,7 +88,8 @@ def champion(
 def _print(document: dict[str, Any] | None, model: str) -> None:
     if document is None:
         click.echo(
-            f"{model} has no champion yet. `hpo finalize` makes one of a study's best trial."
+            f"{model} has no champion yet. `hpo finalize` makes one of a study's best trial, "
+            f"`hpo champion --model {model} --history` tells what was decided so far."
         )
         return
     if document["version"] is not None:

@@ -27,6 +27,8 @@ output_option = click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to make."
 )
 
+FEW = 20  # test images: with fewer hardly any gain can be shown
+
 
 @click.group()
 def data() -> None:
@@ -146,7 +148,10 @@ def check_command(name: str, as_json: bool) -> None:
         for fault in why:
             click.echo(f"warning: no study on this data can promote: {fault}")
         if held:
-            click.echo(f"test: {held.images} images that no trial sees can judge a promotion")
+            few = "" if held.images >= FEW else (
+                ": too few to show anything but a large gain (docs/promotion.md)"
+            )  # fmt: skip
+            click.echo(f"test: {held.images} images that no trial sees can judge a promotion{few}")
         click.echo(f"{path}: no faults in {', '.join(splits)}")
 
 

@@ -59,5 +59,7 @@ def _say(event: Event) -> None:
     elif event.kind is Kind.EPOCH:
         value = "" if event.value is None else f", {event.value:.4f}"
         click.echo(f"hpo: final {event.trial}: epoch {event.epoch}/{event.epochs}{value}", err=True)
+    elif event.kind is Kind.ENDED:
+        click.echo(f"hpo: final {event.trial}: {event.text.lower()}", err=True)
     elif event.text:
         click.echo(f"hpo: {event.text}", err=True)

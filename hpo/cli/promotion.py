@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.study import Study
 
+onnx_option = click.option(
+    "--no-onnx", is_flag=True, help="Leave out the ONNX file that the study's promotion asks for."
+)
 out_option = click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -30,9 +33,12 @@ out_option = click.option(
 @click.command()
 @study_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
+@onnx_option
 @out_option
 @json_option
-def finalize(study_name: str | None, dry_run: bool, out: Path | None, as_json: bool) -> None:
+def finalize(
+    study_name: str | None, dry_run: bool, no_onnx: bool, out: Path | None, as_json: bool
+) -> None:
     """Look again at a study's best trials and promote one if it beats the champion, once.
 
     Workers do this themselves when a study finishes. By hand it also works on an open study, by
@@ -45,18 +51,29 @@ def finalize(study_name: str | None, dry_run: bool, out: Path | None, as_json: b
         study = _parent(engine, the_study(settings, engine, study_name, writing=True))
         if not dry_run:
             run_finals(settings, engine, study, None)
-        decision = _decided(settings, engine, study, dry_run=dry_run)
+        decision = _decided(settings, engine, study, dry_run=dry_run, onnx=not no_onnx)
         folder = _files(settings, study, decision, out)
-        show(as_json, decision.to_dict(), lambda: _tell(decision, study, settings, folder))
+        show(
+            as_json, decision.to_dict(), lambda: _tell(decision, study, (settings, engine), folder)
+        )
 
 
 @click.command()
 @click.argument("number", type=click.IntRange(min=0))
 @click.option("--why", required=True, metavar="TEXT", help="The reason, kept on record.")
 @study_option
+@onnx_option
 @out_option
 @json_option
-def promote(number: int, why: str, study_name: str | None, out: Path | None, as_json: bool) -> None:
+def promote(
+    *,
+    number: int,
+    why: str,
+    study_name: str | None,
+    no_onnx: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """Promote trial NUMBER past the gate; it is recorded as an override, with the reason.
 
     The trial is evaluated on the test split first where that can be done, so that the record says
@@ -65,20 +82,24 @@ def promote(number: int, why: str, study_name: str | None, out: Path | None, as_
     from hpo.cli.finals import run_finals
     from hpo.errors import MismatchError, UsageError
     from hpo.promotion.order import Override
+    from hpo.promotion.present import require_alias
     from hpo.promotion.rows import actor
 
     if not why.strip():
         raise UsageError("--why is empty", hint="Say why this trial is promoted past the gate.")
     with opened() as (settings, engine):
         study = _parent(engine, the_study(settings, engine, study_name, writing=True))
+        require_alias(engine, settings, study.spec.promotion)
         try:
             run_finals(settings, engine, study, [number])
         except MismatchError as error:
             click.echo(f"hpo: without figures on the test split: {error}", err=True)
         override = Override(number, why.strip(), actor())
-        decision = _decided(settings, engine, study, override=override)
+        decision = _decided(settings, engine, study, override=override, onnx=not no_onnx)
         folder = _files(settings, study, decision, out)
-        show(as_json, decision.to_dict(), lambda: _tell(decision, study, settings, folder))
+        show(
+            as_json, decision.to_dict(), lambda: _tell(decision, study, (settings, engine), folder)
+        )
 
 
 def _parent(engine: Engine, study: Study) -> Study:
@@ -95,6 +116,7 @@ def _decided(
     *,
     dry_run: bool = False,
     override: Override | None = None,
+    onnx: bool,
 ) -> Decision:
     from hpo.promotion.finalizer import finalize as decide
     from workers.device import choose_device
@@ -103,7 +125,8 @@ def _decided(
     with TrainingProcess(study.spec.trainer, settings.home / "logs") as process:
         return decide(
             engine, settings, study, process, open_ok=True, dry_run=dry_run, override=override,
-            progress=lambda text: click.echo(f"hpo: {text}", err=True), device=choose_device(),
+            onnx=onnx, progress=lambda text: click.echo(f"hpo: {text}", err=True),
+            device=choose_device(),
         )  # fmt: skip
 
 
@@ -118,15 +141,22 @@ def _files(settings: Settings, study: Study, decision: Decision, out: Path | Non
     return folder
 
 
-def _tell(decision: Decision, study: Study, settings: Settings, folder: Path | None) -> None:
+def _tell(
+    decision: Decision, study: Study, project: tuple[Settings, Engine], folder: Path | None
+) -> None:
     from hpo.promotion.decision import Outcome
+
+    settings, engine = project
 
     click.echo(f"{decision.sentence()[0].upper()}{decision.sentence()[1:]}.")
     for line in _rules(decision):
         click.echo(line)
+    since = "" if not decision.already else _since(decision, engine, settings)
+    if since:
+        click.echo(since)
     if decision.dry_run:
         click.echo("Nothing was written. Without --dry-run it is done.")
-    elif decision.outcome is Outcome.PROMOTED:
+    elif decision.outcome is Outcome.PROMOTED and not since:
         where = " with the MLFLOW_TRACKING_URI of `hpo env`" if not settings.tracking_uri else ""
         click.echo(f'Load it{where}: mlflow.pyfunc.load_model("models:/{decision.model}'
                    f'@{decision.alias}")')  # fmt: skip
@@ -135,6 +165,18 @@ def _tell(decision: Decision, study: Study, settings: Settings, folder: Path | N
         click.echo(f"Next: `hpo status --study {study.name}`.")
     if folder is not None:
         click.echo(f"Why: {folder / 'decision.html'}, and in its MLflow run.")
+
+
+def _since(decision: Decision, engine: Engine, settings: Settings) -> str:
+    """Who is champion by now, where that is not what was decided; "" where it is."""
+    from hpo.promotion.present import champion
+
+    now = champion(engine, settings, decision.model, decision.alias)
+    if now is None or now["version"] is None:
+        return f"Since then {decision.model} has lost it: there is no champion now."
+    if now["version"] != decision.version:
+        return f"Since then version {now['version']} has become champion: `hpo champion --history`."
+    return f"But: {now['difference']}." if now["difference"] else ""
 
 
 def _rules(decision: Decision) -> list[str]:

@@ -77,5 +77,5 @@ def _tell(decision: Decision) -> None:
             f"{decision.reason}{note}."
         )
     if decision.previous_version not in (None, decision.version):
-        click.echo(f"Alias previous: version {decision.previous_version}.")
+        click.echo(f"Before: version {decision.previous_version}.")
     click.echo(f"Recorded: {decision.actor}, {decision.why}")

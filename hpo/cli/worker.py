@@ -134,7 +134,7 @@ class _Lines:
 
         if event.kind is Kind.CLAIMED:
             self._at, self._before = time.monotonic(), -1
-            yield f"trial {event.trial}: {params_text(event.params or {})}"
+            yield f"{event.what} {event.trial}: {params_text(event.params or {})}"
         elif event.kind is Kind.EPOCH and event.epoch and event.epochs:
             value = event.value
             better = self._spec.objective.better
@@ -147,12 +147,12 @@ class _Lines:
             here = event.epoch - self._before
             left = (time.monotonic() - self._at) / here * (event.epochs - event.epoch)
             yield (
-                f"trial {event.trial}: epoch {event.epoch}/{event.epochs}  "
+                f"{event.what} {event.trial}: epoch {event.epoch}/{event.epochs}  "
                 f"{self._spec.objective.metric} {number_text(value)}  best here "
                 f"{number_text(self._best)}  {left:.0f} s to go"
             )
         elif event.kind is Kind.ENDED:
-            yield f"trial {event.trial}: {event.text.lower()}"
+            yield f"{event.what} {event.trial}: {event.text.lower()}"
         else:
             yield event.text
 
@@ -186,7 +186,8 @@ def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: boo
         print_json({"ended": ended, "why": summary.why, "status": document})
         return
     counts, budget = document["counts"], document["budget"]
-    click.echo(f"This worker ended {summary.count} trials and leaves: {NEXT[summary.why]}.")
+    trials = "1 trial" if summary.count == 1 else f"{summary.count} trials"
+    click.echo(f"This worker ended {trials} and leaves: {NEXT[summary.why]}.")
     over = counts["complete"] + counts["pruned"] + counts["failed"]
     line = f"{study.name}: {document['state']}, {over} of {budget['trials']} trials ended"
     if best := document["best"]:

@@ -23,6 +23,7 @@ _TOO_MANY = 1000
 _ROUNDING = 1e-9
 _ONE_PERCENT = 0.01
 BY_LUCK = "chance of such a gain by luck alone"
+_OF_LUCK, _HOW_OFTEN = " of luck", ": how often two equal models would show such a gain"
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def _luck(rules: Promotion, difference: Difference | None) -> Iterator[dict[str,
         return
     most = 1 - rules.confidence
     met = difference.luck <= most + _ROUNDING
-    yield _rule("luck", f"at most {most:g}", f"{difference.luck:.4g}", met=met)
+    wanted, seen = f"at most {_percent(most)}{_OF_LUCK}", f"{chance(difference.luck)}{_HOW_OFTEN}"
+    yield _rule("luck", wanted, seen, met=met)
 
 
 def _classes(
@@ -201,7 +203,9 @@ def _why_inconclusive(rules: Promotion, metric: str, difference: Difference | No
 def _unmet(rule: Mapping[str, Any], metric: str) -> str:
     names = {"value": metric, "gain": f"gain in {metric}", "luck": BY_LUCK}
     name = names.get(rule["rule"], rule["rule"])
-    return f"{name} {rule['seen']}, wanted {rule['wanted']}"
+    # The name says of the luck already what it is
+    seen, wanted = rule["seen"].removesuffix(_HOW_OFTEN), rule["wanted"].removesuffix(_OF_LUCK)
+    return f"{name} {seen}, wanted {wanted}"
 
 
 def _rule(rule: str, wanted: str, seen: str, *, met: bool) -> dict[str, Any]:

@@ -101,10 +101,12 @@ def candidate_of(connection: Connection, study: Study, number: int) -> Candidate
     every = ranked_candidates(connection, study, study.trials)
     found = next((one for one in every if one.number == number), None)
     if found is None:
-        numbers = ", ".join(str(one.number) for one in every) or "none yet"
+        there = trial_rows(connection, study, number)
+        numbers = ", ".join(str(one.number) for one in every) or "none so far"
+        what = f"is {there[0].state}: it cannot be promoted" if there else "does not exist"
         raise UsageError(
-            f"trial {number} of '{study.name}' is not complete: it cannot be promoted",
-            hint=f"Complete with a value that a worker told: {numbers}.",
+            f"trial {number} of '{study.name}' {what}",
+            hint=f"Trials that a worker completed: {numbers}.",
         )
     return found
 

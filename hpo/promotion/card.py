@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from hpo.promotion import tables
 from hpo.promotion.exhibit import evaluation_of
 from hpo.promotion.markdown import candidate, code, grid, plain
-from hpo.promotion.usage import steps
+from hpo.promotion.usage import own_steps
 from hpo.promotion.wording import (
     SIMULATED,
+    counted,
     difference_sentence,
     figure,
     reason_sentence,
@@ -69,8 +70,9 @@ def model_card(exhibit: Exhibit, licence: Licence | None = None) -> str:
         grid(tables.classes(exhibit)),
         "## Limits", "\n".join(f"- {plain(limit)}" for limit in limits(exhibit)),
         "## Licence", _licence(licence),
-        "## How to load it",
-        *(part for step in steps(exhibit)[:-1] for part in (plain(step.text), code(step))),
+        "## How to use it",
+        *(part for step in own_steps(exhibit)
+          for part in (f"### {step.title}", plain(step.text), code(step))),
         "## Where it comes from", grid(tables.identity(exhibit)),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -85,13 +87,14 @@ def limits(exhibit: Exhibit) -> list[str]:
         found.append("It was not evaluated on held-out images.")
     else:
         found.append(
-            f"It was tested on {images} images of the same collection as its training images, and "
-            "on none from elsewhere: other cameras, places, weather or populations are untested."
+            f"It was tested on {counted(images, 'image')} of the same collection as its training "
+            "images, and on none from elsewhere: other cameras, places, weather or populations are "
+            "untested."
         )
         if images < FEW_IMAGES:
             found.append(
-                f"{images} test images are few: {_sampling(exhibit)}"
-                "a difference of the interval's width is luck."
+                f"{counted(images, 'test image')} {'is' if images == 1 else 'are'} few: "
+                f"{_sampling(exhibit)}a difference of the interval's width is luck."
             )
     found += _scarce(exhibit)
     if exhibit.decision.override:
@@ -125,7 +128,7 @@ def _data(exhibit: Exhibit) -> str:
         f"dataset: {_data_name(study.spec.data)}",
         f"fingerprint: {study.fingerprint or 'none'}",
         "test split: "
-        + ("not evaluated" if images is None else f"{images} images")
+        + ("not evaluated" if images is None else counted(images, "image"))
         + f", fingerprint {exhibit.evidence.get('test_fingerprint') or study.test_fingerprint}",
         *([f"classes: {', '.join(names)}"] if names else []),
     ]

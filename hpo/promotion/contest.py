@@ -66,7 +66,7 @@ class Contest:
         settled = self._settled(target.model, target.alias)
         champion = settled.champion
         if in_the_way := self._in_the_way(settled):
-            return self._stand_aside(champion, in_the_way)
+            return self._stand_aside(settled, in_the_way)
         if champion is not None and champion.decision == str(self.key):
             return self._already_there(champion)  # also by one who was killed: completed just now
         before = None if order.override is not None else self._before(settled)
@@ -208,13 +208,14 @@ class Contest:
             f"{command(model, alias, 'VERSION')} takes one of them for the champion to beat"
         )
 
-    def _stand_aside(self, champion: Version | None, reason: str) -> Decision:
+    def _stand_aside(self, settled: Settled, reason: str) -> Decision:
         """It is said and recorded, and nothing of another hand's is overwritten."""
+        stays = None if settled.record is None else settled.record.version
         if self._order.override is not None:
             raise ChampionError(reason, hint="Settle that first; then promote the trial again.")
         decision = replace(
-            self._evidence.decision(champion, None, None, None), outcome=Outcome.INCONCLUSIVE,
-            reason=reason, version=None if champion is None else champion.number,
+            self._evidence.decision(settled.champion, None, None, None),
+            outcome=Outcome.INCONCLUSIVE, reason=reason, version=stays, previous_version=stays,
         )  # fmt: skip
         evidence = decision.evidence | {"reason": decision.reason, "comparable": False}
         decision = replace(decision, evidence=evidence)

@@ -91,11 +91,10 @@ class Decision:
             )
         trial = f"trial {self.trial}{self._figures()}"
         if self.outcome is not Outcome.PROMOTED and self.previous_version is None:
-            return f"{self.model} gets no champion, not {trial}"
+            return f"kept back: {self.model} gets no champion, not {trial}"
         if self.outcome is not Outcome.PROMOTED:
             stays = f"{self.model} version {self.previous_version} stays {self.alias}"
-            how = "" if self.outcome is Outcome.KEPT else "inconclusive, "
-            return f"{how}{stays}, not {trial}"
+            return f"{self.outcome.value}: {stays}, not {trial}"
         verb = "would promote" if self.dry_run else "already promoted" * self.already or "promoted"
         past = ", past the gate," if self.override else ""
         return f"{verb}{past} {trial} as {name}, alias {self.alias}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.promotion.exhibit import champion_of, evaluation_of
 from hpo.promotion.markdown import as_markdown
 from hpo.promotion.page import as_html
-from hpo.promotion.wording import difference_of
+from hpo.promotion.wording import difference_of, seed_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,28 +25,24 @@ SCHEME = 1
 METADATA = "metadata.json"
 
 
-def metadata(
-    decision: Decision, *, decision_id: str = "", model_uri: str | None = None
-) -> dict[str, Any]:
+def metadata(decision: Decision, *, decision_id: str = "") -> dict[str, Any]:
     """What a pipeline needs to go on with the model.
 
-    `version`, `model_uri` and `alias` are of the champion after the decision; `trial`, `run_id`,
-    `weights` and the figures of the trial that was decided about. The two are the same model where
-    `promoted` is true.
+    `version` and `model_uri` are of the very model that `trial`, `run_id`, `weights` and `figures`
+    are of: null unless it was promoted. Who is champion after the decision stands in `champion`.
 
     Args:
         decision: the decision.
         decision_id: the name under which it is recorded.
-        model_uri: of the champion's version; made from model and version where it is not given.
     """
     evidence = decision.evidence
-    if model_uri is None and decision.version is not None:
-        model_uri = f"models:/{decision.model}/{decision.version}"
+    promoted = decision.outcome.value == "promoted"
+    champion = {"version": decision.version, "model_uri": _model_uri(decision)}
     return {
         "scheme": SCHEME,
         "decision": decision_id or None,
         "outcome": decision.outcome.value,
-        "promoted": decision.outcome.value == "promoted",
+        "promoted": promoted,
         "reason": decision.reason,
         "override": decision.override,
         "why": decision.why,
@@ -54,12 +50,13 @@ def metadata(
         "simulated": decision.simulated,
         "model": decision.model,
         "alias": decision.alias,
-        "version": decision.version,
+        **(champion if promoted else dict.fromkeys(champion)),
+        "champion": champion,
         "previous_version": decision.previous_version,
-        "model_uri": model_uri,
         "study": decision.study,
         "trial": decision.trial,
         "run_id": evidence.get("run_id"),
+        "seed": evidence.get("seed"),
         "metric": evidence.get("metric"),
         "direction": evidence.get("direction"),
         "params": evidence.get("params"),
@@ -76,13 +73,20 @@ def metadata(
 
 
 def metrics(decision: Decision) -> dict[str, float]:
-    """Every figure of the decision by a flat name; those that do not exist are left out."""
+    """Every figure of the decision by a flat name; those that do not exist are left out.
+
+    `value` is the mean of `seeds` trainings of the trial, `weights_value` that of the training
+    whose weights it is; `previous_` are figures of the champion before the decision.
+    """
     evidence = decision.evidence
     evaluation = evaluation_of(evidence, decision.trial)
     champion, found = champion_of(evidence), difference_of(evidence)
+    seeds = seed_values(decision)
     named: dict[str, Any] = {
         "promoted": int(decision.outcome.value == "promoted"),
         "value": evidence.get("value"),
+        "weights_value": seeds.get(evidence.get("seed")),
+        "seeds": len(seeds) or None,
         "best_epoch": evidence.get("best_epoch"),
         "test_value": evidence.get("test_value"),
         **_prefixed("test_", evaluation.get("metrics")),
@@ -91,8 +95,8 @@ def metrics(decision: Decision) -> dict[str, float]:
         "parameters": evaluation.get("parameters"),
         "gflops": evaluation.get("gflops"),
         "weights_bytes": evaluation.get("weights_bytes"),
-        "champion_value": champion.get("value"),
-        **_prefixed("champion_", (champion.get("evaluation") or {}).get("metrics")),
+        "previous_value": champion.get("value"),
+        **_prefixed("previous_", (champion.get("evaluation") or {}).get("metrics")),
         **_prefixed("gain_", {key: found.get(key) for key in ("low", "high", "better", "luck")}),
         "gain": found.get("value"),
     }
@@ -101,10 +105,10 @@ def metrics(decision: Decision) -> dict[str, float]:
     return {name: value for name, value in named.items() if _is_figure(value)}
 
 
-def documents(exhibit: Exhibit, *, model_uri: str | None = None) -> dict[str, str]:
+def documents(exhibit: Exhibit) -> dict[str, str]:
     """Every document of a decision by its file name."""
     decision = exhibit.decision
-    known = metadata(decision, decision_id=exhibit.decision_id, model_uri=model_uri)
+    known = metadata(decision, decision_id=exhibit.decision_id)
     return {
         "decision.md": as_markdown(exhibit),
         "decision.html": as_html(exhibit),
@@ -122,6 +126,11 @@ def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(texts, key=lambda name: (name == METADATA, name))
     return [_write(folder / name, texts[name]) for name in names]
+
+
+def _model_uri(decision: Decision) -> str | None:
+    """Of the champion after the decision."""
+    return None if decision.version is None else f"models:/{decision.model}/{decision.version}"
 
 
 def _write(path: Path, content: str) -> Path:

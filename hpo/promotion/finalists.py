@@ -18,7 +18,7 @@ from hpo.artifacts.opening import open_store
 from hpo.database.queries import query
 from hpo.errors import WeightsError
 from hpo.evaluation.evaluated import Evaluated
-from hpo.finals import Wanted, asked, ensure_finals
+from hpo.finals import SUFFIX, Wanted, asked, ensure_finals
 from hpo.promotion.candidate import candidate_of, ranked_candidates
 
 if TYPE_CHECKING:
@@ -175,7 +175,8 @@ def _finalist(
         if row.of_trial_id != candidate.trial_id:
             continue
         if row.state == "FAIL":
-            faults.append(str(row.reason))
+            again = f"`hpo retry {row.number} --study {study.name}{SUFFIX}` looks at it again"
+            faults.append(f"{row.reason} (mended, {again})")
         elif row.state == "COMPLETE":
             try:
                 runs.append(_seed_run(row, candidate, store, scratch))

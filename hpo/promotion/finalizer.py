@@ -44,6 +44,7 @@ def finalize(
     open_ok: bool = False,
     dry_run: bool = False,
     override: Override | None = None,
+    onnx: bool = True,
     progress: Callable[[str], None] | None = None,
     device: str = "cpu",
 ) -> Decision:
@@ -59,6 +60,7 @@ def finalize(
             that MLflow lost; a person who asks wants all three.
         dry_run: whether to write nothing and say what would be done.
         override: a person's wish to promote a certain trial, past the gate.
+        onnx: False leaves out the ONNX file that the study asks for.
         progress: told what takes long.
         device: what the champion is evaluated on, where that is needed.
 
@@ -77,8 +79,8 @@ def finalize(
         tempfile.TemporaryDirectory(prefix="hpo-finalize-") as scratch,
     ):
         order = Order(
-            engine, settings, study, workshop, open_ok, dry_run, override, say, device, connection,
-            Path(scratch),
+            engine, settings, study, workshop, open_ok, dry_run, override, onnx, say, device,
+            connection, Path(scratch),
         )  # fmt: skip
         return _decided(order)
 

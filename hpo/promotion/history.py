@@ -43,35 +43,30 @@ def history(connection: Connection, model: str, alias: str | None = None) -> lis
 
 
 def succession(rows: Iterable[Row[Any]]) -> list[Reign]:
-    """The champions that a rollback can go through, the present one last; empty: there is none.
+    """The champions that a rollback can go through, the latest last; empty: there was none.
 
-    What was rolled back is not in it: after A, B and a rollback to A, nothing leads back to B.
+    What was rolled back is not in it: after A, B and a rollback to A, nothing leads back to B. A
+    time without a champion leaves those before it where they were.
     """
     line: list[Reign] = []
     for row in rows:
         if row.outcome == "promoted":
-            line = [*_before(line, row), Reign(row.version, made_by(row))]
+            if row.previous_version is not None and not line:
+                line = [Reign(row.previous_version, None)]
+            line = _until(line, Reign(row.version, made_by(row)))
         elif row.outcome == "rolled_back":
-            line = _back_to(line, row)
+            line = line[:-1] if row.version is None else _until(
+                line, Reign(row.version, made_by(row))
+            )  # fmt: skip
     return line
 
 
-def _before(line: list[Reign], row: Row[Any]) -> list[Reign]:
-    """The line until a promotion, which says whether there was a champion then."""
-    if row.previous_version is None:
-        return []
-    return line or [Reign(row.previous_version, None)]
-
-
-def _back_to(line: list[Reign], row: Row[Any]) -> list[Reign]:
-    """The line after a rollback, which may also lead to a version that is not in it."""
-    if row.version is None:
-        return []
-    decision = made_by(row)
+def _until(line: list[Reign], reign: Reign) -> list[Reign]:
+    """The line with this one last, which may be in it already."""
     for index in reversed(range(len(line))):
-        if line[index].is_of(row.version, decision):
+        if line[index].is_of(reign.version, reign.decision):
             return line[: index + 1]
-    return [*line, Reign(row.version, decision)]
+    return [*line, reign]
 
 
 def entry(row: Row[Any]) -> dict[str, Any]:

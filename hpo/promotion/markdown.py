@@ -16,6 +16,7 @@ from hpo.promotion.wording import (
     key_facts,
     outcome_word,
     reason_sentence,
+    validation_note,
 )
 
 if TYPE_CHECKING:
@@ -55,10 +56,12 @@ def candidate(exhibit: Exhibit) -> str:
     if exhibit.decision.trial is None:
         return ""
     value = figure(evidence.get("value"), tables.DIGITS)
+    note = validation_note(exhibit, tables.DIGITS)
+    run = evidence.get("run_id")  # a card is written before it is in the evidence
     lines = [
-        f"trial {exhibit.decision.trial}, best epoch {evidence.get('best_epoch')}",
-        f"MLflow run: {evidence.get('run_id') or 'none'}",
-        f"{objective.metric} in validation ({objective.direction}): {value}",
+        f"trial {exhibit.decision.trial}",
+        *([f"MLflow run: {run}"] if run else []),
+        f"{objective.metric} in validation ({objective.direction}): {value} ({note})",
         tables.baseline_sentence(exhibit),
         *(
             f"{fact.name}: {fact.value}" + (f" ({fact.note})" if fact.note else "")

@@ -47,6 +47,7 @@ class Order:
     open_ok: bool
     dry_run: bool
     override: Override | None
+    onnx: bool
     say: Callable[[str], None]
     device: str
     connection: Connection

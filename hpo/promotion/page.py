@@ -72,7 +72,7 @@ def _main(exhibit: Exhibit) -> str:
                     paragraph(difference_sentence(exhibit), "note")),
             section("The rules", table(tables.rules(exhibit), kind="rules")),
             section("The finalists", forest.finalists(exhibit),
-                    table(tables.finalists(exhibit), kind="wide")),
+                    table(tables.finalists(exhibit, brief=True), kind="finalists")),
             section("The classes", table(tables.classes(exhibit))),
             section("What they find", samples(exhibit)),
             section("What they take for what", matrices(exhibit)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hpo.database.engine import storage_url
-from hpo.errors import TrackingError
+from hpo.errors import ChampionError, TrackingError
 from hpo.promotion.lost import recorded_champion
 from hpo.promotion.settled import look
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from hpo.promotion.settled import Settled
     from hpo.settings import Settings
+    from hpo.spec import Promotion
     from hpo.tracking.registry import Registry, Version
 
 DEFAULT = "champion"  # alias of a model that nothing is recorded of
@@ -117,3 +118,16 @@ def _renumbered(record: Row[Any], shown: Version | None) -> str:
     if shown is None or shown.number == record.version:
         return ""
     return f"MLflow has it as version {shown.number}, made again after a loss"
+
+
+def require_alias(engine: Engine, settings: Settings, target: Promotion) -> None:
+    """Refuse to begin what an alias that another hand moved would stop in the end.
+
+    Raises:
+        ChampionError: another hand moved it, and a person must say first what is to be.
+        TrackingError: MLflow cannot be reached.
+    """
+    with engine.connect() as connection:
+        stands = look(connection, _registry(settings), target.model, target.alias)
+    if stands.moved_by_hand and not stands.gone:
+        raise ChampionError(stands.moved_by_hand, hint="Settle that first; then promote again.")

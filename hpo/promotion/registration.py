@@ -77,7 +77,7 @@ class Registration:
     def _package(self, weights: Path, decision: Decision, tags: dict[str, str]) -> Package:
         package = self.order.workshop.package(weights, self._job())
         artifacts = dict(package.artifacts)
-        if self.order.study.spec.promotion.onnx:
+        if self.order.onnx and self.order.study.spec.promotion.onnx:
             self.order.say("exporting to ONNX, and comparing what it detects")
             artifacts["onnx"] = self.order.workshop.export_onnx(weights, self._job())
         card = model_card(self.evidence.exhibit(decision, self.key))

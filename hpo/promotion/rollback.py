@@ -146,9 +146,11 @@ class _Rollback:
                 f"{request.model} has no champion with the alias '{request.alias}'",
                 hint="`hpo finalize` makes one of a study's best trial.",
             )
-        if len(line) == 1:
+        if stands.record is None or stands.record.version is not None:
+            line = line[:-1]  # of which the last one is champion now
+        if not line:
             return None
-        earlier = line[-2]
+        earlier = line[-1]
         if earlier.decision is None:
             found = self._registry.get(request.model, earlier.version)
         else:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpo.promotion.exhibit import champion_of
 from hpo.promotion.trial_figures import best_baseline, ranked
-from hpo.promotion.wording import NO_FIGURE, figure, hours, megabytes, signed, span
+from hpo.promotion.wording import NO_FIGURE, counted, figure, hours, megabytes, signed, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN_TRIALS = 10
 METRICS = ("mAP50", "mAP50-95", "precision", "recall")  # shown where they exist
+_DETAILS = ("precision on test", "recall on test", "ms p95", "parameters", "GFLOPs")
 DIGITS = 5  # of validation figures, which are compared with those of `hpo trials`
 
 
@@ -51,23 +52,27 @@ def rules(exhibit: Exhibit) -> Table | None:
     return Table("How each was met", head, rows, broken) if rows else None
 
 
-def finalists(exhibit: Exhibit) -> Table | None:
-    """The finalists with their figures on the test split, and the champion below them."""
+def finalists(exhibit: Exhibit, *, brief: bool = False) -> Table | None:
+    """The finalists with their figures on the test split, and the champion below them.
+
+    Args:
+        exhibit: the decision.
+        brief: without what a page has no room for.
+    """
     found = exhibit.evidence.get("finalists") or ()
     if not found:
         return None
     metric = exhibit.metric
     others = tuple(name for name in METRICS if name != metric)
     head = (
-        "trial", f"{metric} in validation", "seeds", f"{metric} on test", "interval",
+        "trial", "note", f"{metric} in validation", "seeds", f"{metric} on test", "interval",
         *(f"{name} on test" for name in others), "ms median", "ms p95", "parameters", "GFLOPs",
-        "size", "note",
+        "size",
     )  # fmt: skip
     rows = [
         (
-            str(one["trial"]), _mean(one), _seeds(one),
+            str(one["trial"]), _note(one, exhibit.decision.trial), _mean(one), _seeds(one),
             *_tested(one.get("evaluation") or {}, metric, others, span(one.get("interval"))),
-            _note(one, exhibit.decision.trial),
         )
         for one in found
     ]  # fmt: skip
@@ -75,13 +80,16 @@ def finalists(exhibit: Exhibit) -> Table | None:
     champion = champion_of(exhibit.evidence)
     if champion.get("evaluation"):
         tested = _tested(champion["evaluation"], metric, others, "")
-        rows.append((f"version {champion['version']}", "", "", *tested, "champion before"))
+        replaced = exhibit.decision.outcome.value == "promoted"
+        who = "champion before" if replaced else "champion"
+        rows.append((f"version {champion['version']}", who, "", "", *tested))
     caption = "The finalists, best in validation first"
-    return Table(caption, head, tuple(rows), frozenset(marked))
+    table = Table(caption, head, tuple(rows), frozenset(marked))
+    return _without(table, _DETAILS) if brief else table
 
 
 def classes(exhibit: Exhibit) -> Table | None:
-    """AP50 of each class, of the challenger and of the champion."""
+    """AP50 of each class, of the challenger and of the champion where there is one."""
     found = exhibit.evidence.get("classes") or ()
     if not found:
         return None
@@ -94,7 +102,9 @@ def classes(exhibit: Exhibit) -> Table | None:
         for one in found
     )  # fmt: skip
     head = ("class", "true boxes", "AP50 challenger", "AP50 champion", "difference")
-    return Table("Each class on the test split", head, rows)
+    table = Table("Each class on the test split", head, rows)
+    alone = all(one["champion"] is None for one in found)
+    return _without(table, head[3:]) if alone else table
 
 
 def trials(exhibit: Exhibit) -> Table | None:
@@ -127,7 +137,7 @@ def parameters(exhibit: Exhibit) -> Table | None:
 
 
 def cost(exhibit: Exhibit) -> Table | None:
-    """Time spent, by kind of device."""
+    """Time spent, by kind of device; finals are evaluated on the test split too."""
     spent = exhibit.evidence.get("cost") or {}
     of_trials, of_finals = spent.get("trials_s") or {}, spent.get("finals_s") or {}
     kinds = sorted({*of_trials, *of_finals})
@@ -139,11 +149,12 @@ def cost(exhibit: Exhibit) -> Table | None:
         for kind in kinds
     )  # fmt: skip
     head = ("device", "trials", "finals", "together")
-    return Table("Time that the devices spent", head, rows) if rows else None
+    caption = "Time that the devices spent in training, validation and evaluation"
+    return Table(caption, head, rows) if rows else None
 
 
 def cost_sentence(exhibit: Exhibit) -> str:
-    """How many trials there were, and what their epochs took."""
+    """How many trials there were, and what their epochs took; the finals are not among them."""
     states: dict[str, int] = {}
     for trial in exhibit.trials:
         state = "failed" if trial.state == "FAIL" else trial.state.lower()
@@ -152,27 +163,37 @@ def cost_sentence(exhibit: Exhibit) -> str:
         return "No trial ended."
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     spent = sum(trial.train_s for trial in exhibit.trials)
-    return f"{len(exhibit.trials)} trials ({counts}), {spent:.1f} s of training and validation."
+    trials = counted(len(exhibit.trials), "trial")
+    return f"{trials} ({counts}), {spent:.1f} s of training and validation without the finals."
 
 
 def baseline_sentence(exhibit: Exhibit) -> str:
-    """The gain in validation over the best baseline."""
-    best, value = best_baseline(exhibit.study, exhibit.trials), exhibit.evidence.get("value")
-    if best is None or best.value is None or value is None:
+    """The gain in validation over the best baseline, each by its one training in the study.
+
+    A mean over the seeds of the finals is no match for it: a baseline has no such mean.
+    """
+    best, number = best_baseline(exhibit.study, exhibit.trials), exhibit.decision.trial
+    if best is None or best.value is None:
         return "no baseline ran to compare with"
-    sign = 1 if exhibit.study.spec.objective.direction == "maximize" else -1
     state = "" if best.state == "COMPLETE" else f", {best.state.lower()}"
+    baseline = f"baseline: {figure(best.value, DIGITS)} (trial {best.number}{state})"
+    value = next((one.value for one in exhibit.trials if one.number == number), None)
+    if value is None:
+        return baseline
+    sign = 1 if exhibit.study.spec.objective.direction == "maximize" else -1
     gain = signed(sign * (value - best.value), DIGITS)
-    return f"baseline: {figure(best.value, DIGITS)} (trial {best.number}{state}); gain {gain}"
+    return f"{baseline}; gain {gain} by {figure(value, DIGITS)} of trial {number} in the study"
 
 
 def identity(exhibit: Exhibit) -> Table:
     """Every name by which the decision and what it is about are found again."""
     evidence, study, decision = exhibit.evidence, exhibit.study, exhibit.decision
     trial = None if decision.trial is None else str(decision.trial)
+    version = decision.version if decision.outcome.value == "promoted" else None
     rows = (
         ("decision", exhibit.decision_id), ("model", f"{decision.model}@{decision.alias}"),
-        ("version", decision.version), ("version before", decision.previous_version),
+        ("version", version), ("champion before", _version(decision.previous_version)),
+        ("champion after", _version(decision.version)),
         ("study", study.name), ("study uid", study.uid), ("trial", trial),
         ("MLflow run", evidence.get("run_id")), ("weights", evidence.get("weights_name")),
         ("weights sha256", evidence.get("weights_sha256")), ("spec sha256", study.spec_sha256),
@@ -182,6 +203,18 @@ def identity(exhibit: Exhibit) -> Table:
     )  # fmt: skip
     kept = tuple((name, str(value)) for name, value in rows if value not in (None, ""))
     return Table("By these it is found again", ("what", "which"), kept)
+
+
+def _without(table: Table, titles: Sequence[str]) -> Table:
+    """The table without some of its columns."""
+    kept = [at for at, title in enumerate(table.head) if title not in titles]
+    head = tuple(table.head[at] for at in kept)
+    rows = tuple(tuple(row[at] for at in kept) for row in table.rows)
+    return replace(table, head=head, rows=rows)
+
+
+def _version(number: int | None) -> str | None:
+    return None if number is None else f"version {number}"
 
 
 def _tested(

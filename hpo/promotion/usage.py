@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,8 +35,31 @@ def steps(exhibit: Exhibit) -> list[Step]:
     decision = exhibit.decision
     found = []
     if decision.version is not None:
-        found += [_load(exhibit), *_weights(exhibit), *_serve(exhibit)]
+        first, *others = use(exhibit, _champion_uri(exhibit))
+        # Which is not the trial that was decided about, where that was not promoted
+        found = [_with_lead("The champion", first), *others]
     return [*found, undo(exhibit)]
+
+
+def use(exhibit: Exhibit, uri: str) -> list[Step]:
+    """How to load and serve a version.
+
+    Args:
+        exhibit: the decision.
+        uri: `models:/…`, of the version.
+    """
+    return [_load(uri), *_weights(exhibit, uri), *_serve(uri)]
+
+
+def own_steps(exhibit: Exhibit) -> list[Step]:
+    """How to load and serve the very version that a decision made, for its card."""
+    decision = exhibit.decision
+    if decision.version is not None:
+        return use(exhibit, f"models:/{decision.model}/{decision.version}")
+    # A card goes into the version, whose number MLflow gives when it is whole
+    first, *others = use(exhibit, _champion_uri(exhibit))
+    later = f"later with its number, models:/{decision.model}/NUMBER"
+    return [_with_lead(f"While it is {decision.alias} ({later})", first), *others]
 
 
 def undo(exhibit: Exhibit) -> Step:
@@ -69,35 +92,40 @@ def undo(exhibit: Exhibit) -> Step:
     return Step("How to undo it", "Nothing was changed: there is nothing to undo.")
 
 
-def _load(exhibit: Exhibit) -> Step:
+def _with_lead(lead: str, step: Step) -> Step:
+    return replace(step, text=f"{lead}, {step.text[0].lower()}{step.text[1:]}")
+
+
+def _load(uri: str) -> Step:
     code = (
         "# `hpo env` prints the MLFLOW_TRACKING_URI that this needs\n"
         "import mlflow\n"
         "import pandas as pd\n\n"
-        f"model = mlflow.pyfunc.load_model({_quoted(_uri(exhibit))})\n"
+        f"model = mlflow.pyfunc.load_model({_quoted(uri)})\n"
         'boxes = model.predict(pd.DataFrame({"image": ["photo.jpg"]}))'
     )
     return Step("How to load it", "Anywhere with MLflow, without this package:", "python", code)
 
 
-def _weights(exhibit: Exhibit) -> list[Step]:
+def _weights(exhibit: Exhibit, uri: str) -> list[Step]:
     if exhibit.study.spec.trainer != "yolo":
         return []
     code = (
         "import mlflow\n"
         "from pathlib import Path\n"
         "from ultralytics import YOLO\n\n"
-        f"folder = Path(mlflow.artifacts.download_artifacts({_quoted(_uri(exhibit))}))\n"
+        f"folder = Path(mlflow.artifacts.download_artifacts({_quoted(uri)}))\n"
         'model = YOLO(folder / "artifacts" / "best.pt")'
     )
     return [Step("As Ultralytics weights", "They lie beside it, as they were trained:",
                  "python", code)]  # fmt: skip
 
 
-def _serve(exhibit: Exhibit) -> list[Step]:
+def _serve(uri: str) -> list[Step]:
     serve = (
+        ". .venv/bin/activate  # MLflow starts `uvicorn` by its name: it must be on PATH\n"
         'eval "$(hpo env)"\n'
-        f"mlflow models serve --env-manager local -m {shlex.quote(_uri(exhibit))} -p {PORT}"
+        f"mlflow models serve --env-manager local -m {shlex.quote(uri)} -p {PORT}"
     )
     ask = (
         """printf '{"dataframe_split": {"columns": ["image"], "data": [["%s"]]}}' \\\n"""
@@ -111,7 +139,7 @@ def _serve(exhibit: Exhibit) -> list[Step]:
     ]
 
 
-def _uri(exhibit: Exhibit) -> str:
+def _champion_uri(exhibit: Exhibit) -> str:
     return f"models:/{exhibit.decision.model}@{exhibit.decision.alias}"
 
 

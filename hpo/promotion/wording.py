@@ -99,6 +99,11 @@ def span(interval: Sequence[float | None] | None, *, sign: bool = False) -> str:
     return f"[{write(interval[0])}, {write(interval[1])}]"
 
 
+def counted(number: Any, noun: str) -> str:
+    """How many of what there are: 1 trial, 2 trials."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def percent(share: Any, digits: int = 0) -> str:
     """A share of one in percent; a dash where there is none."""
     return NO_FIGURE if _missing(share) else f"{share * 100:.{digits}f}%"
@@ -134,7 +139,7 @@ def difference_sentence(exhibit: Exhibit) -> str:
         return ""
     confidence = confidence_percent(found.get("confidence"))
     return (
-        f"Gain in {exhibit.metric} on the same {found.get('images')} test images: "
+        f"Gain in {exhibit.metric} on the same {counted(found.get('images'), 'test image')}: "
         f"{signed(found.get('value'))} {span((found.get('low'), found.get('high')), sign=True)}, "
         f"each bound at {confidence}; the probability of being better is "
         f"{percent(found.get('better'), 1)} ({found.get('method')}, "
@@ -158,8 +163,7 @@ def key_facts(exhibit: Exhibit) -> list[Fact]:
             + (", evaluated again" if champion.get("evaluated") else ""),
         ),
         Fact(
-            f"{metric} in validation", figure(evidence.get("value")),
-            f"best epoch {evidence.get('best_epoch')}",
+            f"{metric} in validation", figure(evidence.get("value")), validation_note(exhibit),
         ),
         Fact(
             "One image takes",
@@ -169,6 +173,24 @@ def key_facts(exhibit: Exhibit) -> list[Fact]:
         Fact("Weights", megabytes(evaluation.get("weights_bytes")), _model_note(evaluation)),
     ]  # fmt: skip
     return [fact for fact in facts if not fact.value.startswith(NO_FIGURE)]
+
+
+def validation_note(exhibit: Exhibit, digits: int = 4) -> str:
+    """Of which trainings the figure in validation is, and of which one the weights are."""
+    evidence, seeds = exhibit.evidence, seed_values(exhibit.decision)
+    epoch, seed = evidence.get("best_epoch"), evidence.get("seed")
+    if len(seeds) < 2:  # noqa: PLR2004 - a mean of one is itself
+        return f"best epoch {epoch}"
+    own = f"{figure(seeds.get(seed), digits)} at its best epoch, {epoch}"
+    return f"mean of {len(seeds)} seeds; the weights are of seed {seed}: {own}"
+
+
+def seed_values(decision: Decision) -> dict[Any, float]:
+    """The candidate's value in validation by the training's seed."""
+    for finalist in decision.evidence.get("finalists") or ():
+        if finalist["trial"] == decision.trial:
+            return {run["seed"]: run["value"] for run in finalist["seeds"]}
+    return {}
 
 
 def test_images(exhibit: Exhibit) -> int | None:
@@ -190,7 +212,8 @@ def _gain_note(found: Mapping[str, Any]) -> str:
 
 
 def _better_note(found: Mapping[str, Any]) -> str:
-    return f"{found.get('resamples')} resamples of {found.get('images')} images{_luck(found)}"
+    images = counted(found.get("images"), "image")
+    return f"{found.get('resamples')} resamples of {images}{_luck(found)}"
 
 
 def _luck(found: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ models:/…       any of these as MLflow writes them
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,10 @@ def load(client: Client, version: Version, folder: Path) -> Any:
         local = download_artifacts(
             artifact_uri=version.source, dst_path=str(folder), tracking_uri=client.uri
         )
-        return load_model(local)
+        # The model's own type hints are for no schema, which MLflow warns of in colours
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return load_model(local)
     except (MlflowException, OSError, ValueError) as error:
         client.ping()  # a server that is away says nothing about the files
         raise WeightsError(

@@ -76,6 +76,19 @@ def test_a_promotion_after_a_rollback_can_be_rolled_back_too(champions: Champion
     assert champions.changes()[-2:] == [("promoted", 1, 3), ("rolled_back", 3, 1)]
 
 
+def test_a_time_without_champion_hides_none_of_those_before(champions: ChampionBench) -> None:
+    """After A, B, none and B again, the way back leads to A; so it does from none."""
+    champions.promote()
+    champions.promote()
+    champions.roll_back("none")
+    assert champions.roll_back(2).version == 2
+    assert champions.roll_back().version == 1
+    champions.roll_back(2)
+    champions.roll_back("none")
+    assert champions.roll_back().version == 1
+    assert champions.aliases()["champion"] == 1
+
+
 def test_a_version_can_be_named_also_forward_and_one_of_another_hand(
     champions: ChampionBench,
 ) -> None:

@@ -149,7 +149,7 @@ def test_the_command_says_what_it_did_and_what_it_refuses(champions: ChampionBen
         f"{champions.model} version 1 (trial 4 of {champions.study.name}) is champion, alias "
         "champion: in place of version 2."
     )
-    assert lines[1] == "Alias previous: version 2."
+    assert lines[1] == "Before: version 2."
     assert lines[2].endswith("it misses small ones")
     assert "@" in champions.rows()[-1].actor
     document = json.loads(command(champions, *WHY, "--json")[0])

@@ -71,6 +71,17 @@ def test_the_card_says_what_the_figures_do_not() -> None:
     )
 
 
+def test_the_card_says_how_to_load_the_version() -> None:
+    """Also where its number is not known yet: a card is part of what gets the number."""
+    known = model_card(exhibits.exhibit())
+    assert 'load_model("models:/ships/4")' in known
+    unmade = replace(exhibits.exhibit().decision, version=None)
+    card = model_card(replace(exhibits.exhibit(), decision=unmade))
+    assert 'load_model("models:/ships@champion")' in card
+    assert "later with its number, models:/ships/NUMBER" in card
+    assert "MLflow starts `uvicorn` by its name" in card
+
+
 def test_what_is_simulated_is_marked_everywhere() -> None:
     """And is neither a detector nor under Ultralytics' licence."""
     exhibit, found = exhibits.simulated(), exhibits.written("simulated")
@@ -81,16 +92,28 @@ def test_what_is_simulated_is_marked_everywhere() -> None:
     assert "An object detector" not in model_card(exhibit)
 
 
-def test_metadata_names_the_champion_and_the_trial() -> None:
-    """They are the same model only where the trial was promoted."""
+def test_metadata_is_of_one_model() -> None:
+    """Version and URI are the trial's own; the champion stands apart, whatever was decided."""
     promoted = metadata(exhibits.exhibit().decision, decision_id="id")
     assert promoted["model_uri"] == "models:/ships/4"
     assert (promoted["version"], promoted["trial"], promoted["promoted"]) == (4, 7, True)
     assert (promoted["run_id"], promoted["decision"]) == ("0123456789abcdef0123456789abcdef", "id")
     assert promoted["weights"] == {"name": "weights/best.pt", "sha256": "c" * 64}
-    kept = metadata(exhibits.exhibit("kept").decision)
-    assert (kept["model_uri"], kept["promoted"]) == ("models:/ships/3", False)
-    assert metadata(exhibits.nothing().decision)["model_uri"] is None
+    assert promoted["champion"] == {"version": 4, "model_uri": "models:/ships/4"}
+    for outcome in ("kept", "inconclusive"):
+        kept = metadata(exhibits.exhibit(outcome).decision)
+        assert (kept["version"], kept["model_uri"], kept["promoted"]) == (None, None, False)
+        assert kept["champion"] == {"version": 3, "model_uri": "models:/ships/3"}
+    nothing = metadata(exhibits.nothing().decision)
+    assert nothing["champion"] == {"version": None, "model_uri": None}
+
+
+def test_names_and_fingerprints_are_of_one_model() -> None:
+    """A trial that was not promoted is no version; the champion is told as one."""
+    kept, promoted = exhibits.written("kept"), exhibits.written("promoted")
+    assert "| version |" not in kept["decision.md"]
+    assert "| champion after | version 3 |" in kept["decision.md"]
+    assert "| version | 4 |" in promoted["decision.md"]
 
 
 @every_kind
@@ -103,7 +126,9 @@ def test_metrics_are_flat_finite_numbers(kind: str) -> None:
         assert (found["gain"], found["gain_low"]) == (0.0613, pytest.approx(0.0273))
         assert found["gain_luck"] == 0.021
         assert found["class_ship_AP50"] == pytest.approx(0.6331)
-        assert found["champion_mAP50"] == pytest.approx(0.6518)
+        assert found["previous_mAP50"] == found["previous_value"] == pytest.approx(0.6518)
+        assert (found["value"], found["seeds"]) == (0.7103, 2)
+        assert found["weights_value"] == pytest.approx(0.7223)
         assert found["latency_ms_median"] == 23.41
 
 

@@ -106,7 +106,8 @@ def test_the_candidates_figures_and_run_are_there() -> None:
         for figure in (
             "0123456789abcdef0123456789abcdef", "0.7131", "[0.6611, 0.7621]",
             "+0.0613 [+0.0273, +0.0963]", "98.2%", "2000 resamples",
-            "chance of such a gain by luck alone: 2.1%", "gain +0.21030",
+            "chance of such a gain by luck alone: 2.1%", "gain +0.21000",
+            "mean of 2 seeds; the weights are of seed 1: 0.722",
             "12 trials (8 complete, 1 failed, 3 pruned), 1506.0 s", "1.839 h",
             "5f0c8f5e-5b9f-5a52-8f1c-0f6a6c1f5e3d", "cpu: AMD EPYC 7B13 (1 thread)",
         ):  # fmt: skip
@@ -118,7 +119,65 @@ def test_a_gain_is_a_fall_where_less_is_better() -> None:
     found = exhibits.exhibit()
     objective = replace(found.study.spec.objective, direction="minimize")
     spec = replace(found.study.spec, objective=objective)
-    assert "gain -0.21030" in as_markdown(replace(found, study=replace(found.study, spec=spec)))
+    assert "gain -0.21000" in as_markdown(replace(found, study=replace(found.study, spec=spec)))
+
+
+def test_the_gain_over_the_baseline_is_of_one_training_each() -> None:
+    """The mean over the seeds of the finals is no match for a baseline's only value."""
+    found = exhibits.exhibit()
+    assert found.evidence["value"] == 0.7103
+    assert "gain +0.21000 by 0.71000 of trial 7 in the study" in as_markdown(found)
+    gone = as_markdown(replace(found, trials=found.trials[:5]))
+    assert "- baseline: 0.50000 (trial 0)\n" in gone
+
+
+def test_one_seeds_value_is_no_mean() -> None:
+    """Only its best epoch is told."""
+    found = exhibits.exhibit()
+    (best, *others) = found.evidence["finalists"]
+    known = found.evidence | {"finalists": [best | {"seeds": best["seeds"][1:]}, *others]}
+    text = as_markdown(replace(found, decision=replace(found.decision, evidence=known)))
+    assert "- mAP50 in validation (maximize): 0.71030 (best epoch 18)" in text
+    assert "mean of" not in text
+
+
+def test_without_a_champion_nothing_is_compared() -> None:
+    """No columns of dashes, in any document."""
+    found = exhibits.written("first champion")
+    card = model_card(exhibits.first_champion())
+    for content in (found["decision.md"], found["decision.html"], card):
+        assert "AP50 challenger" in content
+        assert "AP50 champion" not in content
+    assert "| class | true boxes | AP50 challenger |" in card
+    assert "AP50 champion" in exhibits.written("kept")["decision.md"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "who"),
+    [("promoted", "champion before"), ("kept", "champion"), ("inconclusive", "champion")],
+)
+def test_the_champion_is_one_before_only_where_it_was_replaced(kind: str, who: str) -> None:
+    """In the finalists' table, where the note stands second."""
+    assert f"| version 3 | {who} |" in exhibits.written(kind)["decision.md"]
+
+
+def test_the_page_leaves_details_of_the_finalists_to_the_text() -> None:
+    """Its table has room for what decides."""
+    found = exhibits.written("kept")
+    assert "GFLOPs |" in found["decision.md"]
+    assert ">GFLOPs</th>" not in found["decision.html"]
+    assert ">note</th>" in found["decision.html"]
+
+
+def test_one_is_told_in_the_singular() -> None:
+    """One trial, one image."""
+    found = exhibits.exhibit()
+    gain = found.evidence["difference"] | {"images": 1}
+    decision = replace(found.decision, evidence=found.evidence | {"difference": gain})
+    text = as_markdown(replace(found, decision=decision, trials=found.trials[:1]))
+    assert "1 trial (1 complete)" in text
+    assert "on the same 1 test image:" in text
+    assert "resamples of 1 image;" in text
 
 
 @every_kind

@@ -58,7 +58,12 @@ def test_a_sure_gain_is_promoted() -> None:
             "seen": "+0.0500 [+0.0100, +0.0900]",
             "met": True,
         },
-        {"rule": "luck", "wanted": "at most 0.05", "seen": "0.021", "met": True},
+        {
+            "rule": "luck",
+            "wanted": "at most 5% of luck",
+            "seen": "2.1%: how often two equal models would show such a gain",
+            "met": True,
+        },
     ]
 
 
@@ -115,7 +120,7 @@ def test_much_luck_is_told_of_a_gain_that_breaks_another_rule() -> None:
     assert verdict.outcome == "kept"
     assert verdict.reason == (
         "size 6.2 MB, wanted at most 1 MB; "
-        "chance of such a gain by luck alone 0.056, wanted at most 0.05"
+        "chance of such a gain by luck alone 5.6%, wanted at most 5%"
     )
 
 

@@ -65,7 +65,7 @@ def export(weights: Path, job: Job, size: int, options: Mapping[str, Any]) -> Pa
     except Exception as error:
         # It raises whatever its converters raise
         text = f"the ONNX export failed: {type(error).__name__}: {error}"
-        raise ExportError(text, hint="Leave `onnx: true` out to promote without one.") from error
+        raise ExportError(text, hint="`hpo finalize --no-onnx` promotes without one.") from error
     require_equal(own, made, sample(job), size, options)
     own.unlink()
     return made
@@ -113,13 +113,13 @@ def require_equal(
                 raise ExportError(
                     f"the ONNX export finds something else than the weights on {image.name} "
                     f"(confidence from {least}): {fault}",
-                    hint="Nothing was registered. Leave `onnx: true` out to promote without it.",
+                    hint="Nothing was registered. `hpo finalize --no-onnx` promotes without it.",
                 )
         return sum(len(one.boxes) for one in original)
     raise ExportError(
         f"on {len(images)} images neither the weights nor their ONNX export finds any box: "
         "that they are equal cannot be seen",
-        hint="Nothing was registered. Leave `onnx: true` out to promote without it.",
+        hint="Nothing was registered. `hpo finalize --no-onnx` promotes without it.",
     )
 
 

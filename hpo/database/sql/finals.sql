@@ -44,14 +44,16 @@ select f.trial_id, t.number, f.of_trial_id, f.of_number, f.seed, f.trained,
  order by t.number
 
 -- name: promotion_cost
--- Seconds of training and validation of a study's ended trials and of its finals, by device.
+-- Seconds of training, validation and evaluation of a study's trials and of its finals, by device.
 select coalesce(a.value_json::jsonb #>> '{}', '') as device, h.parent_id is not null as is_final,
-       sum((select sum((e.metrics ->> 'seconds')::double precision)
-              from hpo.epoch e where e.trial_id = t.trial_id)) as seconds
+       sum(case when f.trial_id is null or f.trained then coalesce(
+               (select sum((e.metrics ->> 'seconds')::double precision)
+                  from hpo.epoch e where e.trial_id = t.trial_id), 0) else 0 end
+           + coalesce((s.value_json)::double precision, 0)) as seconds
   from hpo.study h
   join trials t on t.study_id = h.study_id
   left join hpo.final f on f.trial_id = t.trial_id
   left join trial_user_attributes a on a.trial_id = t.trial_id and a.key = 'device'
+  left join trial_user_attributes s on s.trial_id = t.trial_id and s.key = 'evaluate_s'
  where (h.study_id = :study_id or h.parent_id = :study_id) and t.state <> 'WAITING'
-   and (f.trial_id is null or f.trained)
  group by 1, 2
