@@ -151,7 +151,8 @@ def check_command(name: str, as_json: bool) -> None:
             few = "" if held.images >= FEW else (
                 ": too few to show anything but a large gain (docs/promotion.md)"
             )  # fmt: skip
-            click.echo(f"test: {held.images} images that no trial sees can judge a promotion{few}")
+            count = "1 image" if held.images == 1 else f"{held.images} images"
+            click.echo(f"test: {count} that no trial sees can judge a promotion{few}")
         click.echo(f"{path}: no faults in {', '.join(splits)}")
 
 

@@ -241,7 +241,7 @@ class Contest:
         champion = self._registry.champion(done.model, done.alias)
         if champion is None and last is not None and rows.made_by(last) == str(self.key):
             put_back(self._order.connection, self._registry, version, done.alias)
-        self._publish(done, self.key)
+        self._publish(replace(done, version=version.number), self.key)
         return replace(
             done, version=version.number,
             reason=f"{reason}: recorded as version {done.version}, made again as "

@@ -80,7 +80,8 @@ class Registration:
         if self.order.onnx and self.order.study.spec.promotion.onnx:
             self.order.say("exporting to ONNX, and comparing what it detects")
             artifacts["onnx"] = self.order.workshop.export_onnx(weights, self._job())
-        card = model_card(self.evidence.exhibit(decision, self.key))
+        placed = replace(decision, evidence=decision.evidence | {"run_id": self.run_id})
+        card = model_card(self.evidence.exhibit(placed, self.key))
         return replace(package, artifacts=artifacts, card=card, metadata=tags)
 
     def _tags(self, decision: Decision) -> dict[str, str]:

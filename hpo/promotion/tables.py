@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 SHOWN_TRIALS = 10
 METRICS = ("mAP50", "mAP50-95", "precision", "recall")  # shown where they exist
-_DETAILS = ("precision on test", "recall on test", "ms p95", "parameters", "GFLOPs")
+# Intervals are in the plot above it
+_DETAILS = ("interval", "precision on test", "recall on test", "ms p95", "parameters", "GFLOPs")
 DIGITS = 5  # of validation figures, which are compared with those of `hpo trials`
 
 
@@ -237,7 +238,8 @@ def _mean(finalist: Mapping[str, Any]) -> str:
 
 
 def _seeds(finalist: Mapping[str, Any]) -> str:
-    return ", ".join(f"{run['seed']}: {figure(run['value'])}" for run in finalist["seeds"])
+    pairs = [f"{run['seed']}:\N{NO-BREAK SPACE}{figure(run['value'])}" for run in finalist["seeds"]]
+    return ", ".join(pairs)
 
 
 def _note(finalist: Mapping[str, Any], challenger: int | None) -> str:

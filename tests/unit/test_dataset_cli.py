@@ -126,7 +126,7 @@ def test_check_says_whether_the_test_split_can_judge(user: User) -> None:
     """How many images it has, or why no study on this data can promote, with the mend."""
     user.run("shapes", *FEW, "-o", "mine")
     good = user.run("check", "mine").stdout
-    assert "test: 1 images that no trial sees can judge a promotion\n" in good
+    assert "test: 1 image that no trial sees can judge a promotion: too few to show" in good
     document = user.json("check", "mine")
     assert (document["held_out"]["images"], document["held_out_faults"]) == (1, [])
     data = user.folder / "mine/data.yaml"
