@@ -76,9 +76,7 @@ def old_study(engine: Engine, **changes: Any) -> int:
     spec = simulated_spec(**changes)
     with engine.begin() as connection:
         found = connection.scalar(query("insert_optuna_study"), {"name": spec.study})
-        connection.execute(
-            query("insert_direction"), {"study_id": found, "direction": "MAXIMIZE"}
-        )
+        connection.execute(query("insert_direction"), {"study_id": found, "direction": "MAXIMIZE"})
         connection.execute(
             text("insert into hpo.study (study_id, name, spec, spec_sha256, code_version, trials) "
                  "values (:study, :name, cast(:spec as jsonb), :sha256, 'simulated 1', :trials)"),
