@@ -88,6 +88,7 @@ def test_a_final_whose_worker_goes_is_continued_by_another(
     assert (bench.versions(), bench.champion()) == ([1], 1)
 
 
+@pytest.mark.promotion
 def test_two_workers_share_the_finals_and_promote_once(
     bench: PromotionBench, start_worker: StartWorker
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_simulated_model_finds_nothing_and_says_what_it_is(
         assert (one["width"], one["height"], one["boxes"], one["saved"]) == (64, 64, [], None)
 
 
+@pytest.mark.promotion
 def test_an_unknown_model_alias_or_version_is_named_with_the_nearest(
     desk: Desk, simulated: Version
 ) -> None:

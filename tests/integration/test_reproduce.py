@@ -195,6 +195,7 @@ def test_a_failed_trial_fails_again(here: Settings, engine: Engine, how: str) ->
     assert "fails again in the same way" in found.sentence()
 
 
+@pytest.mark.promotion
 def test_a_failure_that_does_not_come_again_is_said(here: Settings, engine: Engine) -> None:
     """A full memory was the machine's: the training ends where it goes past that."""
     study = simulated_study(engine, epochs=6)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from fixtures.reproducing import again, change, work
 from fixtures.studies import simulated_study
 
@@ -20,7 +21,6 @@ from workers.worker import Worker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
@@ -60,6 +60,7 @@ def test_what_differs_between_the_machines_is_said(
     assert found.notes == []
 
 
+@pytest.mark.promotion
 def test_another_version_of_the_code_is_a_difference_and_no_hindrance(
     here: Settings, engine: Engine
 ) -> None:

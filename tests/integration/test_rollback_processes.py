@@ -138,6 +138,7 @@ def test_two_rollbacks_at_once_go_one_after_the_other(champions: ChampionBench) 
     assert champions.aliases() == {"champion": 1, "previous": 2}
 
 
+@pytest.mark.promotion
 def test_the_command_says_what_it_did_and_what_it_refuses(champions: ChampionBench) -> None:
     """In sentences, with exit codes 0, 1 and 2, and as JSON."""
     champions.promote(trial=4)

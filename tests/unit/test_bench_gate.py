@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
 from fixtures.sources import ROOT
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.promotion
 def test_a_quick_run_writes_every_row_between_the_markers(tmp_path: Path) -> None:
     """Three kinds of equal models and three gains, each at three numbers of images."""
     page = tmp_path / "page.md"
