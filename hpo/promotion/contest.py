@@ -19,7 +19,7 @@ from hpo.database.queries import query
 from hpo.errors import ChampionError, HpoError, ServiceError, WeightsError
 from hpo.promotion import rows
 from hpo.promotion.aliases import move, put_back, settle
-from hpo.promotion.decision import Decision, Outcome, kept_id, override_id, promotion_id
+from hpo.promotion.decision import Decision, Outcome, kept_id, override_id
 from hpo.promotion.evidence import Evidence
 from hpo.promotion.incumbent import Ground, Scout, load_detections
 from hpo.promotion.lock import require_held
@@ -51,14 +51,13 @@ class Contest:
 
     def __init__(self, order: Order, stands: Standing, field: list[Finalist]) -> None:
         """`field`: every finalist, best by validation first; one of them at least can challenge."""
-        self._order, self._study, self._stands, self._field = order, order.study, stands, field
-        self._challenger = next(one for one in field if not one.out)
-        self._run: SeedRun = self._challenger.best(order.study)
-        self.key = promotion_id(
-            order.study, self._challenger.candidate.number, self._run.weights_sha256
-        )
-        self._registry = Registry(open_client(order.settings, storage_url(order.settings)))
+        self._order, self._study = order, order.study
         self._store = open_store(order.settings)
+        self._evidence = Evidence(order, stands, field, self._store)
+        self._trial: int = self._evidence.challenger.candidate.number
+        self._run: SeedRun = self._evidence.run
+        self.key = self._evidence.key
+        self._registry = Registry(open_client(order.settings, storage_url(order.settings)))
 
     def decide(self) -> Decision:
         """Weigh against the champion, then act; see `finalize` for what is raised."""
@@ -84,7 +83,7 @@ class Contest:
             known = self._order.connection.scalar(
                 query("promotion_known"),
                 {"study_id": self._study.study_id, "seq": record.seq,
-                 "trial": self._challenger.candidate.number},
+                 "trial": self._trial},
             )  # fmt: skip
             if known:
                 return Decision.from_row(record)
@@ -135,7 +134,7 @@ class Contest:
             return None
         weighing = weigh(self._study, evaluated, self._detections(), incumbent)
         if incomparable or weighing.incomparable:
-            number, name = self._challenger.candidate.number, self._study.name
+            number, name = self._trial, self._study.name
             text = (
                 f"the two cannot be compared: {incomparable or weighing.incomparable}. "
                 f"`hpo promote {number} --study {name} --why TEXT` promotes it all the same; or "
@@ -295,10 +294,6 @@ class Contest:
         data, fingerprint = require_test_split(self._study, self._order.settings)
         folder = Path(tempfile.mkdtemp(dir=self._order.scratch))
         return Ground(data, fingerprint, self._order.device, folder)
-
-    @cached_property
-    def _evidence(self) -> Evidence:
-        return Evidence(self._order, self._stands, self._field, self.key, self._store)
 
     @cached_property
     def _registration(self) -> Registration:

@@ -9,7 +9,7 @@ from hpo.database.queries import query
 from hpo.datasets.layout import load
 from hpo.errors import HpoError, WeightsError
 from hpo.jsonable import finite
-from hpo.promotion.decision import Decision, Outcome
+from hpo.promotion.decision import Decision, Outcome, promotion_id
 from hpo.promotion.exhibit import Exhibit
 from hpo.promotion.files import documents
 from hpo.promotion.incumbent import load_detections
@@ -37,21 +37,29 @@ if TYPE_CHECKING:
 
 
 class Evidence:
-    """The evidence about one challenger."""
+    """The evidence about one challenger.
+
+    Attributes:
+        challenger: the finalist.
+        run: its training whose weights stand for it.
+        key: the name of its promotion.
+    """
 
     def __init__(
         self,
         order: Order,
         stands: Standing,
         field: Sequence[Finalist],
-        key: uuid.UUID,
         store: ArtifactStore,
     ) -> None:
         """Choose the challenger: the first finalist, by validation, that nothing speaks against."""
         self._order, self._study, self._stands, self._field = order, order.study, stands, field
         self.challenger = next(one for one in field if not one.out)
         self.run = self.challenger.best(order.study)
-        self._key, self._store = key, store
+        self.key = promotion_id(
+            order.study, self.challenger.candidate.number, self.run.weights_sha256
+        )
+        self._store = store
         self._incumbent: Incumbent | None = None
 
     def decision(
@@ -87,7 +95,7 @@ class Evidence:
         metric = spec.objective.metric
         described = load_trainer(spec.trainer).describe()
         return {
-            "decision": str(self._key),
+            "decision": str(self.key),
             "metric": metric,
             "direction": spec.objective.direction,
             "value": self.challenger.value,

@@ -60,6 +60,7 @@ def test_a_better_trial_of_another_study_takes_the_place(bench: PromotionBench) 
     assert (decision.outcome, decision.version, decision.previous_version) == (
         Outcome.PROMOTED, 2, 1,
     )  # fmt: skip
+    assert not decision.evidence["champion"]["evaluated"]  # its figures were of this very split
     assert (bench.versions(), bench.champion()) == ([1, 2], 2)
 
 

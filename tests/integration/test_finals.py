@@ -133,6 +133,20 @@ def test_a_worker_that_ends_a_study_runs_its_finals_and_promotes(bench: Promotio
     assert bench.champion() == 1
 
 
+def test_the_test_split_does_not_choose_the_challenger(bench: PromotionBench) -> None:
+    """The best by validation challenges, however much better another finds the test images."""
+    study = bench.study()
+    teller = bench.told(study)
+    teller.tell(0.6, quality=0.3)
+    teller.tell(0.5, quality=0.9)
+    decision = bench.finalize(study)
+    first, second = decision.evidence["finalists"]
+    assert (first["trial"], second["trial"], decision.trial) == (0, 1, 0)
+    tested = [one["evaluation"]["metrics"]["mAP50"] for one in (first, second)]
+    assert tested[0] < tested[1]
+    assert decision.evidence["test_value"] == tested[0]
+
+
 def test_a_study_that_promotes_nothing_has_no_finals(bench: PromotionBench) -> None:
     """`promotion: none`: its workers leave when the trials are over."""
     study = bench.study(promotion=Promotion(bench.model, "champion", wanted=False))

@@ -15,7 +15,7 @@ import pytest
 from fixtures.finals import with_finals
 from fixtures.reproducing import again, change, work
 from fixtures.studies import HYPERBAND, simulated_spec, simulated_study
-from fixtures.training import is_running, make_images, wait_until
+from fixtures.training import TRAIN, is_running, make_images, wait_until
 from fixtures.worker_process import HPO
 from sqlalchemy import text
 
@@ -35,16 +35,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
-
-TRAIN: dict[str, Any] = {
-    "imgsz": 64,
-    "batch": 8,
-    "nbs": 8,
-    "optimizer": "AdamW",
-    "warmup_epochs": 1.0,
-    "mosaic": 0.0,
-    "plots": False,
-}
 
 
 def plant(engine: Engine, epoch: int, **metrics: float) -> None:

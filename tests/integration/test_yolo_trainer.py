@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.training import Recorder, in_torch, install_trainer, make_images, make_job
+from fixtures.training import TRAIN, Recorder, in_torch, install_trainer, make_images, make_job
 
 from hpo.errors import DatasetError, TrialError
 from hpo.trainer import Result, Verdict
@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpo.trainer import Job
-
-TRAIN: dict[str, Any] = {
-    "imgsz": 64,
-    "batch": 8,
-    "nbs": 8,
-    "optimizer": "AdamW",
-    "warmup_epochs": 1.0,
-    "mosaic": 0.0,
-    "plots": False,
-}
 
 
 @dataclasses.dataclass
