@@ -72,6 +72,14 @@ test-faults: $(STAMP) ## Every outage of MLflow, and a promotion killed at each 
 test-promotion: $(STAMP) ## Studies that win and lose against a champion, the served model, ONNX (minutes)
 	$(BIN)/python -m pytest -n $(JOBS) -m promotion tests
 
+.PHONY: test-cluster
+test-cluster: $(STAMP) ## Clusters of several Ray nodes, a node's death, PgBouncer, secrets looked for (minutes)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m cluster tests
+
+.PHONY: test-deploy
+test-deploy: $(STAMP) ## Build the image and run the compose file with podman or Docker (root, many minutes)
+	$(BIN)/python -m pytest -m deploy -s tests/deploy
+
 .PHONY: chaos
 chaos: $(STAMP) ## Kill, pause and cut off real workers, check every promise, write docs/reliability.md (minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults.run --seed $(SEED) --kills 40 --workers 3 \
