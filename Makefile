@@ -104,11 +104,16 @@ format: $(STAMP) ## Format the code and mend what ruff can mend
 .PHONY: bench
 bench: $(STAMP) ## Measure training overhead and the cost of claims; prints figures
 	@for script in benchmarks/bench_*.py; do \
-	  [ "$$script" = benchmarks/bench_gate.py ] || $(BIN)/python "$$script" || exit 1; done
+	  case "$$script" in */bench_gate.py|*/bench_scale.py) continue;; esac; \
+	  $(BIN)/python "$$script" || exit 1; done
 
 .PHONY: bench-gate
 bench-gate: $(STAMP) ## Measure how often the promotion gate is wrong, write docs/promotion.md (15 minutes)
 	$(BIN)/python benchmarks/bench_gate.py --seed $(SEED) --processes $(JOBS) --out docs/promotion.md
+
+.PHONY: bench-scale
+bench-scale: $(STAMP) ## Measure claims of 1 to 64 workers, write docs/scaling.md (8 minutes, a quiet machine)
+	$(BIN)/python benchmarks/bench_scale.py --out docs/scaling.md
 
 .PHONY: docs
 docs: $(STAMP) ## Write docs/cli.md and docs/files.md anew from the sources

@@ -56,7 +56,11 @@ def export_study(engine: Engine, study: Study, *, artifacts: str) -> StudyDocume
             raise UnknownStudyError(f"the study '{study.name}' was deleted")
         finals_id = connection.scalar(query("export_finals_id"), key)
         finals = None if finals_id is None else _content(connection, finals_id)
+        row = connection.execute(query("dataset"), {"fingerprint": study.fingerprint})
+        pushed = row.mappings().one_or_none()
     content, where = found
+    if pushed is not None:  # the archive stays in the store, as weights do
+        made["dataset"] = {column: _plain(value) for column, value in pushed.items()}
     if finals is not None:
         where |= {"finals": finals[1]}
     return StudyDocument(content | {"finals": finals and finals[0]}, made | where)

@@ -74,6 +74,7 @@ def import_study(engine: Engine, document: StudyDocument, store: ArtifactStore) 
             study_id = writers[0].write(connection, None)
             for writer in writers[1:]:
                 writer.write(connection, study_id)
+            _remember_dataset(connection, document)
             found = [one for writer in writers for one in writer.copied()]
             return Imported(study_id, sum(found), len(found) - sum(found))
     except BaseException as error:
@@ -84,6 +85,22 @@ def import_study(engine: Engine, document: StudyDocument, store: ArtifactStore) 
             if state.startswith(_BAD_VALUE):
                 raise FaultsError(document.name, [cause.strip().partition("\n")[0]]) from error
         raise
+
+
+def _remember_dataset(connection: Connection, document: StudyDocument) -> None:
+    """Where its dataset lies in the store, if it was pushed and is unknown here.
+
+    What the file says of it is not checked: an archive that is fetched must have the content that
+    the study was created with.
+    """
+    row = document.made.get("dataset")
+    own = document.content["study"]["dataset_fingerprint"]
+    if isinstance(row, dict) and own is not None and row.get("fingerprint") == own:
+        try:
+            with connection.begin_nested():
+                connection.execute(query("import_dataset"), {"row": compact(row)})
+        except DBAPIError as error:
+            log.warning("the file does not say well where its dataset is: %s", error.orig)
 
 
 def _taken(name: str) -> StudyExistsError:

@@ -143,26 +143,21 @@ class Claims:
         return self._with_params(row, token)
 
     def _with_params(self, row: Any, token: uuid.UUID) -> Claim | NoTrial:
-        def read_and_store(connection: Connection) -> Claim | None:
-            snapshot = self._history.snapshot(connection)
-            try:
-                judged = snapshot.get_trial(row.trial_id).last_step or 0
-            except KeyError:  # deleted by another hand since the claim
-                return None
-            suggestion = suggest(self.study.spec, snapshot, row.trial_id)
-            stored = connection.scalar(
-                query("store_params"),
-                {
-                    "trial": row.trial_id, "token": str(token),
-                    "params": json.dumps(suggestion.stored), "attrs": json.dumps(suggestion.attrs),
-                },
-            )  # fmt: skip
-            claim = Claim(row.trial_id, row.number, token, row.takeovers, judged, suggestion.params)
-            return claim if stored else None
-
-        claim = self._patiently(read_and_store)
-        # The lease was lost while sampling: there is something to claim, so ask again.
-        return self.claim() if claim is None else claim
+        # No connection is held while sampling, which takes long with many trials
+        snapshot = self._patiently(self._history.snapshot)
+        try:
+            judged = snapshot.get_trial(row.trial_id).last_step or 0
+        except KeyError:  # deleted by another hand since the claim
+            return self.claim()
+        suggestion = suggest(self.study.spec, snapshot, row.trial_id)
+        values = {
+            "trial": row.trial_id, "token": str(token),
+            "params": json.dumps(suggestion.stored), "attrs": json.dumps(suggestion.attrs),
+        }  # fmt: skip
+        if not self._patiently(lambda connection: connection.scalar(query("store_params"), values)):
+            # The lease was lost while sampling: there is something to claim, so ask again.
+            return self.claim()
+        return Claim(row.trial_id, row.number, token, row.takeovers, judged, suggestion.params)
 
     def renew(self, claim: Claim) -> Standing:
         """Lengthen the lease."""
@@ -188,17 +183,14 @@ class Claims:
         if epoch <= claim.judged or self.study.spec.pruner.name == "none":
             return False
 
-        def judge(connection: Connection) -> bool:
-            snapshot = self._history.snapshot(connection)
-            if claim.trial_id not in {t._trial_id for t in snapshot.get_all_trials(0)}:  # noqa: SLF001 - the id our tables use
-                return False
-            pruned, rungs = should_prune(self.study.spec, snapshot, claim.trial_id)
-            if rungs:
-                attrs = {"attrs": json.dumps(rungs)}
-                connection.execute(query("store_rungs"), self._fence(claim) | attrs)
-            return pruned
-
-        return self._patiently(judge)
+        snapshot = self._patiently(self._history.snapshot)
+        if claim.trial_id not in {t._trial_id for t in snapshot.get_all_trials(0)}:  # noqa: SLF001 - the id our tables use
+            return False
+        pruned, rungs = should_prune(self.study.spec, snapshot, claim.trial_id)
+        if rungs:
+            values = self._fence(claim) | {"attrs": json.dumps(rungs)}
+            self._patiently(lambda connection: connection.execute(query("store_rungs"), values))
+        return pruned
 
     def tell(
         self,

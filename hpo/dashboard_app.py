@@ -1,30 +1,51 @@
-"""optuna-dashboard's process, started by `hpo up`; knows no study.
+"""optuna-dashboard's process, started by `hpo up` or in a container; knows no study.
 
     HPO_HOME=… python -m hpo.dashboard_app PORT [ARTIFACT_FOLDER]
 
 optuna-dashboard's own command wants the database's URL, password included, as an argument that
-every user of the machine can read. It also has no authentication, so a page of another site could
-reach it through the visitor's browser: only requests meant for this machine's loopback pass.
+every user of the machine can read. It listens at 127.0.0.1 unless HPO_DASHBOARD_BIND says
+otherwise, as the role of HPO_DASHBOARD_STORAGE, else of HPO_READER_STORAGE, else of HPO_STORAGE,
+and begins when the database has its tables.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from hpo.database.engine import follow, storage_url
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from hpo.dashboard_doors import only_for, only_reading, with_health
+from hpo.database import schema
+from hpo.database.engine import follow, make_engine, storage_url
+from hpo.database.failures import explain, is_passing
+from hpo.database.url import mask, normalise
+from hpo.errors import HpoError, SchemaError
 from hpo.ports import HOST
 from hpo.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+    from collections.abc import Mapping
+    from wsgiref.types import WSGIApplication
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+    from sqlalchemy import Engine
+
+log = logging.getLogger(__name__)
+
+POLL_S = 2.0
+SAY_AGAIN_S = 30.0
+MAY_WRITE = text("""
+select current_setting('transaction_read_only') = 'off'  -- the role's setting; on at a standby
+       and has_table_privilege('public.studies', 'INSERT, UPDATE, DELETE')
+""")
 
 
 class Server(ThreadingMixIn, WSGIServer):
@@ -40,34 +61,22 @@ class Quiet(WSGIRequestHandler):
         del format, args
 
 
-def loopback_only(app: WSGIApplication) -> WSGIApplication:
-    """`app`, refusing requests whose Host or Origin is not this machine's loopback."""
-
-    def guarded(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        origin = environ.get("HTTP_ORIGIN")
-        hosts = [urlsplit(f"//{environ.get('HTTP_HOST', '')}").hostname]
-        if origin is not None:
-            hosts.append(urlsplit(origin).hostname)
-        if all(host in LOOPBACK for host in hosts):
-            return app(environ, start)
-        start("403 Forbidden", [("Content-Type", "text/plain")])
-        return [b"Only for this machine's own browser.\n"]
-
-    return guarded
-
-
-def dashboard(url: str, *, folder: str | None, home: Path | None) -> WSGIApplication:
-    """optuna-dashboard on the database `url`, whose tables exist.
+def dashboard(
+    engine: Engine, *, folder: str | None, env: Mapping[str, str], home: Path | None
+) -> WSGIApplication:
+    """optuna-dashboard on a database whose tables exist, behind its guards.
 
     Args:
-        url: the database.
+        engine: the database, for probes and to ask what its role may do.
         folder: where the dashboard's artifacts are; None for none.
+        env: HPO_DASHBOARD_HOSTS and HPO_DASHBOARD_READ_ONLY.
         home: the `.hpo` folder of the private server; None when it is another server.
     """
     from optuna.artifacts import FileSystemArtifactStore
     from optuna.storages import RDBStorage
     from optuna_dashboard import wsgi
 
+    url = engine.url.render_as_string(hide_password=False)
     storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True}, skip_table_creation=True)
     if home is not None:
         follow(storage.engine, home)
@@ -75,20 +84,85 @@ def dashboard(url: str, *, folder: str | None, home: Path | None) -> WSGIApplica
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         store = FileSystemArtifactStore(folder)
-    return loopback_only(wsgi(storage, artifact_store=store))
+    app = wsgi(storage, artifact_store=store)
+    if env.get("HPO_DASHBOARD_READ_ONLY") == "1" or not may_write(engine):
+        log.info("It only reads: nobody can finish, change or delete a study here.")
+        app = only_reading(app)
+    hosts = [name.strip() for name in env.get("HPO_DASHBOARD_HOSTS", "").split(",")]
+    return with_health(only_for(app, [name for name in hosts if name]), lambda: _ping(engine))
+
+
+def may_write(engine: Engine) -> bool:
+    """Whether the engine's role may change or delete studies, where it is let."""
+    with engine.connect() as connection:
+        return bool(connection.scalar(MAY_WRITE))
+
+
+def wait_for_tables(engine: Engine) -> None:
+    """Return when the database answers and has the tables of this version; says what is awaited.
+
+    Raises:
+        HpoError: what no waiting mends: a wrong password, a lacking right, a newer database.
+    """
+    said, said_at = "", float("-inf")
+    while True:
+        try:
+            schema.check(engine)
+        except (DBAPIError, SchemaError) as error:
+            reason = error if isinstance(error, SchemaError) else explain(error, str(engine.url))
+            if reason is None or not _may_pass(error, engine):
+                raise reason or error from error
+            if str(reason) != said or time.monotonic() - said_at >= SAY_AGAIN_S:
+                said, said_at = str(reason), time.monotonic()
+                log.info("Waiting for the tables of %s: %s", mask(str(engine.url)), reason)
+            time.sleep(POLL_S)
+        else:
+            return
+
+
+def _may_pass(error: DBAPIError | SchemaError, engine: Engine) -> bool:
+    if isinstance(error, DBAPIError):
+        return is_passing(error)
+    with engine.connect() as connection:
+        revision = schema.revisions(connection)[1]
+    return revision is None or revision < schema.HEAD  # an `hpo provision` is on its way
+
+
+def _ping(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("select 1"))
+
+
+def _storage(settings: Settings, env: Mapping[str, str]) -> tuple[str, Path | None]:
+    """The database's URL, and the folder of its server where it is the private one."""
+    given = env.get("HPO_DASHBOARD_STORAGE") or env.get("HPO_READER_STORAGE")
+    if given:
+        return normalise(given), None
+    return storage_url(settings), settings.home if settings.storage is None else None
 
 
 def main(words: list[str]) -> None:
     """Serve until the process is ended."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # As the first process of a container it would not hear SIGTERM otherwise
+    signal.signal(signal.SIGTERM, _leave)
     settings = Settings.read()
-    app = dashboard(
-        storage_url(settings),
-        folder=words[1] if len(words) > 1 else None,
-        home=settings.home if settings.storage is None else None,
-    )
-    server = make_server(HOST, int(words[0]), app, server_class=Server, handler_class=Quiet)
+    url, home = _storage(settings, os.environ)
+    engine = make_engine(url, pool_size=1, home=home)
+    wait_for_tables(engine)
+    app = dashboard(engine, folder=words[1] if len(words) > 1 else None, env=os.environ, home=home)
+    bind = os.environ.get("HPO_DASHBOARD_BIND") or HOST
+    server = make_server(bind, int(words[0]), app, server_class=Server, handler_class=Quiet)
+    log.info("optuna-dashboard serves at %s:%s", bind, words[0])
     server.serve_forever()
 
 
+def _leave(*_: Any) -> None:
+    raise SystemExit(0)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except HpoError as error:
+        sys.exit(f"hpo.dashboard_app: {error}\n  {error.hint}")

@@ -5,7 +5,8 @@ HpoError                      exit 1: the thing asked for failed
 │   ├── FaultsError           several faults of one input, reported at once
 │   │   ├── SpecError         a study file
 │   │   ├── SpaceError        a search-space file
-│   │   └── DatasetError      a dataset
+│   │   ├── DatasetError      a dataset
+│   │   └── NodesError        nodes of a Ray cluster
 │   ├── UnknownStudyError     no study of that name, or no single open one
 │   ├── StudyExistsError      a study of that name is there already
 │   └── StudyClosedError      the study takes no more of that
@@ -96,6 +97,10 @@ class SpaceError(FaultsError):
 
 class DatasetError(FaultsError):
     """Faults of a dataset."""
+
+
+class NodesError(FaultsError):
+    """Nodes of a Ray cluster that cannot run workers, and why each cannot."""
 
 
 class UnknownStudyError(UsageError):

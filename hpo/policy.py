@@ -120,7 +120,9 @@ def make_sampler(spec: StudySpec, number: int, rank: int) -> optuna.samplers.Bas
             warn_independent_sampling=False,
         )
     if name == "cmaes":
-        return samplers.CmaEsSampler(
+        from hpo.careful_cmaes import CarefulCmaEsSampler
+
+        return CarefulCmaEsSampler(
             seed=seed,
             n_startup_trials=options["startup_trials"],
             warn_independent_sampling=False,

@@ -73,6 +73,8 @@ def mlflow_program(settings: Settings, storage_url: str, port: int) -> Program:
         health="/health",
         environment={
             **MLFLOW_ENVIRONMENT,
+            # Its own list has patterns such as 10.*, which a site named 10.example.org fits too
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"{HOST}:{port},localhost:{port}",
             "MLFLOW_BACKEND_STORE_URI": tracking_uri(settings, storage_url),
         },
     )
@@ -81,9 +83,13 @@ def mlflow_program(settings: Settings, storage_url: str, port: int) -> Program:
 def dashboard_program(settings: Settings, port: int) -> Program:
     """optuna-dashboard on the study's database."""
     folder = dashboard_folder(settings)
-    environment = {"HPO_HOME": str(settings.home)}
+    # One user's own, on loopback, so it may write; the dashboard of a given server keeps to that
+    # server's reader, where the environment names one.
+    environment = {"HPO_HOME": str(settings.home), "HPO_DASHBOARD_BIND": HOST}
     if settings.storage is not None:
         environment["HPO_STORAGE"] = settings.storage
+    else:
+        environment |= {"HPO_DASHBOARD_STORAGE": "", "HPO_READER_STORAGE": ""}
     where = () if folder is None else (folder,)
     return Program(
         name="dashboard",

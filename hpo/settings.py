@@ -24,6 +24,19 @@ VARIABLES: dict[str, str] = {
     "(default: HPO_HOME/artifacts)",
     "AWS_ENDPOINT_URL": "the S3 server of HPO_ARTIFACTS where it is not Amazon's; the region and "
     "the keys stand in the usual AWS variables, in ~/.aws, or come from the machine's role",
+    "HPO_DATASET_CACHE": "folder of datasets fetched from HPO_ARTIFACTS; several projects of one "
+    "machine may share it (default: HPO_HOME/cache/datasets)",
+    "HPO_DATASET_CACHE_GB": "size above which the longest unused of them are removed (default 50)",
+    "HPO_ADMIN_STORAGE": "`hpo provision` only: PostgreSQL URL of an administrator",
+    "HPO_READER_STORAGE": "PostgreSQL URL of a role that only reads the studies' database; "
+    "`hpo provision` makes it, optuna-dashboard uses it",
+    "MLFLOW_BACKEND_STORE_URI": "`hpo provision` only: PostgreSQL URL of MLflow's server",
+    "HPO_DASHBOARD_STORAGE": "PostgreSQL URL of optuna-dashboard instead of the reader's; with "
+    "HPO_STORAGE's, visitors may finish and delete",
+    "HPO_DASHBOARD_BIND": "address that `python -m hpo.dashboard_app` listens at (default "
+    "127.0.0.1)",
+    "HPO_DASHBOARD_HOSTS": "hosts, with commas, as which it may be visited beside loopback",
+    "HPO_DASHBOARD_READ_ONLY": "1: it refuses what would write, whatever its role may",
     "RAY_ADDRESS": "an existing Ray cluster; unset: a private local one",
     "HPO_STUDY": "the study meant where --study is not given",
     "HPO_LEASE_S": "seconds after which a silent worker's trial is taken over (default 30)",
@@ -42,6 +55,8 @@ class Settings:
         home: absolute path of the project's `.hpo` folder; it need not exist.
         tracking_uri: MLflow's address as given; None means the default beside `storage`.
         artifacts: absolute folder, or an `s3://bucket/prefix` as given.
+        dataset_cache: absolute folder of datasets fetched from the artifact store.
+        dataset_cache_gb: its size above which the longest unused ones are removed.
         ray_address: None means a private local Ray.
         study: default study name, or None.
         lease_s: seconds a lease lasts without renewal.
@@ -54,6 +69,8 @@ class Settings:
     home: Path
     tracking_uri: str | None = field(repr=False)
     artifacts: str
+    dataset_cache: Path
+    dataset_cache_gb: float
     ray_address: str | None
     study: str | None
     lease_s: float
@@ -80,6 +97,10 @@ class Settings:
             home=home,
             tracking_uri=env.get("MLFLOW_TRACKING_URI") or None,
             artifacts=artifacts,
+            dataset_cache=(
+                cwd / (env.get("HPO_DATASET_CACHE") or home / "cache/datasets")
+            ).resolve(),
+            dataset_cache_gb=_gigabytes(env, "HPO_DATASET_CACHE_GB", 50.0),
             ray_address=env.get("RAY_ADDRESS") or None,
             study=env.get("HPO_STUDY") or None,
             lease_s=_seconds(env, "HPO_LEASE_S", 30.0, least=LEAST_LEASE_S),
@@ -109,6 +130,19 @@ def _seconds(env: Mapping[str, str], name: str, default: float, *, least: float 
         raise UsageError(f"{name}={text!r} is not a number of seconds above 0, up to ten years")
     if value < least:
         raise UsageError(f"{name}={text} is shorter than {least:g} s: no renewal would be in time")
+    return value
+
+
+def _gigabytes(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{name}={text!r} is not a number of gigabytes from 0 on")
     return value
 
 

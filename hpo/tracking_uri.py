@@ -55,4 +55,10 @@ def artifact_root(settings: Settings) -> str:
 
 def shown(uri: str) -> str:
     """The URI for messages and logs, without a password."""
-    return mask(uri) if "@" in uri else uri
+    scheme, mark, rest = uri.partition("://")
+    if "@" not in rest:
+        return uri
+    if is_remote(uri):
+        # The user's name goes too: some servers take a token in its place
+        return f"{scheme}{mark}***@{rest.rpartition('@')[2]}"
+    return mask(uri)

@@ -27,8 +27,11 @@ START_S = 300.0  # imports of torch from a cold network disk take minutes
 DYING_S = 5.0  # how long a process may take to end after its connection did
 TAIL_LINES = 12
 TAIL_BYTES = 4000
-# The child needs neither PostgreSQL nor MLflow, so it gets no address and no password
-PRIVATE = ("HPO_STORAGE", "MLFLOW_", "PGPASSWORD")
+# The child needs no service, so it gets no address, no password, no key and no token
+PRIVATE = (
+    *("HPO_STORAGE", "HPO_ADMIN_STORAGE", "HPO_READER_STORAGE", "PGPASSWORD", "PGPASSFILE"),
+    *("MLFLOW_", "AWS_", "RAY_AUTH_"),
+)
 
 
 class Interrupted(Exception):  # noqa: N818 - an answer to the worker's own wish, not an error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.artifacts.opening import open_store
 from hpo.artifacts.store import sha256_of
+from hpo.database.engine import connect
 from hpo.database.queries import query
 from hpo.errors import HpoError, MismatchError, StoreError, TrialError, UsageError, WeightsError
 from hpo.machine import UNSAID, differences, this_machine
@@ -214,11 +215,14 @@ def reproduce(
 def _same_data(study: Study, settings: Settings) -> Path | None:
     """The dataset here; another version of the trainer's code is no hindrance, but a difference."""
     version = load_trainer(study.spec.trainer).describe().code_version
+    engine = connect(settings)  # for what it says of pushed datasets
     try:
-        return require_same(replace(study, code_version=version), settings)
+        return require_same(replace(study, code_version=version), settings, engine)
     except MismatchError as error:
         # Exit code 1 says that a training was compared and is not the same
         raise UsageError(str(error), hint=error.hint) from error
+    finally:
+        engine.dispose()
 
 
 def _kind_of(recorded: Recorded) -> str:

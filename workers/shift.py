@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -86,8 +87,9 @@ class Place:
 
     Attributes:
         settings: of this machine.
-        engine: with room for four connections: this thread, the lease keeper, the checkpoints'
-            uploader, a spare.
+        engine: with room for two connections. The mirror's threads hold one of them at most while
+            MLflow is slow; this thread, the lease keeper and the checkpoints' uploader take one
+            for a short transaction at a time.
         process: the training process.
         runs: folder of the runs.
         data: the dataset's YAML on this machine.
@@ -97,6 +99,7 @@ class Place:
         stall_timeout_s: longest silence of a training; None for no limit.
         slot: a name that outlives this process; None for none.
         started: when the worker began, of the monotonic clock.
+        turn: of the mirrors' threads, for the connection that one of them may hold.
     """
 
     settings: Settings
@@ -110,6 +113,7 @@ class Place:
     stall_timeout_s: float | None
     slot: str | None
     started: float
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Shift:
@@ -132,7 +136,10 @@ class Shift:
         self._ended_before = 0  # by earlier workers of the slot
 
     def __enter__(self) -> Self:
-        self._mirror = MirrorThread(self._place.settings, self._study)
+        place = self._place
+        self._mirror = MirrorThread(
+            place.settings, self._study, engine=place.engine, turn=place.turn
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:

@@ -97,7 +97,7 @@ class Worker:
             )
         engine, study = self._opened()
         try:
-            data = require_same(study, settings)
+            data = require_same(study, settings, engine, say=self._tell)
             open_store(settings).require_writable(make=False)
             with (
                 own_folder(settings.home / "runs") as runs,
@@ -119,8 +119,7 @@ class Worker:
         settings = self._settings
 
         def attempt() -> tuple[Engine, Study]:
-            # This thread, the lease keeper, the checkpoints' uploader, a spare
-            engine = connect(settings, pool_size=4)
+            engine = connect(settings)
             try:
                 schema.check(engine)
                 return engine, load_study(engine, self._name)
@@ -163,7 +162,7 @@ class Worker:
     def _serve_finals(self, place: Place, finals: Study) -> Summary:
         """As a worker of `NAME/finals` alone."""
         parent = parent_of(place.engine, finals)
-        _, fingerprint = require_test_split(parent, place.settings)
+        _, fingerprint = require_test_split(parent, place.settings, place.engine)
         with Shift(place, finals, self._limits, test_fingerprint=fingerprint) as shift:
             summary = shift.run()
             if summary.why == "finished" and self._promote:
@@ -178,7 +177,7 @@ class Worker:
         self._watch(
             Event(Kind.NOTE, text="the study is finished; looking again at its best trials")
         )
-        _, fingerprint = require_test_split(study, place.settings)
+        _, fingerprint = require_test_split(study, place.settings, place.engine)
         limits = replace(self._limits, n_trials=None)
         with Shift(place, finals, limits, test_fingerprint=fingerprint) as shift:
             inner = shift.run()
@@ -200,6 +199,9 @@ class Worker:
 
     def _note(self, summary: Summary, text: str) -> None:
         summary.notes.append(text)
+        self._tell(text)
+
+    def _tell(self, text: str) -> None:
         self._watch(Event(Kind.NOTE, text=text))
 
 

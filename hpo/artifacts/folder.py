@@ -100,6 +100,15 @@ class FolderStore:
         place = self._place(sha256, area)
         return receive(self._chunks(place), sha256, target, self, str(place))
 
+    def size_of(self, sha256: str, area: str = OBJECTS) -> int | None:
+        """A stored file's size; see ArtifactStore."""
+        with self._reached():
+            place = self._place(sha256, area)
+            if place.is_file():
+                return place.stat().st_size
+            self._require_there()
+            return None
+
     def keep_only(self, area: str, sha256s: Collection[str]) -> int:
         """Remove everything else from an area; see ArtifactStore."""
         refuse_objects(area)

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from hpo.artifacts.s3_failures import is_missing, meaning, refusal
+from hpo.artifacts.s3_failures import is_missing, meaning, no_s3, refusal
 from hpo.artifacts.store import (
     CHUNK,
     DRAFTS_LAST_S,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 PART_BYTES = 8 << 20  # larger files go up in parts of this size
 _PARTS_AT_ONCE = 4  # of one file; each takes a thread and a part's memory
+_PROBE = b"?"  # written and read back
+_REDIRECTS = (301, 302, 307)
 _AT_ONCE = 1000  # keys that one request may delete, S3's limit
 # A caller hears within a minute that the store is away; it waits and repeats the call itself
 _CONNECT_S, _READ_S, _ATTEMPTS = 5, 20, 3
@@ -62,14 +64,17 @@ class S3Store:
         del make
         probe = {"Bucket": self.bucket, "Key": self._key(f".probe-{uuid.uuid4().hex}")}
         try:
-            with self._reached() as client:
-                client.put_object(**probe, Body=b"?")
-                client.get_object(**probe)["Body"].close()
+            with self.reached() as client:
+                client.put_object(**probe, Body=_PROBE)
+                with closing(client.get_object(**probe)["Body"]) as body:
+                    read = body.read(len(_PROBE) + 1)
                 client.list_objects_v2(Bucket=self.bucket, Prefix=probe["Key"])
                 client.delete_object(**probe)
                 # S3 refuses clocks that are a quarter of an hour off: this machine's will do
                 day_ago = datetime.now(UTC) - timedelta(seconds=DRAFTS_LAST_S)
                 self._abort(client, self._key(f"{OBJECTS}/"), before=day_ago)
+            if read != _PROBE:  # a web page answers every request, too
+                raise no_s3(self.place)
         except StoreError as error:
             refused = refusal(error.__cause__, self.place, self.bucket)
             if refused is None:
@@ -92,7 +97,7 @@ class S3Store:
             max_concurrency=_PARTS_AT_ONCE,
             preferred_transfer_client="classic",  # the other one takes the retries in its own hands
         )
-        with self._reached() as client:
+        with self.reached() as client:
             client.upload_file(
                 str(file),
                 self.bucket,
@@ -108,11 +113,24 @@ class S3Store:
         place = f"s3://{self.bucket}/{key}"
         return receive(self._chunks(sha256, key), sha256, target, self, place)
 
+    def size_of(self, sha256: str, area: str = OBJECTS) -> int | None:
+        """An object's size; see ArtifactStore."""
+        with self.reached() as client:
+            try:
+                head = client.head_object(Bucket=self.bucket, Key=self._place(sha256, area))
+            except Exception as error:
+                if is_missing(error):
+                    # HEAD has no words: it may be the bucket that is missing
+                    client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
+                    return None
+                raise
+            return int(head["ContentLength"])
+
     def keep_only(self, area: str, sha256s: Collection[str]) -> int:
         """Remove everything else from an area; see ArtifactStore."""
         refuse_objects(area)
         folder = self._key(f"{area}/")
-        with self._reached() as client:
+        with self.reached() as client:
             pages = client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=folder, Delimiter="/"
             )
@@ -123,15 +141,37 @@ class S3Store:
             return len(gone) + self._abort(client, folder)
 
     def _chunks(self, sha256: str, key: str) -> Iterator[bytes]:
-        with self._reached() as client:
+        with self.reached() as client:
             try:
                 answer = client.get_object(Bucket=self.bucket, Key=key)
             except Exception as error:
                 if is_missing(error):
                     raise missing(sha256, self) from error
                 raise
-            with closing(answer["Body"]) as body:
-                yield from body.iter_chunks(CHUNK)
+            yield from self._unbroken(client, key, answer)
+
+    def _unbroken(self, client: Any, key: str, answer: Any) -> Iterator[bytes]:
+        """An object's chunks, going on where a connection broke off.
+
+        boto3 repeats requests, not the reading of their answers; a dataset takes minutes to read.
+        """
+        from botocore.exceptions import BotoCoreError
+
+        done, left = 0, _ATTEMPTS  # tries without a byte in between
+        while True:
+            try:
+                with closing(answer["Body"]) as body:
+                    for chunk in body.iter_chunks(CHUNK):
+                        done, left = done + len(chunk), _ATTEMPTS
+                        yield chunk
+            except BotoCoreError:
+                left -= 1
+                if not left:
+                    raise
+                same = {"Range": f"bytes={done}-", "IfMatch": answer["ETag"]}
+                answer = client.get_object(Bucket=self.bucket, Key=key, **same)
+            else:
+                return
 
     def _delete(self, client: Any, keys: list[str]) -> None:
         wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
@@ -170,8 +210,8 @@ class S3Store:
         return self._key(f"{area}/{sha256[:2]}/{sha256}" if area == OBJECTS else f"{area}/{sha256}")
 
     @contextmanager
-    def _reached(self) -> Iterator[Any]:
-        """The client; what it says of the bucket, as StoreError."""
+    def reached(self) -> Iterator[Any]:
+        """boto3's client; what it says of the bucket, as StoreError."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -209,4 +249,23 @@ def _open() -> Any:
     # boto3 itself reads AWS_DEFAULT_REGION and ~/.aws, but not the name that other SDKs share.
     region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
     # A session of our own: making a client of the common one is not thread-safe.
-    return boto3.session.Session().client("s3", config=config, region_name=region)
+    client = boto3.session.Session().client("s3", config=config, region_name=region)
+    if "@" in client.meta.endpoint_url:  # boto3 would not use them, and show them in its errors
+        raise ValueError(
+            "the endpoint's URL holds a user or a key: they have variables of their own"
+        )
+    client.meta.events.register_first("needs-retry.s3", _ask_no_further)
+    return client
+
+
+def _ask_no_further(request_dict: dict[str, Any], response: Any, **_: Any) -> None:
+    """Take a redirection that names no region as it is.
+
+    boto3 then asks for the bucket's region, is redirected again, and asks again without an end: so
+    answers a web server that sends http to https, or everybody to its login.
+    """
+    if response is None or response[0].status_code not in _REDIRECTS:
+        return
+    named = response[0].headers.get("x-amz-bucket-region") or response[1]["Error"].get("Region")
+    if not named:
+        request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True

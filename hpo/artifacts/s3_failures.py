@@ -10,6 +10,12 @@ _MISSING = ("NoSuchKey", "NoSuchUpload", "404")
 # Amazon is never full; other servers say it in these words or with the status 507
 _FULL = ("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded")
 _FULL_STATUS = 507
+_REDIRECTED = ("301", "302", "307", "308")
+_REGION = (
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+)
 # Answers of the kind «your fault» that nevertheless pass: timeout, conflict, too many requests
 _PASSING_STATUS = (408, 409, 425, 429)
 _RIGHTS = (
@@ -37,12 +43,21 @@ def meaning(error: BaseException, place: str) -> StoreError:
     )
 
 
+def no_s3(place: str) -> UsageError:
+    """The error for a server that answers, and is no S3."""
+    return UsageError(
+        f"artifacts cannot be written to {place}: what was written is not what is read there",
+        hint="AWS_ENDPOINT_URL does not lead to an S3 server: correct it.",
+    )
+
+
 def refusal(error: BaseException | None, place: str, bucket: str) -> UsageError | None:
     """The error for what stays as it is until somebody mends it; None for what may pass."""
     if error is None or not _is_final(error):
         return None
     code, _, words = _answer(error)
-    return UsageError(f"artifacts cannot be written to {place}: {words}", hint=_mend(code, bucket))
+    hint = _of_region(error) or _mend(code, bucket)
+    return UsageError(f"artifacts cannot be written to {place}: {words}", hint=hint)
 
 
 def _is_final(error: BaseException) -> bool:
@@ -61,6 +76,18 @@ def _is_final(error: BaseException) -> bool:
     return not isinstance(error, passing)
 
 
+def _of_region(error: BaseException) -> str:
+    """What to set where S3 says that the bucket is in another region."""
+    response: dict[str, Any] = getattr(error, "response", None) or {}
+    said, heard = response.get("Error", {}), response.get("ResponseMetadata", {})
+    region = said.get("Region") or heard.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    if region:
+        return f"The bucket is in another region: AWS_DEFAULT_REGION={region}."
+    if said.get("Code") in _REGION:
+        return "The bucket is in another region: set AWS_DEFAULT_REGION to it."
+    return ""
+
+
 def _mend(code: str, bucket: str) -> str:
     if code == "NoSuchBucket":
         return f"Make it, for instance with `aws s3 mb s3://{bucket}`, or correct HPO_ARTIFACTS."
@@ -68,6 +95,8 @@ def _mend(code: str, bucket: str) -> str:
         return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role."
     if code in ("AccessDenied", "403"):
         return f"Give the owner of the key these rights on the bucket: {_RIGHTS}."
+    if code == "RequestTimeTooSkewed":
+        return "Set this machine's clock: S3 takes requests of the last quarter of an hour."
     return "Correct HPO_ARTIFACTS, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION or the AWS credentials."
 
 
@@ -77,4 +106,6 @@ def _answer(error: BaseException) -> tuple[str, int, str]:
     said = response.get("Error", {})
     code = str(said.get("Code", type(error).__name__))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if status and (not code or code in _REDIRECTED):
+        return code, status, f"HTTP status {status}, and not as S3 writes it: is it an S3 server?"
     return code, status, f"{code}: {said['Message']}" if said.get("Message") else str(error)

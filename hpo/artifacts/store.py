@@ -79,6 +79,14 @@ class ArtifactStore(Protocol):
         """
         ...
 
+    def size_of(self, sha256: str, area: str = OBJECTS) -> int | None:
+        """How many bytes are held under that name, unread; None where it is not there.
+
+        Raises:
+            StoreError: the store is gone, so nobody knows.
+        """
+        ...
+
     def keep_only(self, area: str, sha256s: Collection[str]) -> int:
         """Remove everything else from an area, unfinished writes too; how many files went.
 

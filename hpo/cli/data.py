@@ -1,4 +1,4 @@
-"""The commands `hpo data …`: make, check, show and fingerprint datasets."""
+"""The commands `hpo data …` about datasets on this machine: make, check, show, fingerprint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from hpo.cli.common import json_option, print_json, progress, show
+from hpo.cli.data_push import list_command, push_command
 from hpo.datasets.shapes import LARGEST_PX, SMALLEST_PX, parameters
 from hpo.settings import Settings
 
@@ -32,10 +33,14 @@ FEW = 20  # test images: with fewer hardly any gain can be shown
 
 @click.group()
 def data() -> None:
-    """Make, fingerprint and check datasets.
+    """Make, fingerprint, check and push datasets.
 
     DATA is the built-in set `shapes`, an Ultralytics data YAML, or a folder with a data.yaml.
     """
+
+
+data.add_command(push_command)
+data.add_command(list_command)
 
 
 def _number(name: str, least: int, text: str, most: int | None = None) -> Callable[[F], F]:

@@ -50,6 +50,7 @@ def doctor(as_json: bool) -> int:
         ("database", _database),
         ("mlflow", _mlflow),
         ("artifacts", _artifacts),
+        ("datasets", _datasets),
         ("space", _space),
     ]
     findings = [_look(name, check, settings) for name, check in checks]
@@ -125,6 +126,14 @@ def _artifacts(settings: Settings) -> str:
     else:
         store.require_writable()
     return f"{store.place} can be written"
+
+
+def _datasets(settings: Settings) -> str:
+    from hpo.dataset_cache import GB, DatasetCache
+
+    here = DatasetCache(settings).entries()
+    size, limit = sum(here.values()) / GB, settings.dataset_cache_gb
+    return f"{len(here)} fetched, {size:.1f} of {limit:g} GB, in {settings.dataset_cache}"
 
 
 def _space(settings: Settings) -> str:

@@ -12,6 +12,7 @@ import click
 from hpo.errors import HpoError, StorageFullError, UsageError
 
 INTERRUPTED = 130
+_DATABASE = ("sqlalchemy", "psycopg2")
 
 
 def run_guarded(cli: click.Group) -> int:
@@ -36,7 +37,26 @@ def run_guarded(cli: click.Group) -> int:
 def _meaning(error: Exception) -> HpoError:
     if isinstance(error, HpoError):
         return error
+    if (refused := _of_database(error)) is not None:
+        return refused
     return _plain(error) if isinstance(error, OSError) else _unforeseen(error)
+
+
+def _of_database(error: Exception) -> HpoError | None:
+    """What PostgreSQL refused or could not do, where the error comes from there; else None."""
+    cause: BaseException | None = error
+    while cause is not None and type(cause).__module__.partition(".")[0] not in _DATABASE:
+        cause = cause.__cause__  # Optuna wraps what its storage raises
+    if cause is None:
+        return None
+    from hpo.database.failures import explain
+    from hpo.database.url import normalise
+    from hpo.settings import Settings
+
+    meaning = explain(cause, normalise(Settings.read().storage or "postgresql://hpo@localhost/hpo"))
+    if meaning is not None:
+        meaning.__cause__ = error
+    return meaning
 
 
 def no_space(error: OSError) -> StorageFullError:

@@ -88,21 +88,29 @@ def launch(
         _detach(settings, study, as_json=as_json)
         return 0
     from workers.ray_launcher.actor import Plan
-    from workers.ray_launcher.cluster import cluster, gpus_of_cluster
+    from workers.ray_launcher.base import Base
+    from workers.ray_launcher.cluster import cluster
+    from workers.ray_launcher.grounds import Grounds, refuse_far_nodes, witnessed
     from workers.ray_launcher.launch import Launch
+    from workers.ray_launcher.room import nodes
     from workers.shift import Limits
 
     address = address or settings.ray_address
     click.echo(f"hpo: starting {workers} workers on {address or 'a private Ray'}", err=True)
-    with cluster(address, workers * cpus_per_worker):
+    base = Base.of(settings, private=address is None)
+    with cluster(address, workers * cpus_per_worker), witnessed(base) as base:
+        refuse_far_nodes(settings)
         if gpus_per_worker is None:
-            gpus_per_worker = 1.0 if gpus_of_cluster() else 0.0
+            gpus_per_worker = 1.0 if any(node.gpus for node in nodes()) else 0.0
         plan = Plan(
             study.name, workers, Limits(n_trials, timeout_s), cpus_per_worker, gpus_per_worker,
             grace_s, stall_timeout_s,
         )  # fmt: skip
-        with Launch(plan, settings) as running:
+        grounds = Grounds(plan, base)
+        grounds.look()
+        with Launch(plan, base, grounds) as running:
             heard = drain_on_signals(running.drain, "workers leave at the end of their epoch")
+            running.news += grounds.news
             _follow(settings, study, running, as_json=as_json)
     notes = [note for summary in running.summaries for note in summary.notes]
     _end(study, notes, running.errors, as_json=as_json)
@@ -116,7 +124,8 @@ def _choose(name: str | None) -> tuple[Settings, Study]:
     with opened() as (settings, engine):
         study = the_study(settings, engine, name, writing=True)
         require_open(study)
-        require_same(study, settings)  # said here at once, not by every worker a minute later
+        # Said here at once, not by every worker a minute later; the data may be on their machines
+        require_same(study, settings, engine, fetch=False)
         return settings, study
 
 

@@ -118,7 +118,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Train trial NUMBER again and say how like the record it is.",
     ),
     "space": ("hpo.cli.space", "space", "List, show and check search spaces."),
-    "data": ("hpo.cli.data", "data", "Make, fingerprint and check datasets."),
+    "data": ("hpo.cli.data", "data", "Make, fingerprint, check and push datasets."),
+    "provision": (
+        "hpo.cli.provision",
+        "provision_command",
+        "Make roles, databases, tables, rights and the bucket.",
+    ),
     "up": ("hpo.cli.services", "up", "Start PostgreSQL, MLflow and optuna-dashboard here."),
     "down": ("hpo.cli.services", "down", "Stop what `hpo up` and others left running here."),
     "env": ("hpo.cli.services", "env", "Print the variables that other tools need."),

@@ -20,6 +20,8 @@ from hpo.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sqlalchemy import Engine
+
     from hpo.cli.pictures import Picture
     from hpo.tracking.registry import Version
 
@@ -97,7 +99,21 @@ def _load(text: str, scratch: Path) -> tuple[Version, Any]:
         client = open_client(settings, storage_url(settings))
         version = find(client, reference)
         _say(f"loading {version.model} version {version.number}")
-        return version, load(client, version, scratch)
+        return version, load(client, version, scratch, _recorded_weights(engine, version))
+
+
+def _recorded_weights(engine: Engine, version: Version) -> str | None:
+    """The sha256 of a promoted version's weights by our own record: MLflow's tags are anybody's."""
+    from hpo.database.queries import query
+
+    if version.decision is None:
+        return None
+    with engine.connect() as connection:
+        row = connection.execute(
+            query("promotion_by_tag"), {"decision": version.decision}
+        ).one_or_none()
+    sha256 = None if row is None else row.evidence.get("weights_sha256")
+    return None if sha256 is None else str(sha256)
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from hpo.database import schema
 from hpo.database.engine import connect
 from hpo.database.failures import explain
-from hpo.errors import DatabaseError, StudyClosedError
+from hpo.errors import StudyClosedError
 from hpo.settings import Settings
 from hpo.study import choose_study, load_study
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.study import Study
-
-NO_RIGHT = "42501"  # SQLSTATE insufficient_privilege
 
 
 @contextmanager
@@ -49,19 +47,9 @@ def plainly(engine: Engine) -> Iterator[None]:
         yield
     except DBAPIError as error:
         meaning = explain(error, str(engine.url))
-        if getattr(error.orig, "pgcode", None) == NO_RIGHT:
-            meaning = DatabaseError(
-                f"PostgreSQL refuses user '{engine.url.username}': {_first_line(error.orig)}",
-                hint=f"As its owner: GRANT CREATE ON DATABASE {engine.url.database}, and ON SCHEMA "
-                f"public, TO {engine.url.username};",
-            )
         if meaning is None:
             raise
         raise meaning from error
-
-
-def _first_line(error: BaseException | None) -> str:
-    return next(iter(str(error).splitlines()), "no reason given")
 
 
 def the_study(settings: Settings, engine: Engine, name: str | None, *, writing: bool) -> Study:

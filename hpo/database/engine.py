@@ -33,7 +33,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 OLDEST = (14,)
-POOL_SIZE = 2  # a worker's own transaction and its renewing thread
+POOL_SIZE = 2  # of a worker: one that its mirror may hold, one for short transactions
 POOL_WAIT_S = 10.0  # for a connection of the pool, before it is said that all are in use
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0

@@ -9,6 +9,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from hpo.database.refusals import refusal
 from hpo.errors import DatabaseError, HpoError, StorageFullError
 
 DISK_FULL = "53100"
@@ -38,6 +39,10 @@ _FINAL = {  # trying again cannot help
         "gives user '{user}' no right to '{database}'",
         "As its owner: GRANT CONNECT, CREATE ON DATABASE {database} TO {user};",
     ),
+    "no pg_hba.conf entry.*no encryption": (
+        "does not let user '{user}' in from this machine without encryption",
+        "Add ?sslmode=require to HPO_STORAGE, or a line for it to the server's pg_hba.conf.",
+    ),
     "no pg_hba.conf entry": (
         "does not let user '{user}' in from this machine",
         "Add a line for it to the server's pg_hba.conf.",
@@ -54,6 +59,18 @@ _FINAL = {  # trying again cannot help
     "ssl was required": (
         "offers no encryption, which sslmode asks for",
         "Leave sslmode out of HPO_STORAGE, or turn SSL on at the server.",
+    ),
+    "certificate verify failed": (
+        "shows a certificate that the authorities in sslrootcert do not vouch for",
+        "Name the file of its own authority: HPO_STORAGE=…?sslmode=verify-full&sslrootcert=FILE",
+    ),
+    'root certificate file ".*" does not exist': (
+        "is to be verified, but the file that sslrootcert names does not exist",
+        "Add &sslrootcert=FILE, the certificate of the server's authority, to HPO_STORAGE.",
+    ),
+    "server certificate for .* does not match host name": (
+        "shows a certificate for another host's name",
+        "Use the name that stands in its certificate, or sslmode=verify-ca.",
     ),
 }
 _PASSING = {
@@ -123,6 +140,10 @@ def explain(error: BaseException, url: str) -> HpoError | None:
             f"{where} has no space left on its device",
             hint="Free some space on the database server, then try again.",
         )
+    if isinstance(cause, psycopg2.Error):
+        asked = getattr(error, "statement", None) or ""
+        if refused := refusal(cause, asked, parts.username or "", where):
+            return refused
     if not (is_passing(error) or _is_final(cause)):
         return None
     words, hint = _find(_FINAL | _PASSING, cause) or ("does not answer: {error}", _CHECK_URL)

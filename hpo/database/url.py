@@ -56,7 +56,14 @@ def database_name(text: str) -> str:
 
 def _parse(text: str) -> URL:
     try:
-        return make_url(text)
+        url = make_url(text)
     except (ArgumentError, ValueError):
         # The text itself stays out of the message: it holds a password.
         raise UsageError("storage is not a URL", hint=f"Set HPO_STORAGE={EXPECTED}") from None
+    if "@" in (url.host or ""):
+        # SQLAlchemy ends the password at the first @; the rest of it would be shown as the host
+        raise UsageError(
+            "storage is not a URL: it has more than one @",
+            hint="Write an @ in the password as %40, a % as %25.",
+        )
+    return url

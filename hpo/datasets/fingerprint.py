@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.datasets.layout import Dataset, label_path, load
+from hpo.datasets.layout import Dataset, Split, label_path, load
 from hpo.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 SCHEME = 1  # in the hash and in the cache: raise it when what is hashed changes
 READERS = 4  # threads; hashlib and read() release Python's lock
@@ -112,6 +112,20 @@ class Cache:
                 written.unlink()
 
 
+def top_of(split: Split) -> Path:
+    """The deepest folder that holds all images of a split, which has some."""
+    parents = [os.path.abspath(image.parent) for image in split.images]  # noqa: PTH100 - links stay
+    return Path(os.path.commonpath(parents))
+
+
+def combined(dataset: Dataset, found: Iterable[tuple[str, bytes]]) -> str:
+    """The fingerprint of a dataset whose files, in `named_files`' order, have these digests."""
+    hashed = hashlib.sha256(f"{SCHEME}\n{head(dataset)}\n".encode())
+    for name, content in found:
+        hashed.update(os.fsencode(f"{name}\0{content.hex()}\n"))
+    return hashed.hexdigest()
+
+
 def named_files(dataset: Dataset) -> Iterator[tuple[str, Path, bool]]:
     """(name, file, whether it must be there) of every image and label, in a fixed order.
 
@@ -121,7 +135,7 @@ def named_files(dataset: Dataset) -> Iterator[tuple[str, Path, bool]]:
         if not split.images:
             continue
         # From the deepest folder that holds the whole split: its place may differ, or its spelling
-        top = os.path.commonpath([os.path.abspath(image.parent) for image in split.images])  # noqa: PTH100 - links stay
+        top = top_of(split)
         named = [(Path(os.path.relpath(image, top)).as_posix(), image) for image in split.images]
         for inner, image in sorted(named):
             yield f"{name}\0image\0{inner}", image, True
@@ -147,15 +161,17 @@ def _stamp(dataset: Dataset) -> tuple[str, float]:
 
 def _hash(dataset: Dataset, progress: Callable[[int, int], None] | None) -> str:
     files = list(named_files(dataset))
-    hashed = hashlib.sha256(f"{SCHEME}\n{head(dataset)}\n".encode())
     read = digests([file for _, file, _ in files])
-    for done, ((name, file, needed), found) in enumerate(zip(files, read, strict=True), 1):
-        if needed and not found:
-            raise DatasetError(str(dataset.yaml), [f"no such image: {file}"])
-        hashed.update(os.fsencode(f"{name}\0{found.hex()}\n"))
-        if progress:
-            progress(done, len(files))
-    return hashed.hexdigest()
+
+    def found() -> Iterator[tuple[str, bytes]]:
+        for done, ((name, file, needed), content) in enumerate(zip(files, read, strict=True), 1):
+            if needed and not content:
+                raise DatasetError(str(dataset.yaml), [f"no such image: {file}"])
+            yield name, content
+            if progress:
+                progress(done, len(files))
+
+    return combined(dataset, found())
 
 
 def head(dataset: Dataset) -> str:

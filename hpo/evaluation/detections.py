@@ -6,8 +6,10 @@ computed again, of any sample of the images.
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass, fields
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
@@ -32,7 +34,8 @@ class Detections:
     """One model on n images: m detections, t true boxes.
 
     Attributes:
-        images: n names of images, unique, the same for every model on the same split.
+        images: n names of images, unique; as loaded, the same for every model on the same split,
+            wherever the dataset lay: from the deepest folder that holds them all.
         names: class names by class number.
         sizes: (n, 2) int32, height and width in px.
         image: (m,) int32, index of each detection's image.
@@ -84,4 +87,15 @@ class Detections:
             raise WeightsError(f"{path} holds detections of scheme {scheme}, expected {_SCHEME}")
         for name in ("images", "names"):
             arrays[name] = tuple(str(item) for item in arrays[name])
-        return cls(**arrays)
+        return cls(**arrays | {"images": _within(arrays["images"])})
+
+
+def _within(images: tuple[str, ...]) -> tuple[str, ...]:
+    """The names without the folders that all have in common.
+
+    A copy of a dataset may hold a split in another folder than the original.
+    """
+    if not images:
+        return images
+    top = os.path.commonpath([f"/{PurePosixPath(name).parent}" for name in images])
+    return tuple(str(PurePosixPath(f"/{name}").relative_to(top)) for name in images)

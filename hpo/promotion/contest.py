@@ -291,7 +291,10 @@ class Contest:
         return None if sha256 is None else load_detections(self._store, sha256)
 
     def _ground(self) -> Ground:
-        data, fingerprint = require_test_split(self._study, self._order.settings)
+        order = self._order
+        data, fingerprint = require_test_split(
+            self._study, order.settings, order.engine, say=order.say
+        )
         folder = Path(tempfile.mkdtemp(dir=self._order.scratch))
         return Ground(data, fingerprint, self._order.device, folder)
 

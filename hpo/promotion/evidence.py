@@ -6,13 +6,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hpo.database.queries import query
+from hpo.datasets.fingerprint import top_of
 from hpo.datasets.layout import load
 from hpo.errors import HpoError, WeightsError
 from hpo.jsonable import finite
 from hpo.promotion.decision import Decision, Outcome, promotion_id
 from hpo.promotion.exhibit import Exhibit
 from hpo.promotion.files import documents
-from hpo.promotion.incumbent import load_detections
+from hpo.promotion.incumbent import SPLIT, load_detections
 from hpo.promotion.trial_figures import figures
 from hpo.promotion.weighing import class_differences, finalists_evidence
 from hpo.readiness import require_test_split
@@ -184,18 +185,19 @@ class Evidence:
     def _pictures(self) -> Pictures | None:
         """Opens test images by name, where this machine has the split as it was."""
         try:
-            data, _ = require_test_split(self._study, self._order.settings)
+            order = self._order
+            data, _ = require_test_split(self._study, order.settings, order.engine, fetch=False)
         except HpoError:
             return None
         if data is None:
             return None
-        root = load(data).root
+        top = top_of(load(data).splits[SPLIT])
 
         def opened(name: str) -> Image | None:
             from PIL import Image, ImageOps
 
             try:
-                with Image.open(root / name) as image:
+                with Image.open(top / name) as image:
                     return ImageOps.exif_transpose(image).convert("RGB")
             except OSError:
                 return None

@@ -25,7 +25,8 @@ def promotion_lock(engine: Engine, model: str, waiting: Callable[[], None]) -> I
     """Hold the lock of a registered model inside the block.
 
     The lock is the transaction's: it dies with its holder, and it is safe behind PgBouncer. It is
-    asked for again and again instead of waited for, so that Ctrl-C works meanwhile.
+    asked for again and again instead of waited for, so that Ctrl-C works meanwhile, and in a
+    transaction each time: with PgBouncer those who waited would occupy what the holder needs.
 
     Args:
         engine: the database.
@@ -41,16 +42,18 @@ def promotion_lock(engine: Engine, model: str, waiting: Callable[[], None]) -> I
     """
     try:
         with engine.connect() as connection:
-            connection.detach()
-            with connection.begin():
-                connection.execute(query("unhurried"))
-                told = False
-                while not connection.scalar(query("try_promotion_lock"), {"model": model}):
-                    if not told:
-                        waiting()
-                        told = True
-                    time.sleep(POLL_S)
-                yield connection
+            told = False
+            while True:
+                with connection.begin():
+                    connection.execute(query("unhurried"))
+                    if connection.scalar(query("try_promotion_lock"), {"model": model}):
+                        connection.detach()
+                        yield connection
+                        return
+                if not told:
+                    waiting()
+                    told = True
+                time.sleep(POLL_S)
     except DBAPIError as error:
         raise explain(error, str(engine.url)) or error from error
 

@@ -8,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.datasets.builtin import resolve
-from hpo.errors import DatasetError
 from hpo.finals import finals_of
 from hpo.promotion.card import model_card
 from hpo.promotion.trial_run import trial_run_id
+from hpo.readiness import data_here
 from hpo.tracking.registry import DECISION
 from hpo.trainer import Job
 
@@ -54,8 +53,9 @@ class Registration:
     def run_id(self) -> str:
         """The MLflow run of the training whose weights it is, made where it is missing."""
         study, run = self.order.study, self.evidence.run
-        finals = None if run.own else finals_of(self.order.engine, study)
-        return trial_run_id(self.order.settings, finals or study, run.trial_id)
+        engine = self.order.engine
+        finals = None if run.own else finals_of(engine, study)
+        return trial_run_id(engine, self.order.settings, finals or study, run.trial_id)
 
     def version(self, weights: Path, decision: Decision) -> Version:
         """The version with these weights, made or found; no alias is moved yet.
@@ -117,8 +117,4 @@ class Registration:
 
     def _data(self) -> Path | None:
         """The dataset on this machine; packaging does without it."""
-        home, data = self.order.settings.home, self.order.study.spec.data
-        try:
-            return None if data is None else resolve(data, home=home, base=home.parent)
-        except DatasetError:
-            return None
+        return data_here(self.order.study, self.order.settings)

@@ -11,6 +11,8 @@ from hpo.tracking.mirror import open_mirror
 from hpo.tracking.runs import live_run
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from hpo.settings import Settings
     from hpo.study import Study
     from hpo.tracking.mirror import Mirror
@@ -19,14 +21,14 @@ BUSY_S = 60.0  # how long to wait for another mirror that writes this trial
 POLL_S = 0.5
 
 
-def trial_run_id(settings: Settings, study: Study, trial_id: int) -> str:
+def trial_run_id(engine: Engine, settings: Settings, study: Study, trial_id: int) -> str:
     """Id of the trial's run; made, and filled, where MLflow lacks it.
 
     Raises:
         TrackingError: MLflow cannot be reached, or another mirror never ends.
         WeightsError: a file of the trial is missing or was altered.
     """
-    mirror = open_mirror(settings, study.study_id)
+    mirror = open_mirror(settings, study.study_id, engine=engine)
     try:
         until = time.monotonic() + BUSY_S
         while time.monotonic() < until:

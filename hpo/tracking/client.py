@@ -10,16 +10,19 @@ import re
 import threading
 from functools import wraps
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from hpo.database.engine import CONNECTING, is_lost
 from hpo.database.provision import ensure_database
-from hpo.database.url import database_name, mask
+from hpo.database.url import database_name
 from hpo.errors import TrackingError
 from hpo.tracking import quiet
 from hpo.tracking_uri import POSTGRES, shown, tracking_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Engine
 
     from hpo.settings import Settings
 
@@ -77,12 +80,13 @@ class Client:
         self.search_experiments(max_results=1)
 
 
-def open_client(settings: Settings, storage_url: str) -> Client:
+def open_client(settings: Settings, storage_url: str, *, through: Engine | None = None) -> Client:
     """A client of the MLflow meant, reached once; makes its database and tables where missing.
 
     Args:
         settings: what the environment says.
         storage_url: the studies' database, password included.
+        through: whose connection to it is borrowed, to ask whether MLflow's is there.
 
     Raises:
         TrackingError: MLflow cannot be reached or used.
@@ -93,7 +97,7 @@ def open_client(settings: Settings, storage_url: str) -> Client:
         uri = _with_timeouts(uri)
         prepare = _translated(_prepare_database, uri)
         with _PREPARING:
-            prepare(uri, storage_url, ours=settings.tracking_uri is None)
+            prepare(uri, storage_url, ours=settings.tracking_uri is None, through=through)
     # Said explicitly, neither the environment nor a global setting of MLflow's decides.
     make = _translated(mlflow.MlflowClient, uri)
     client = Client(make(tracking_uri=uri, registry_uri=uri), uri)
@@ -112,15 +116,14 @@ def is_missing(error: BaseException) -> bool:
 
 
 def scrub(text: str, uri: str) -> str:
-    """The text without the URI's password."""
-    from sqlalchemy.engine import make_url
-
-    shown = text.replace(uri, mask(uri))
-    try:
-        password = make_url(uri).password
-    except Exception:  # noqa: BLE001 - whatever makes it no URL, then it holds no password
-        password = None
-    return shown.replace(str(password), "***") if password else shown
+    """The text without the URI's password, as it is written there and as it is meant."""
+    # By hand: whatever the URI is, its password goes
+    login = uri.partition("://")[2].rpartition("@")[0]
+    written = login.partition(":")[2]
+    cleaned = text.replace(uri, shown(uri))
+    for password in {written, unquote(written)} - {""}:
+        cleaned = cleaned.replace(password, "***")
+    return cleaned
 
 
 def _translated(
@@ -191,20 +194,29 @@ def _with_timeouts(uri: str) -> str:
     return url.update_query_dict(ours).render_as_string(hide_password=False)
 
 
-def _prepare_database(uri: str, storage_url: str, *, ours: bool) -> None:
+def _prepare_database(uri: str, storage_url: str, *, ours: bool, through: Engine | None) -> None:
     """Make MLflow's database (where it is `ours`) and its tables where they are missing.
 
-    One process at a time: MLflow's own creation is not safe for two at once.
+    One process at a time: MLflow's own creation is not safe for two at once. The lock is in
+    MLflow's database: the connections to the studies' are counted.
     """
     from sqlalchemy import create_engine, text
     from sqlalchemy.pool import NullPool
 
-    if ours:
+    if ours and not (through and _is_there(uri, through)):
         ensure_database(uri, beside=storage_url)
-    engine = create_engine(storage_url, poolclass=NullPool, connect_args=CONNECTING)
+    engine = create_engine(uri, poolclass=NullPool)
     with engine.connect() as connection, connection.begin():
         connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         _create_tables(uri)
+
+
+def _is_there(uri: str, through: Engine) -> bool:
+    from sqlalchemy import text
+
+    found = text("select 1 from pg_database where datname = :name")
+    with through.connect() as connection:
+        return connection.scalar(found, {"name": database_name(uri)}) is not None
 
 
 def _create_tables(uri: str) -> None:

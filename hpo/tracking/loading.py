@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo.artifacts.store import sha256_of
 from hpo.errors import UsageError, WeightsError
 from hpo.tracking import quiet
 from hpo.tracking.registry import Registry
@@ -19,7 +21,6 @@ from search_spaces.names import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from hpo.tracking.client import Client
     from hpo.tracking.registry import Version
@@ -91,16 +92,18 @@ def find(client: Client, reference: Reference) -> Version:
     )
 
 
-def load(client: Client, version: Version, folder: Path) -> Any:
-    """The version as an MLflow pyfunc model.
+def load(client: Client, version: Version, folder: Path, weights: str | None = None) -> Any:
+    """The version as an MLflow pyfunc model, whose own code runs here.
 
     Args:
         client: of the MLflow that holds it.
         version: which.
         folder: an empty one, which its files are copied to; they are needed while it is used.
+        weights: sha256 by PostgreSQL's record; None for a version that it knows nothing of.
 
     Raises:
-        WeightsError: its files are missing, or were altered since they were registered.
+        WeightsError: its files are missing, or were altered since they were registered. Nothing
+            of them was run.
         TrackingError: MLflow cannot be reached.
     """
     quiet.load()
@@ -113,6 +116,13 @@ def load(client: Client, version: Version, folder: Path) -> Any:
         local = download_artifacts(
             artifact_uri=version.source, dst_path=str(folder), tracking_uri=client.uri
         )
+        files = (file for file in Path(local, "artifacts").rglob("*") if file.is_file())
+        if weights is not None and weights not in map(sha256_of, files):
+            raise WeightsError(
+                f"{version.model} version {version.number} was altered: no file of it has the "
+                f"sha256 {weights[:12]}, which its weights had when they were promoted",
+                hint="Take another version (NAME/VERSION), or `hpo rollback`.",
+            )
         # The model's own type hints are for no schema, which MLflow warns of in colours
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

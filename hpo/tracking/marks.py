@@ -5,6 +5,8 @@ A trial's row is its lock: who holds it writes the trial's run, and nobody else 
 
 from __future__ import annotations
 
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row
 
     from hpo.tracking.rows import StudyRow, TrialRow
+
+SLOT_S = 0.2  # between two looks for a place to write MLflow from
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,20 @@ class Pending:
 
 
 class Marks:
-    """The marks of one study. Each call is a transaction of its own, but for the locks."""
+    """The marks of one study. Each call is a transaction of its own, but for the locks.
 
-    def __init__(self, engine: Engine, study_id: int) -> None:
+    A lock's transaction lasts as long as MLflow takes. Few are open at once: one of those that
+    share a `turn`, and a fixed number in the whole database (`mirror_slot`).
+
+    Args:
+        engine: the studies' database.
+        study_id: Optuna's id.
+        turn: held with a lock; shared by the mirrors that share the engine's pool.
+    """
+
+    def __init__(self, engine: Engine, study_id: int, turn: threading.Lock | None = None) -> None:
         self.engine, self.study_id = engine, study_id
+        self.turn = turn or threading.Lock()
 
     def pending(self) -> Pending:
         """What MLflow lacks."""
@@ -68,22 +82,32 @@ class Marks:
 
     @contextmanager
     def locked(self, trial_id: int) -> Iterator[tuple[Connection, Row[Any] | None]]:
-        """A transaction with the trial's mark, locked; None when another mirror holds it."""
+        """A transaction with the trial's mark, locked; None when another mirror holds it.
+
+        None too where as many mirrors write MLflow as may at once.
+        """
         # In a transaction of its own: a second mirror would wait for an uncommitted row.
         self._run("mirror_add", trial_id=trial_id, study_id=self.study_id)
-        with self.engine.begin() as connection:
-            connection.execute(query("mirror_patience"))
-            mark = connection.execute(query("mirror_lock"), {"trial_id": trial_id}).one_or_none()
+        with self.turn, self.engine.begin() as connection:
+            mark = None
+            if _has_slot(connection):
+                key = {"trial_id": trial_id}
+                mark = connection.execute(query("mirror_lock"), key).one_or_none()
             yield connection, mark
 
     @contextmanager
     def locked_study(self) -> Iterator[tuple[Connection, Row[Any] | None]]:
         """A transaction with the study's mark; waits for another mirror, as all need its run."""
         self._run("mirror_study_add", study_id=self.study_id)
-        with self.engine.begin() as connection:
-            connection.execute(query("mirror_patience"))
-            key = {"study_id": self.study_id}
-            yield connection, connection.execute(query("mirror_study_lock"), key).one_or_none()
+        key = {"study_id": self.study_id}
+        while True:
+            # A transaction for each look: one that waited would occupy what it waits for
+            with self.turn, self.engine.begin() as connection:
+                if _has_slot(connection):
+                    found = connection.execute(query("mirror_study_lock"), key)
+                    yield connection, found.one_or_none()
+                    return
+            time.sleep(SLOT_S)
 
     @staticmethod
     def beat(connection: Connection) -> None:
@@ -143,3 +167,9 @@ class Marks:
     def _run(self, name: str, **values: Any) -> None:
         with self.engine.begin() as connection:
             connection.execute(query(name), values)
+
+
+def _has_slot(connection: Connection) -> bool:
+    """Whether this transaction may stay open while MLflow is written."""
+    connection.execute(query("mirror_patience"))
+    return connection.scalar(query("mirror_slot")) is not None

@@ -21,6 +21,7 @@ from hpo.tracking.rows import STATUS, STUDY_STATUS, read_study, read_trial
 from hpo.tracking_uri import artifact_root
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable
 
     from sqlalchemy import Connection, Engine
@@ -66,11 +67,13 @@ class Mirror:
 
     Args:
         engine: the studies' database. A trial's copy holds one of its connections for as long as
-            MLflow takes, so it should not be the pool that claims and renewals need.
+            MLflow takes: a pool that claims and renewals need too has another one for them.
         open_client: gives a client of MLflow; asked again after a failure.
         study_id: Optuna's id.
         store: where the trials' files are.
         location: where MLflow is to keep its files when it is reached without a server.
+        turn: shared by the mirrors of one pool: one of them at a time holds a connection so long.
+        shared: whether the engine is others' too, and stays open when this mirror is closed.
 
     Attributes:
         hiccups: why trials were not copied in the last `sync_pending` that may be the next time.
@@ -83,9 +86,13 @@ class Mirror:
         study_id: int,
         store: ArtifactStore,
         location: str,
+        *,
+        turn: threading.Lock | None = None,
+        shared: bool = False,
     ) -> None:
         self.engine, self.study_id, self.store = engine, study_id, store
-        self.marks = Marks(engine, study_id)
+        self.marks = Marks(engine, study_id, turn)
+        self._shared = shared
         self._open, self._location = open_client, location
         self._client: Client | None = None
         self._place: tuple[str, str] | None = None
@@ -181,7 +188,10 @@ class Mirror:
         study = self.marks.study()
         if study is None or study.parent_id is None:
             return None
-        above = Mirror(self.engine, self.client, study.parent_id, self.store, self._location)
+        above = Mirror(
+            self.engine, self.client, study.parent_id, self.store, self._location,
+            turn=self.marks.turn,
+        )  # fmt: skip
         return above.place()
 
     def _ensure_parent(self, state: str | None) -> tuple[str, str] | None:
@@ -358,7 +368,8 @@ class Mirror:
 
     def close(self) -> None:
         """Give the database connections back."""
-        self.engine.dispose()
+        if not self._shared:
+            self.engine.dispose()
 
 
 def _place_of(run: Any) -> str | None:
@@ -367,16 +378,21 @@ def _place_of(run: Any) -> str | None:
     return None if number is None else str(number)
 
 
-def open_mirror(settings: Settings, study_id: int) -> Mirror:
-    """A mirror with an engine of its own; the caller closes it.
+def open_mirror(
+    settings: Settings,
+    study_id: int,
+    *,
+    engine: Engine | None = None,
+    turn: threading.Lock | None = None,
+) -> Mirror:
+    """A mirror that borrows connections of `engine`, or has its own; the caller closes it.
 
     Raises:
         DatabaseError: PostgreSQL cannot be reached.
     """
     return Mirror(
-        connect(settings, pool_size=1),
-        lambda: open_client(settings, storage_url(settings)),
-        study_id,
-        open_store(settings),
-        artifact_root(settings),
-    )
+        engine or connect(settings, pool_size=1),
+        lambda: open_client(settings, storage_url(settings), through=engine),
+        study_id, open_store(settings), artifact_root(settings),
+        turn=turn, shared=engine is not None,
+    )  # fmt: skip

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.database.engine import connect
 from hpo.errors import HpoError, StoreError
@@ -23,16 +24,17 @@ from hpo.tracking.mirror import HICCUPS, Mirror, open_mirror
 from hpo.tracking.shown_in_dashboard import show_pending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
+
+    from sqlalchemy import Engine
 
     from hpo.settings import Settings
     from hpo.study import Study
 
 log = logging.getLogger(__name__)
 
-POLL_S = 5.0  # between two looks for what others left behind
+POLL_S = 5.0  # between two looks for what others left behind; longer while there is nothing
 FIRST_WAIT_S = 1.0  # after a failure
 LONGEST_WAIT_S = 60.0
 FLUSH_S = 30.0
@@ -48,7 +50,9 @@ class MirrorThread:
     Args:
         settings: where PostgreSQL, MLflow and the files are.
         study: the study, or Optuna's id of it.
-        make: makes the mirror, in the thread.
+        engine: whose connections the thread borrows, one at a time; None for one of its own.
+        turn: shared by the threads that borrow from one engine: one of them holds a connection
+            while MLflow is written.
     """
 
     def __init__(
@@ -56,12 +60,12 @@ class MirrorThread:
         settings: Settings,
         study: Study | int,
         *,
-        make: Callable[[], Mirror] | None = None,
+        engine: Engine | None = None,
+        turn: threading.Lock | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings, self._engine, self._turn = settings, engine, turn
         self._study_id = study if isinstance(study, int) else study.study_id
         self._study_name = None if isinstance(study, int) else study.name
-        self._make = make or (lambda: open_mirror(settings, self._study_id))
         self._mirror: Mirror | None = None
         self._changed = threading.Condition()
         self._woken, self._closing = True, False
@@ -73,6 +77,7 @@ class MirrorThread:
         self._told: dict[str, float] = {}  # trouble -> when it was logged (monotonic)
         self._outage_told = False
         self._clean = False  # whether the last pass left nothing behind
+        self._idle = 0  # passes in a row that nobody asked for and that left nothing behind
         self._thread = threading.Thread(target=self._run, name="hpo-mirror", daemon=True)
         self._thread.start()
 
@@ -117,14 +122,15 @@ class MirrorThread:
         found: list[int] = []
 
         def count() -> None:
-            # Connections of its own: the mirror's may be in use by a thread that hangs.
+            # Not the mirror's own connection: that may be in use by a thread that hangs.
             try:
-                engine = connect(self._settings, pool_size=1)
+                engine = self._engine or connect(self._settings, pool_size=1)
                 try:
                     found.append(Marks(engine, self._study_id).pending().count)
                 finally:
-                    engine.dispose()
-            except (DBAPIError, HpoError) as error:
+                    if engine is not self._engine:
+                        engine.dispose()
+            except (DBAPIError, PoolTimeoutError, HpoError) as error:
                 log.debug("PostgreSQL does not say how far MLflow is behind: %s", error)
 
         counting = threading.Thread(target=count, name="hpo-mirror-count", daemon=True)
@@ -152,9 +158,10 @@ class MirrorThread:
                 if self._closing:
                     break
                 asked, own = self._asked, list(self._own)
-                self._woken = False
+                wanted, self._woken = self._woken or asked > self._answered, False
                 self._own.clear()
             self._pass(own)
+            self._idle = 0 if wanted or not self._clean else self._idle + 1
             with self._changed:
                 if self._failures >= _TRIES or not (self._failures or self._is_waited_for()):
                     self._answered = asked
@@ -178,7 +185,9 @@ class MirrorThread:
             return FIRST_WAIT_S if flushing else min(back_off, LONGEST_WAIT_S)
         if self._busy and flushing:
             return _BUSY_WAIT_S
-        return POLL_S * random.uniform(0.8, 1.2)  # noqa: S311 - spreads workers, hides nothing
+        # A look costs PostgreSQL more the more trials there are, and a thousand workers look
+        poll_s = min(POLL_S * 2.0 ** min(self._idle, 6), LONGEST_WAIT_S)
+        return poll_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads workers, hides nothing
 
     def _show(self, mirror: Mirror) -> None:
         """Pictures and notes for optuna-dashboard; without the store they wait."""
@@ -192,7 +201,9 @@ class MirrorThread:
         self._clean = False
         try:
             if self._mirror is None:
-                self._mirror = self._make()
+                self._mirror = open_mirror(
+                    self._settings, self._study_id, engine=self._engine, turn=self._turn
+                )
             if self._failures:
                 self._mirror.recover()
             result = self._mirror.sync_pending(own)
@@ -220,7 +231,7 @@ class MirrorThread:
             return
         try:
             self._mirror.marks.study_failed(text)
-        except DBAPIError as trouble:
+        except (DBAPIError, PoolTimeoutError) as trouble:
             log.debug("the reason is not stored: %s", self._mirror.note(trouble))
 
     def _tell(self, words: str, text: str) -> bool:

@@ -56,6 +56,13 @@ def holds(backing: Backing, sha256: str, area: str, folder: Path) -> bool:
 class TestContent:
     """What was put in comes out, or nothing."""
 
+    def test_is_known_by_its_size(self, backing: Backing, file: Path, area: str) -> None:
+        """Without reading it; what is not there has none, and a store that is gone knows none."""
+        stored = backing.store.put(file, area)
+        assert backing.another().size_of(stored.sha256, area) == stored.size
+        assert backing.store.size_of("0" * 64, area) is None
+        assert backing.store.size_of(stored.sha256, "other") is None
+
     def test_comes_back(self, backing: Backing, file: Path, tmp_path: Path, area: str) -> None:
         """Under its sha256, in a folder that is made; the source stays as it was."""
         stored = backing.store.put(file, area)

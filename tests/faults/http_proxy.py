@@ -173,10 +173,13 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, headers: list[tuple[str, str]], body: bytes, *, cut: bool = False
     ) -> None:
         self.send_response_only(status)
+        size = str(len(body))
         for name, value in headers:
             if name.lower() not in _OWN:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+            elif name.lower() == "content-length" and self.command == "HEAD":
+                size = value  # of the body that GET would bring
+        self.send_header("Content-Length", size)
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if cut else body)
         if cut:

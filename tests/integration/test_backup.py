@@ -73,6 +73,7 @@ LEFT_OUT = {
     "hpo.mirror": "MLflow is filled anew",
     "hpo.mirror_study": "MLflow is filled anew",
     "hpo.alias_move": "under way in the exporter's MLflow",
+    "hpo.dataset": "of no one study; a row goes along in `made`",
     "hpo.version": "the schema's",
     "public.studies": "the name alone",
     "public.trial_heartbeats": "of living processes",

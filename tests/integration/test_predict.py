@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fixtures.command_line import HPO
 from fixtures.detector import register
+from fixtures.studies import simulated_study
 from fixtures.training import Recorder, make_images, make_job
 from PIL import Image, ImageChops
 
+from hpo.artifacts.store import sha256_of
+from hpo.promotion import rows
+from hpo.promotion.decision import Decision, Outcome
 from workers.simulated import SimulatedTrainer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fixtures.detector import Detector
+    from sqlalchemy import Engine
 
     from hpo.tracking.registry import Version
 
@@ -149,3 +155,30 @@ def test_altered_weights_are_not_used(desk: Desk, detector: Detector) -> None:
     weights.write_bytes(weights.read_bytes()[:-5] + b"other")
     _, said = desk.run(version.model, detector.images[0], code=1)
     assert "was altered: its sha256 is" in said
+
+
+@pytest.mark.promotion
+def test_a_promoted_version_is_compared_with_postgresql_before_its_code_runs(
+    desk: Desk, simulated: Version, engine: Engine
+) -> None:
+    """Whoever can write MLflow's files cannot write our record: other weights are refused."""
+    from pathlib import Path
+
+    folder = Path(simulated.source.removeprefix("file://"))
+    (weights,) = (folder / "artifacts").iterdir()
+    evidence = {"decision": simulated.decision, "weights_sha256": sha256_of(weights)}
+    study = simulated_study(engine)
+    decision = Decision(
+        Outcome.PROMOTED, study.name, simulated.model, "champion", "better", 0, 1, None, evidence
+    )
+    with engine.begin() as connection:
+        rows.insert(connection, study, uuid.uuid4(), decision)
+    images = make_images(desk.folder / "images", count=1).parent / "images" / "val"
+    desk.run(simulated.model, images)
+    ran = desk.folder / "ran"
+    (code,) = folder.glob("*.py")
+    code.write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n{code.read_text()}")
+    weights.write_text("{}")
+    _, said = desk.run(simulated.model, images, code=1)
+    assert "was altered: no file of it has the sha256" in said
+    assert not ran.exists()

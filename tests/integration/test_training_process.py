@@ -214,9 +214,11 @@ def test_nothing_of_the_child_reaches_the_workers_output(
 
 
 def test_the_child_knows_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Addresses of PostgreSQL and MLflow stay in the worker."""
+    """Addresses of PostgreSQL and MLflow, keys of S3 and Ray's token stay in the worker."""
     monkeypatch.setenv("HPO_STORAGE", "postgresql://u:secret@host/db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:secret@host")
+    for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "HPO_ADMIN_STORAGE", "PGPASSWORD"):
+        monkeypatch.setenv(name, "secret")
     with TrainingProcess("simulated", tmp_path / "logs") as process:
         process.warm()
         process.train(make_job(tmp_path / "run"), Recorder())

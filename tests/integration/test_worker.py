@@ -253,11 +253,11 @@ def test_other_data_is_refused(here: Settings, engine: Engine, tmp_path: Path) -
     )  # fmt: skip
     mark = fingerprint(data, home=here.home)
     study, _ = create_study(engine, spec, fingerprint=mark, code_version=code_version())
-    assert require_same(study, here) == data
+    assert require_same(study, here, engine) == data
     label = next((tmp_path / "set" / "labels" / "val").iterdir())
     label.write_text("0 0.5 0.5 0.25 0.25\n")
     with pytest.raises(MismatchError, match="was created with " + mark[:12]):
-        require_same(study, here)
+        require_same(study, here, engine)
     shutil.rmtree(tmp_path / "set")
     with pytest.raises(MismatchError, match="needs the dataset"):
-        require_same(study, here)
+        require_same(study, here, engine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 import zipfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,24 @@ def test_what_is_saved_is_loaded(tmp_path: Path, drawn: Drawn) -> None:
         assert type(one) is type(other)
         assert np.asarray(one).dtype == np.asarray(other).dtype
         assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("stored", "loaded"),
+    [
+        (("images/test/a.png", "images/test/b.png"), ("a.png", "b.png")),
+        (("../x/test/1/a.png", "../x/test/2/a.png#2"), ("1/a.png", "2/a.png#2")),
+        (("a.png", "a.png#2"), ("a.png", "a.png#2")),
+        (("a/test/1.png", "b/test/1.png"), ("a/test/1.png", "b/test/1.png")),
+    ],
+)
+def test_names_do_not_hang_on_where_the_dataset_lay(
+    tmp_path: Path, stored: tuple[str, ...], loaded: tuple[str, ...]
+) -> None:
+    """A champion and a challenger that were evaluated on two copies can be compared."""
+    found = replace(draw(1, Drawn(images=2)), images=stored)
+    found.save(tmp_path / "detections.npz")
+    assert Detections.load(tmp_path / "detections.npz").images == loaded
 
 
 def test_the_same_detections_give_the_same_bytes(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ PUBLIC = {
     "SpecError": (2, "FaultsError"),
     "SpaceError": (2, "FaultsError"),
     "DatasetError": (2, "FaultsError"),
+    "NodesError": (2, "FaultsError"),
     "UnknownStudyError": (2, "UsageError"),
     "StudyExistsError": (2, "UsageError"),
     "StudyClosedError": (2, "UsageError"),

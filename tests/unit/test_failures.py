@@ -85,3 +85,22 @@ def test_words_name_the_place_and_no_password() -> None:
     assert "db.example:5433" in str(error)
     assert "something nobody has seen yet" in str(error)
     assert "s3cr3t" not in str(error) + error.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("SSL error: certificate verify failed", "do not vouch for"),
+        ('root certificate file "/x/ca.crt" does not exist', "does not exist"),
+        ('server certificate for "db" does not match host name "x"', "another host's name"),
+        ('no pg_hba.conf entry for host "::1", user "ada", no encryption', "without encryption"),
+    ],
+)
+def test_what_is_wrong_with_the_encryption_is_final(text: str, words: str) -> None:
+    """Waiting does not mend a certificate; the hint says what to change in HPO_STORAGE."""
+    error = psycopg2.OperationalError(text)
+    assert not is_passing(error)
+    meaning = explain(error, URL)
+    assert meaning is not None
+    assert words in str(meaning)
+    assert "ssl" in meaning.hint

@@ -30,6 +30,7 @@ SIMULATED = ("workers.simulated", "workers.simulated_detections", "workers.simul
 TRAINERS = (*SIMULATED, "workers.yolo")
 KNOWN_TO_TRAINERS = (
     "hpo.errors",
+    "hpo.plain_pickle",
     "hpo.trainer",
     "hpo.datasets",
     "hpo.evaluation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def test_an_s3_address_is_a_bucket(given: str, bucket: str, prefix: str, place: 
     assert isinstance(store, S3Store)
     assert (store.bucket, store.prefix, store.place) == (bucket, prefix, place)
     assert artifact_root(settings(given)) == f"{place}/mlflow"
+
+
+def test_an_endpoint_with_a_key_in_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 would not use the key, and would show it whenever the server is away."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://key:s3cr3t@127.0.0.1:9")
+    with pytest.raises(UsageError, match="holds a user or a key") as caught:
+        open_store(settings("s3://lab")).require_writable()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "s3cr3t" not in f"{shown}{caught.value.hint}"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,13 @@ def test_files_are_below_the_artifacts() -> None:
     assert artifact_root(settings(HPO_ARTIFACTS="s3://bucket/lab/")) == "s3://bucket/lab/mlflow"
 
 
-@pytest.mark.parametrize("uri", [STORAGE, "https://ada:s3cr3t@mlflow/"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        STORAGE, "https://ada:s3cr3t@mlflow/", "https://s3cr3t@mlflow", "http://a:s3@s3cr3t@mlflow",
+        "postgresql://ada:s3@s3cr3t@host/db",
+    ],
+)  # fmt: skip
 def test_what_is_shown_holds_no_password(uri: str) -> None:
     """A database's password and an HTTP one are both hidden."""
     assert "s3cr3t" not in shown(uri)

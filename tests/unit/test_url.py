@@ -58,6 +58,15 @@ def test_mask_hides_the_password(given: str) -> None:
     assert SECRET not in mask(given)
 
 
+def test_a_second_at_sign_is_refused_and_nothing_after_the_first_is_shown() -> None:
+    """The password would end at the first one, and its rest be shown as the host."""
+    given = f"postgresql://ada:some@{SECRET}@db/lab"
+    with pytest.raises(UsageError, match="more than one @") as caught:
+        normalise(given)
+    assert "%40" in caught.value.hint
+    assert SECRET not in f"{caught.value}{caught.value.hint}{mask(given)}"
+
+
 def test_mask_keeps_what_is_no_secret() -> None:
     """Host, port, user and database stay, to be recognised."""
     given = f"postgresql+psycopg2://ada:{SECRET}@db:5433/lab"

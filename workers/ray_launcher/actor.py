@@ -1,28 +1,30 @@
 """One worker in a Ray actor, which leaves in order when it, or its node, is taken away.
 
 What an actor is told travels as plain arguments: a study's name, folders and limits, never a
-database address. A node of a cluster reads HPO_STORAGE from its own environment.
+database address.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import socket
 import threading
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpo.errors import UsageError
-from hpo.settings import Settings
+import ray
+
 from workers.drain import GRACE_S
+from workers.ray_launcher.fitness import require_fit
 from workers.ray_launcher.node import NodeWatch
 from workers.worker import STALL_TIMEOUT_S, Worker
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from workers.ray_launcher.base import Base
     from workers.shift import Limits, Summary
 
 
@@ -50,63 +52,26 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Base:
-    """What the driver's settings say to the nodes; holds no password.
+class Spot:
+    """Where an actor has found its place.
 
     Attributes:
-        home: folder of the project's state, the same path on every node.
-        artifacts: where weights, pictures and checkpoints go.
-        tracking_uri: MLflow, for nodes that name none; "" for the default.
-        lease_s: seconds a lease lasts without renewal.
-        checkpoint_every: epochs between two checkpoints; 0 makes none.
-        external: whether the database is one that HPO_STORAGE names.
+        node: Ray's identity of the node.
+        host: its name.
+        address: its address in the cluster.
+        pid: of the actor.
+        gpus: the GPUs that Ray reserved, by their ids there; a shared one is named by each sharer.
     """
 
-    home: str
-    artifacts: str
-    tracking_uri: str
-    lease_s: float
-    checkpoint_every: int
-    external: bool
-
-    @classmethod
-    def of(cls, settings: Settings) -> Base:
-        """What may travel of the driver's settings."""
-        tracking = settings.tracking_uri or ""
-        return cls(
-            home=str(settings.home),
-            artifacts=settings.artifacts,
-            # A URL with a password in it is not handed on; the nodes know their own.
-            tracking_uri="" if "@" in tracking else tracking,
-            lease_s=settings.lease_s,
-            checkpoint_every=settings.checkpoint_every,
-            external=settings.storage is not None,
-        )
-
-    def here(self) -> Settings:
-        """The settings of this node.
-
-        Raises:
-            UsageError: the node does not know the database.
-        """
-        settings = Settings.read()
-        if self.external and settings.storage is None:
-            raise UsageError(
-                f"the node {socket.gethostname()} has no HPO_STORAGE in its environment",
-                hint="Set it where Ray is started on that node: `HPO_STORAGE=… ray start …`.",
-            )
-        return replace(
-            settings,
-            home=Path(self.home),
-            artifacts=self.artifacts,
-            lease_s=self.lease_s,
-            checkpoint_every=self.checkpoint_every,
-            tracking_uri=settings.tracking_uri or self.tracking_uri or None,
-        )
+    node: str
+    host: str
+    address: str
+    pid: int
+    gpus: tuple[str, ...]
 
 
 class RayWorker:
-    """One worker in an actor: `run` in one thread, `drain` and `ping` in another.
+    """One worker in an actor: `run` in one thread, `drain` and `where` in another.
 
     It drains when the driver asks, when its process gets SIGTERM, and when Ray drains its node.
     """
@@ -123,9 +88,12 @@ class RayWorker:
         """Serve the study.
 
         Raises:
+            NodesError: this node cannot run workers.
             HpoError: as `Worker.run`.
         """
         plan = self._plan
+        if not self._base.private:
+            require_fit(self._base, gpus=plan.gpus > 0)
         device = "cuda" if plan.gpus else "cpu"  # num_gpus=0 no longer hides a GPU
         worker = Worker(
             self._base.here(), plan.study, limits=limits, device=device, slot=slot,
@@ -147,8 +115,11 @@ class RayWorker:
         if worker is not None:
             worker.drain(within_s)
 
-    def ping(self) -> None:
+    def where(self) -> Spot:
         """Answer: this actor has found a place and runs."""
+        node = ray.get_runtime_context().get_node_id()
+        gpus = tuple(str(one) for one in ray.get_gpu_ids())
+        return Spot(node, socket.gethostname(), ray.util.get_node_ip_address(), os.getpid(), gpus)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._worker is not None:

@@ -9,25 +9,33 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from hpo.errors import ClusterError, HpoError, UsageError
-from workers.ray_launcher.actor import Base, RayWorker
+from hpo.errors import ClusterError, HpoError, MismatchError, NodesError, UsageError
+from workers.ray_launcher.actor import RayWorker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Self
 
-    from hpo.settings import Settings
-    from workers.ray_launcher.actor import Plan
+    from ray.actor import ActorClass
+
+    from workers.ray_launcher.actor import Plan, Spot
+    from workers.ray_launcher.base import Base
+    from workers.ray_launcher.grounds import Grounds
     from workers.shift import Limits, Summary
 
 RESTARTS = 10  # of one worker; a machine that kills it again and again is not worth more
 TICK_S = 0.1
 ANSWER_S = 5.0  # an actor that runs answers in milliseconds; one without a place on a node never
+PLACES_S = 6.0  # for an actor to find its place where there is room
+LOST_ON_NODE = 3  # workers that may die on one node, before others are asked
 LEAVE_S = 20.0  # beyond the grace: to stop the training, to give the trial back, for MLflow
 OVER = ("finished", "stopped", "deleted")  # a worker that left so speaks for all
 
@@ -39,12 +47,36 @@ class Slot:
     Attributes:
         name: under which PostgreSQL counts the trials that its workers ended.
         actor: the present one.
+        asked: its answer to where it is, when it has found a place.
+        spot: where it is; None while it waits for room.
         deaths: actors that died in it.
     """
 
     name: str
     actor: Any = None
+    asked: Any = None
+    spot: Spot | None = None
     deaths: int = 0
+
+
+def actor_class(plan: Plan) -> ActorClass[RayWorker]:
+    """The actors of a plan.
+
+    They are spread: each then has as much of a node's memory, disk and network as there is, and a
+    lost node costs as few trials as can be. Ray's default fills one node to the half first.
+    """
+    actor: ActorClass[RayWorker] = ray.remote(
+        num_cpus=plan.cpus, num_gpus=plan.gpus, max_restarts=0, max_concurrency=2,
+        scheduling_strategy="SPREAD",
+    )(RayWorker)  # fmt: skip
+    return actor
+
+
+def places(spots: Iterable[Spot | None]) -> str:
+    """How many workers are where, for people."""
+    count = Counter(spot.address for spot in spots if spot is not None)
+    where = ", ".join(f"{number} on {address}" for address, number in sorted(count.items()))
+    return f"workers: {where or 'none has a place yet'}"
 
 
 class Launch:
@@ -56,12 +88,9 @@ class Launch:
         news: what a person should hear, in the order it happened; its reader empties it.
     """
 
-    def __init__(self, plan: Plan, settings: Settings) -> None:
-        _refuse_far_nodes(settings)
-        self._plan, self._base = plan, Base.of(settings)
-        self._kind = ray.remote(
-            num_cpus=plan.cpus, num_gpus=plan.gpus, max_restarts=0, max_concurrency=2
-        )(RayWorker)
+    def __init__(self, plan: Plan, base: Base, grounds: Grounds) -> None:
+        self._plan, self._base, self._grounds = plan, base, grounds
+        self._kind = actor_class(plan)
         self._started = time.monotonic()
         self._asked = False  # to leave, by whoever called drain
         self._over = False  # the study wants no worker any more
@@ -72,8 +101,12 @@ class Launch:
         self.errors: list[HpoError] = []
         self.news: list[str] = []
         self._running: dict[Any, Slot] = {}
-        for _ in range(plan.workers):
-            self._fill(Slot(uuid.uuid4().hex))
+        self._waits_since = math.inf  # some worker has no place
+        self._said = ""  # of the places
+        self._lost_on: Counter[str] = Counter()
+        self._slots = [Slot(uuid.uuid4().hex) for _ in range(plan.workers)]
+        for slot in self._slots:
+            self._fill(slot)
 
     def __enter__(self) -> Self:
         return self
@@ -88,6 +121,7 @@ class Launch:
         until = time.monotonic() + seconds
         while self._running:
             self._see_to_leaving()
+            self._see_to_places()
             done, _ = ray.wait(list(self._running), timeout=0)
             for reference in done:
                 self._ended(reference, self._running.pop(reference))
@@ -102,7 +136,8 @@ class Launch:
         self._asked = True
 
     def _fill(self, slot: Slot) -> None:
-        slot.actor = self._kind.remote(self._plan, self._base)
+        slot.actor = self._kind.options(**self._grounds.options()).remote(self._plan, self._base)
+        slot.asked, slot.spot = slot.actor.where.remote(), None
         self._running[slot.actor.run.remote(slot.name, self._limits())] = slot
 
     def _limits(self) -> Limits:
@@ -113,10 +148,12 @@ class Launch:
         return replace(limits, timeout_s=max(0.0, left_s))
 
     def _ended(self, reference: Any, slot: Slot) -> None:
+        self._place(slot)
         try:
             summary = ray.get(reference)
         except RayTaskError as error:
-            self.errors.append(_meaning(error))
+            self._failed(slot, _meaning(error))
+            return
         except RayActorError as error:
             self._died(slot, error)
             return
@@ -131,16 +168,49 @@ class Launch:
                 return
         ray.kill(slot.actor)  # what it held on its node is free for those without a place
 
+    def _failed(self, slot: Slot, error: HpoError) -> None:
+        """Of what only its node lacks, other nodes are asked; the rest is the launch's failure."""
+        if slot.spot is not None and isinstance(error, UsageError | MismatchError):
+            found = f"{slot.spot.address}: {error}"
+            if isinstance(error, NodesError):
+                (found,) = error.faults
+            if self._grounds.leave_out(slot.spot.node, found):
+                self.news.append(f"no worker on {found}")
+                self._replace(slot)
+                return
+        self.errors.append(error)
+        ray.kill(slot.actor)
+
     def _died(self, slot: Slot, error: RayActorError) -> None:
         if self._asked or self._over:
             return  # it had been asked to leave, or was never needed
         slot.deaths += not error.preempted
-        if error.actor_init_failed or slot.deaths > RESTARTS:
+        if slot.deaths > RESTARTS:
             text = f"a worker died {slot.deaths} times: {_first_line(error)}"
             self.errors.append(ClusterError(text))
             return
-        self.news.append("a worker or its node died; another takes its place")
+        if error.actor_init_failed:  # a node that came later, and cannot even start one
+            found = self._grounds.look_again()
+            self.news += [f"no worker on {fault}" for fault in found]
+            if not found or not self._grounds.usable():
+                text = f"a worker could not start: {found[0] if found else _first_line(error)}"
+                self.errors.append(ClusterError(text))
+                return
+        else:
+            self.news.append("a worker or its node died; another takes its place")
+            self._suspect(slot)
         self._replace(slot)
+
+    def _suspect(self, slot: Slot) -> None:
+        """Leave a node out on which one worker after the other dies, if there is another."""
+        if slot.spot is None:
+            return
+        self._lost_on[slot.spot.node] += 1
+        fault = f"{LOST_ON_NODE} workers died there"
+        if self._lost_on[slot.spot.node] >= LOST_ON_NODE and self._grounds.leave_out(
+            slot.spot.node, fault
+        ):
+            self.news.append(f"no worker on {slot.spot.address}: {fault}")
 
     def _replace(self, slot: Slot) -> None:
         ray.kill(slot.actor)
@@ -154,13 +224,36 @@ class Launch:
             self._ask("drain", now)
         elif self._over and self._deaf_at == math.inf:
             # The others see by themselves that it is over, and may be at the best trial now
-            self._ask("ping", now)
+            self._ask("where", now)
         if now >= self._deaf_at:
             for slot in self._running.values():
                 if not ray.wait([self._answers[slot.name]], timeout=0)[0]:
                     ray.kill(slot.actor)
         if now >= self._kill_at:
             self.__exit__()
+
+    def _see_to_places(self) -> None:
+        """Say where the workers are, and how many wait for room for longer than a start takes."""
+        if self._base.private or self._asked or self._over:
+            return
+        for slot in self._slots:
+            self._place(slot)
+        waiting = [slot.spot for slot in self._slots].count(None)
+        now = time.monotonic()
+        self._waits_since = min(self._waits_since, now) if waiting else math.inf
+        if waiting and now < self._waits_since + PLACES_S:
+            return
+        said = places(slot.spot for slot in self._slots)
+        if waiting:
+            said += f"; {waiting} waiting: {self._grounds.why_waiting()}"
+        if said != self._said:
+            self.news.append(said)
+            self._said = said
+
+    def _place(self, slot: Slot) -> None:
+        if slot.spot is None and ray.wait([slot.asked], timeout=0)[0]:
+            with suppress(RayError):  # it has died since, and `run` tells of what
+                slot.spot = ray.get(slot.asked)
 
     def _ask(self, what: str, now: float) -> None:
         self._deaf_at = now + ANSWER_S
@@ -179,21 +272,3 @@ def _meaning(error: RayTaskError) -> HpoError:
 
 def _first_line(error: RayError) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def _refuse_far_nodes(settings: Settings) -> None:
-    if settings.storage is not None:
-        return
-    here = ray.util.get_node_ip_address()
-    far = [
-        node["NodeManagerAddress"]
-        for node in ray.nodes()
-        if node["Alive"] and node["NodeManagerAddress"] != here
-    ]
-    if far:
-        raise UsageError(
-            f"the cluster has nodes elsewhere ({', '.join(far)}), which cannot reach this "
-            "machine's private PostgreSQL",
-            hint="Set HPO_STORAGE to a PostgreSQL that all nodes reach, and HPO_ARTIFACTS to a "
-            "folder that they share.",
-        )

@@ -41,6 +41,7 @@ def prepare() -> None:
         YOLO_CONFIG_DIR=str(scratch),
         YOLO_OFFLINE="true",  # no probe of the network at import, no events, no update checks
         YOLO_AUTOINSTALL="false",  # it would call pip for a missing optional package
+        ULTRALYTICS_SAFE_LOAD="true",  # weights are data: no code of a pickle's or a YAML's choice
         MPLBACKEND="Agg",
     )
     # A worker started by torchrun or Slurm is no rank of a distributed training
@@ -80,12 +81,18 @@ def _write_settings(folder: Path) -> None:
 def _patch(threads: int) -> None:
     from ultralytics.data import dataset
     from ultralytics.engine import trainer
+    from ultralytics.nn.tasks import _SafeLoad
     from ultralytics.utils import torch_utils
 
+    from workers.yolo.label_cache import load_labels, save_labels
+
+    if not _SafeLoad.restricted():
+        raise RuntimeError("this Ultralytics would run the code in a weights file; install 8.4.190")
     torch_utils.NUM_THREADS = threads
     trainer.check_amp = amp_works
     dataset.get_hash = file_hash
     dataset.save_dataset_cache_file = save_labels
+    dataset.load_dataset_cache_file = load_labels
 
 
 def amp_works(model: Any) -> bool:
@@ -121,22 +128,3 @@ def file_hash(paths: Sequence[str]) -> str:
             stat = os.stat(path)  # noqa: PTH116 - as above
             key.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
     return key.hexdigest()
-
-
-def save_labels(prefix: str, path: Path, labels: dict[str, Any], version: str) -> None:
-    """Write Ultralytics' label cache in one step, since workers write the same file at once.
-
-    Its own writer deletes the file first, and fails when another worker was quicker.
-    """
-    import numpy as np
-    from ultralytics.utils import LOGGER
-
-    labels["version"] = version
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            np.save(file, np.array(labels, dtype=object))
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        LOGGER.warning(f"{prefix}labels are read anew each time: {path} not written ({error})")

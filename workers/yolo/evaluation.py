@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
 
+from hpo.datasets.fingerprint import top_of
 from hpo.datasets.layout import load
 from hpo.errors import DatasetError
 from hpo.trainer import Evaluation
@@ -85,7 +86,7 @@ def evaluate(
 
 
 def _root(job: Job, split: str) -> Path:
-    """The dataset's folder.
+    """The folder that images are named from: the same names in a copy laid out otherwise.
 
     Raises:
         DatasetError: the dataset has no such split, or one without images.
@@ -98,7 +99,7 @@ def _root(job: Job, split: str) -> Path:
         raise DatasetError(str(job.data), [f"{split}: no such split; the dataset has {known}"])
     if faults := dataset.splits[split].faults:
         raise DatasetError(str(job.data), faults)
-    return dataset.root
+    return top_of(dataset.splits[split])
 
 
 def _per_class(metrics: Any) -> dict[str, dict[str, float]]:

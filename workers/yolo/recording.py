@@ -55,7 +55,7 @@ class RecordingValidator(UnhurriedValidator):
         Args:
             args: Ultralytics' arguments.
             save_dir: folder of what Ultralytics writes.
-            root: the dataset's folder, which images are named from.
+            root: the folder which images are named from.
         """
         super().__init__(args=args, save_dir=save_dir)
         self._root = root

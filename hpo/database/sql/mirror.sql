@@ -127,6 +127,13 @@ select m.run_id, m.change, m.steps, m.state, m.files from hpo.mirror m
 -- A mirror that is paused or hangs does not keep its row for ever.
 set local idle_in_transaction_session_timeout = '180s'
 
+-- name: mirror_slot
+-- One of a few places for writing MLflow; no row where all are taken. A place is the transaction's.
+-- With PgBouncer each open transaction occupies a connection of the server: while MLflow hangs, a
+-- thousand mirrors would take them all from those who claim and report.
+select s.slot from (select n as slot from generate_series(1, 8) n order by random()) s
+ where pg_try_advisory_xact_lock(1836020594, s.slot) limit 1
+
 -- name: mirror_done
 update hpo.mirror
    set run_id = :run_id, change = :change, steps = :steps, state = :state, files = :files,

@@ -125,6 +125,7 @@ def _use_own_settings() -> None:
     os.environ.setdefault("YOLO_VERBOSE", "false")  # it would speak on stdout
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "true")  # weights are data, and run no code
 
 
 def _refused(words: str) -> MlflowException:

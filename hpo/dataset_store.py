@@ -1,0 +1,196 @@
+"""Datasets in the artifact store: pushed once, found by their fingerprint; knows no cache.
+
+The archive lies among the store's objects by its sha256, and PostgreSQL says which archive a
+fingerprint means: a store that somebody else can write to gives nobody another dataset.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from hpo.database.queries import query
+from hpo.datasets.layout import load
+from hpo.datasets.packing import own_keys, pack, packed_bytes
+from hpo.errors import DatasetError, StorageFullError, UsageError
+from hpo.file_lock import try_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from hpo.artifacts.store import ArtifactStore
+
+_DRAFT = ".packing-"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A dataset in the store.
+
+    Attributes:
+        fingerprint: of its content.
+        sha256: of its archive.
+        bytes: of its archive.
+        images: how many, by split.
+        keys: what its data YAML says beside places and class names.
+        pushed_at: when, by the database's clock.
+        pushed_by: `user@host`.
+        studies: names of studies created on it; only where all are listed.
+    """
+
+    fingerprint: str
+    sha256: str
+    bytes: int
+    images: Mapping[str, int]
+    keys: Mapping[str, Any]
+    pushed_at: datetime
+    pushed_by: str
+    studies: tuple[str, ...] = ()
+
+
+def pushed(engine: Engine, fingerprint: str) -> Pushed | None:
+    """What is known of the dataset with that content; None where nobody pushed it."""
+    with engine.connect() as connection:
+        found = connection.execute(query("dataset"), {"fingerprint": fingerprint})
+        row = found.mappings().one_or_none()
+    return None if row is None else Pushed(**row)
+
+
+def all_pushed(engine: Engine) -> list[Pushed]:
+    """All of them, the newest first."""
+    with engine.connect() as connection:
+        rows = connection.execute(query("datasets")).mappings().all()
+    return [Pushed(**{**row, "studies": tuple(row["studies"])}) for row in rows]
+
+
+def push(
+    engine: Engine,
+    store: ArtifactStore,
+    data: Path,
+    fingerprint: str,
+    *,
+    scratch: Path,
+    by: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Pushed, bool]:
+    """Put a dataset into the store and record it, unless it is there.
+
+    Args:
+        engine: the database.
+        store: the artifact store, found writable.
+        data: the data YAML.
+        fingerprint: of its content, as just computed.
+        scratch: a folder with room for its archive; it is made.
+        by: who pushes it, `user@host`.
+        progress: called with (files packed, files in all).
+
+    Returns:
+        What is recorded, and whether it was pushed now.
+
+    Raises:
+        UsageError: the same files were pushed with other keys in their data YAML.
+        DatasetError: it cannot be packed, or changed meanwhile.
+        StorageFullError: `scratch` has no room.
+        StoreError: the store is gone or full.
+    """
+    dataset = load(data)
+    keys = own_keys(dataset)
+    known = pushed(engine, fingerprint)
+    if known is not None:
+        _require_same_keys(data, known, keys)
+        if store.size_of(known.sha256) == known.bytes:
+            return known, False
+    with _draft(scratch, packed_bytes(dataset)) as archive:
+        if pack(data, archive, progress=progress) != fingerprint:
+            raise DatasetError(
+                str(data), ["its files changed while they were packed"],
+                hint="Push it when nobody writes to it: `hpo data push DATA`.",
+            )  # fmt: skip
+        archive.flush()
+        stored = store.put(scratch / archive.name)
+    images = {name: len(split.images) for name, split in dataset.splits.items() if split.images}
+    row = {
+        "fingerprint": fingerprint, "sha256": stored.sha256, "bytes": stored.size,
+        "images": json.dumps(images), "keys": json.dumps(keys), "pushed_by": by,
+    }  # fmt: skip
+    with engine.begin() as connection:
+        connection.execute(query("record_dataset"), row)
+    found = pushed(engine, fingerprint)
+    if found is None:
+        raise DatasetError(str(data), ["its record was removed as soon as it was made"])
+    return found, True
+
+
+def _require_same_keys(data: Path, known: Pushed, keys: Mapping[str, Any]) -> None:
+    """A fingerprint is of images, labels and class names; these keys say how labels are read."""
+    keys = json.loads(json.dumps(keys))
+    differ = sorted(k for k in {*keys, *known.keys} if keys.get(k) != known.keys.get(k))
+    if differ:
+        said = "; ".join(f"{k}: {known.keys.get(k)} there, {keys.get(k)} here" for k in differ)
+        raise UsageError(
+            f"the same images and labels were pushed by {known.pushed_by} with another data YAML "
+            f"than {data}: {said}",
+            hint="Give both the same keys; a class name that differs makes another dataset.",
+        )
+
+
+@contextmanager
+def _draft(folder: Path, needed: int) -> Iterator[BinaryIO]:
+    """A new file that is gone afterwards; what others that were killed have left goes, too.
+
+    Raises:
+        StorageFullError: the folder has no room for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_DRAFT}*"):
+        _remove_if_left(left)
+    require_room(folder, needed, "to pack the dataset")
+    path = folder / f"{_DRAFT}{uuid.uuid4().hex}"
+    with path.open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # says that its writer lives
+        try:
+            yield file
+        except OSError as error:
+            require_room(folder, needed, "to pack the dataset", error)
+            raise
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def require_room(folder: Path, needed: int, what: str, cause: OSError | None = None) -> None:
+    """Refuse a folder whose device lacks room; with a `cause`, where that is what it says.
+
+    Raises:
+        StorageFullError: there are fewer free bytes than `needed`.
+    """
+    free = shutil.disk_usage(folder).free
+    full = free < needed if cause is None else cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full:
+        raise StorageFullError(
+            f"no space left in {folder} {what}: {needed / 1e9:.2f} GB wanted, {free / 1e9:.2f} GB "
+            "free",
+            hint=f"Free some space (`df -h {folder}` shows it), or set HPO_DATASET_CACHE to a "
+            "folder with room.",
+        ) from cause
+
+
+def _remove_if_left(draft: Path) -> None:
+    """Remove a file whose writer is gone."""
+    with suppress(OSError):  # its writer was quicker, or it is another user's
+        handle = os.open(draft, os.O_RDWR)
+        try:
+            if try_lock(handle):
+                draft.unlink()
+        finally:
+            os.close(handle)

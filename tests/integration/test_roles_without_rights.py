@@ -1,0 +1,154 @@
+"""The real commands as a role that may only read, and as one that lacks a right."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fixtures.command_line import HPO
+from fixtures.studies import simulated_study
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from hpo.artifacts.folder import FolderStore
+from hpo.database.failures import explain
+from hpo.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fixtures.provisioned import Server
+
+STUDY = """
+study: mine
+trainer: simulated
+search_space: simulated
+budget: {trials: 1, epochs: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def _studied(_provisioned: Server) -> Server:
+    simulated_study(_provisioned.engine("HPO_STORAGE"), study="seen")
+    return _provisioned
+
+
+@pytest.fixture
+def studied(_studied: Server) -> Server:
+    """A server with one study, `seen`."""
+    return _studied
+
+
+def run(server: Server, folder: Path, *words: str, code: int) -> subprocess.CompletedProcess[str]:
+    """`hpo WORDS` as the reader."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HPO_", "MLFLOW_"))}
+    own = {"HPO_STORAGE": server.env["HPO_READER_STORAGE"], "HPO_HOME": str(folder / ".hpo")}
+    done = subprocess.run(
+        [HPO, *words], cwd=folder, env=inherited | own, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, f"hpo {words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.mark.parametrize("words", [("status",), ("list",), ("trials",), ("export", "seen.json.gz")])
+def test_reading_commands_work_as_the_reader(
+    studied: Server, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """They need no right to write."""
+    study = () if words == ("list",) else ("--study", "seen")
+    run(studied, tmp_path, *words, *study, code=0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("stop", "--study", "seen"),
+        ("extend", "--trials", "7", "--study", "seen"),
+        ("create-study", "study.yaml"),
+        ("worker", "--study", "seen"),
+        ("delete", "--study", "seen", "--yes"),
+    ],
+)
+def test_writing_commands_are_refused_in_words(
+    studied: Server, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Exit code 3, the role's name, what it lacks and the mend, no traceback; nothing changed."""
+    FolderStore(tmp_path / ".hpo" / "artifacts").require_writable()
+    (tmp_path / "study.yaml").write_text(STUDY)
+    done = run(studied, tmp_path, *words, code=3)
+    assert studied.role["reader"] in done.stderr
+    assert "only read" in done.stderr or "lacks" in done.stderr
+    assert "HPO_STORAGE" in done.stderr
+    assert "Traceback" not in done.stderr
+    with studied.engine("HPO_STORAGE").connect() as connection:
+        found = connection.execute(
+            text("select state, trials from hpo.study where name in ('seen', 'mine')")
+        ).all()
+    assert [tuple(row) for row in found] == [("open", 6)]
+
+
+LACKING: list[tuple[str, str, str]] = [
+    ("select 1 from hpo.lease", "lacks SELECT on the table hpo.lease", "GRANT SELECT ON TABLE"),
+    (
+        "insert into public.studies (study_name) values ('x')",
+        "lacks INSERT on the table public",
+        "",
+    ),
+    ("update hpo.study set spec = null", "lacks UPDATE on the table hpo.study", "GRANT UPDATE"),
+    ("delete from hpo.epoch", "lacks DELETE on the table hpo.epoch", "GRANT DELETE ON TABLE"),
+    ("select 1 from hpo.study for update", "lacks SELECT, UPDATE on the table hpo.study", ""),
+    ("create table hpo.mine (n int)", "lacks CREATE on the schema hpo", "GRANT CREATE ON SCHEMA"),
+    ("create schema mine", "lacks CREATE on the database", "GRANT CREATE ON DATABASE"),
+    ("select nextval('public.studies_study_id_seq')", "lacks USAGE on the sequence public.", ""),
+    ("select hpo.give_up(1, 1)", "lacks EXECUTE on the function hpo.give_up", "GRANT EXECUTE ON"),
+    ("alter table hpo.lease add x int", "does not own the table hpo.lease", "hpo provision"),
+    ("create role x", "refuses the role", "administrator"),
+]
+
+
+@pytest.fixture
+def poor(server: Server) -> Iterator[Any]:
+    """A connection of a reader that was only let in: no right on any table."""
+    server.provision()
+    role, name = server.role["reader"], server.role["hpo"]
+    server.as_admin(
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA public, hpo FROM {role}",
+        f"ALTER ROLE {role} RESET default_transaction_read_only",
+        database=name,
+    )
+    with server.engine("HPO_READER_STORAGE").connect() as connection:
+        yield connection
+
+
+def test_the_right_that_lacks_is_named(poor: Any) -> None:
+    """Role, right and object as PostgreSQL knows them, and the statement that gives it."""
+    url = poor.engine.url.render_as_string(hide_password=False)
+    for statement, words, mend in LACKING:
+        with pytest.raises(DBAPIError) as caught:
+            poor.execute(text(statement))
+        poor.rollback()
+        meaning = explain(caught.value, url)
+        assert isinstance(meaning, DatabaseError), statement
+        assert words in str(meaning), statement
+        assert poor.engine.url.username in str(meaning), statement
+        assert mend in meaning.hint, statement
+        assert poor.engine.url.password not in str(meaning) + meaning.hint
+
+
+def test_a_right_that_a_function_lacks_is_named(poor: Any, server: Server) -> None:
+    """The statement inside the function counts, not the call; where it is not told, no guess."""
+    everything = f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA hpo TO {server.role['reader']}"
+    server.as_admin(everything, database=server.role["hpo"])
+    for call, words in (
+        ("hpo.guard(1, gen_random_uuid())", "lacks SELECT, UPDATE on the table public.trials"),
+        ("hpo.store_attrs(1, '{}'::jsonb)", "lacks a right on the table trial_system_attributes"),
+    ):
+        with pytest.raises(DBAPIError) as caught:
+            poor.execute(text(f"select {call}"))
+        poor.rollback()
+        meaning = explain(caught.value, server.env["HPO_READER_STORAGE"])
+        assert words in str(meaning)
+        assert "GRANT a right" not in getattr(meaning, "hint", "")
