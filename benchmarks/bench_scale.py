@@ -255,7 +255,9 @@ def main() -> None:
                 sizes.append(size_of(engine, url, trials, asked.workers, asked.seconds))
                 print(main_table(sizes[-1:]), flush=True)
             engine.dispose()
-            real = real_workers(url, home, asked.real, 20.0) if asked.real else None
+            real = (
+                real_workers(url, Path(folder) / "real", asked.real, 20.0) if asked.real else None
+            )
         finally:
             engine.dispose()
             embedded.stop(home)

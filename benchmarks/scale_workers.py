@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
+
+from hpo.database.provision import ensure_database
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -38,26 +39,31 @@ class RealWorkers:
     to_mlflow: int
 
 
-def real_workers(url: str, home: Path, count: int, seconds: float) -> RealWorkers:
+def real_workers(url: str, folder: Path, count: int, seconds: float) -> RealWorkers:
     """So many at a study of trials with epochs of a second, looked at for so long."""
-    study = home.parent / "hpo.yaml"
+    home = folder / ".hpo"
+    home.mkdir(parents=True)
+    study = folder / "hpo.yaml"
     study.write_text(
         "study: real\ntrainer: simulated\nsearch_space: simulated\npromotion: none\n"
         f"objective: {{metric: mAP50, direction: maximize}}\n"
         f"budget: {{trials: {count * 100}, epochs: 10}}\ntrain: {{epoch_s: 1.0}}\n"
     )
+    # The first worker would make it, on a connection more
+    ensure_database(f"{url}_mlflow", beside=url)
     hpo = str(Path(sys.executable).with_name("hpo"))
     env = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
-    env |= {"HPO_HOME": str(home), "HPO_STUDY": "real"}
-    subprocess.run([hpo, "create-study"], env=env, cwd=home.parent, check=True, capture_output=True)
-    with (home.parent / "workers.log").open("wb") as log:
+    # As on a cluster: whoever has the private server's own folder also asks whether it lives
+    env |= {"HPO_HOME": str(home), "HPO_STUDY": "real", "HPO_STORAGE": url}
+    subprocess.run([hpo, "create-study"], env=env, cwd=folder, check=True, capture_output=True)
+    with (folder / "workers.log").open("wb") as log:
         workers = [
-            subprocess.Popen([hpo, "worker"], env=env, cwd=home.parent, stdout=log, stderr=log)
+            subprocess.Popen([hpo, "worker"], env=env, cwd=folder, stdout=log, stderr=log)
             for _ in range(count)
         ]
     try:
-        # One connection, which is not counted
-        return _looked_at(create_engine(url, poolclass=NullPool), workers, seconds)
+        # One connection, which stays and is not counted
+        return _looked_at(create_engine(url, pool_size=1), workers, seconds)
     finally:
         for worker in workers:
             worker.kill()
@@ -74,7 +80,8 @@ def _looked_at(
     )
     connected = text(
         "select count(*) filter (where datname = current_database() and pid <> pg_backend_pid()), "
-        "count(*) filter (where datname = current_database() || '_mlflow') from pg_stat_activity"
+        "count(*) filter (where datname = current_database() || '_mlflow') from pg_stat_activity "
+        "where backend_type = 'client backend'"
     )
 
     def look(statement: Any) -> Any:

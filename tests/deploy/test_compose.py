@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +111,17 @@ def test_mlflow_answers_behind_the_login_only(team: Team) -> None:
         assert STUDY not in body
 
 
-def test_another_sites_page_gets_nothing_through_a_browser_that_is_logged_in(team: Team) -> None:
-    """A browser sends the login along; the proxy looks at the Origin, and the Host is checked."""
-    assert team.page("/", "-H", "Origin: https://evil.example")[0] == 403
-    assert team.page("/", "-H", f"Origin: https://localhost:{team.port}")[0] == 200
+@pytest.mark.usefixtures("study")
+@pytest.mark.parametrize("host", ["localhost", "gpubox.example.org"])
+def test_pages_work_by_any_name_and_for_no_other_sites_page(team: Team, host: str) -> None:
+    """A browser sends the login along wherever a request comes from: the Origin tells."""
+    own, ask = f"Origin: https://{host}:{team.port}", ("-X", "POST", "-d", '{"max_results": 5}')
+    kind = ("-H", "Content-Type: application/json")
+    search = "/mlflow/ajax-api/2.0/mlflow/experiments/search"
+    assert team.page(search, *ask, *kind, "-H", own, host=host)[0] == 200
+    assert team.page("/api/studies", "-H", own, host=host)[0] == 200
+    for path in ("/", search, "/api/studies"):
+        assert team.page(path, *kind, "-H", "Origin: https://evil.example", host=host)[0] == 403
     inside = team.execute(
         "mlflow", "python", "-c",
         "import http.client as h; c = h.HTTPConnection('127.0.0.1', 5000);"
@@ -121,6 +129,42 @@ def test_another_sites_page_gets_nothing_through_a_browser_that_is_logged_in(tea
         "print(c.getresponse().status)",
     )  # fmt: skip
     assert inside.stdout.split()[-1] == "403"
+
+
+ECHO = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Echo(BaseHTTPRequestHandler):
+    def do_GET(self):
+        text = str(self.headers).encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+HTTPServer(('0.0.0.0', 8080), Echo).serve_forever()
+"""
+
+
+def test_what_is_behind_the_proxy_never_sees_the_login(team: Team) -> None:
+    """A program in the dashboard's place gets neither the password nor the Origin."""
+    network = f"{team.name}_web"
+    names = [f"{team.name}-echo", f"{team.name}-proxy2"]
+    try:
+        run(team.engine, "run", "-d", "--name", names[0], "--network", network, "--entrypoint",
+            "python", "hpo-service:0.1.0", "-c", ECHO)  # fmt: skip
+        run(team.engine, "run", "-d", "--name", names[1], "--network", network, "-p",
+            f"127.0.0.1:{team.port + 1}:8443", "-e", "PROXY_USER=hpo", "-e",
+            f"PROXY_PASSWORD={team.secrets['PROXY_PASSWORD']}", "-e",
+            f"DASHBOARD_UPSTREAM={names[0]}:8080", "hpo-proxy:0.1.0")  # fmt: skip
+        other = f"https://localhost:{team.port + 1}"
+        words = ("curl", "-sk", "-u", f"hpo:{team.secrets['PROXY_PASSWORD']}", "-H",
+                 f"Origin: {other}", f"{other}/dashboard/")  # fmt: skip
+        seen = wait(lambda: run(*words, check=False).stdout, "the echo behind a proxy", 60)
+        assert "X-Forwarded-Proto: https" in seen
+        assert "Authorization" not in seen
+        assert "Origin" not in seen
+    finally:
+        for name in names:
+            run(team.engine, "rm", "-f", name, check=False)
 
 
 @pytest.mark.usefixtures("study")
@@ -247,17 +291,25 @@ def test_the_image_holds_the_versions_of_the_constraints_file() -> None:
 
 @pytest.mark.usefixtures("study")
 def test_a_backup_can_be_read_back(team: Team) -> None:
-    """`pg_dump` of the database into another one, and `hpo export` of one study."""
-    count = team.sql("select count(*) from trials")
-    secret = f"PGPASSWORD={team.secrets['POSTGRES_PASSWORD']}"
-    server = team.ids("postgres")[0]
-    as_admin = "-h 127.0.0.1 -U postgres"
-    inside = (
-        f"pg_dump {as_admin} -Fc hpo > /tmp/hpo.dump && createdb {as_admin} again"
-        f" && pg_restore {as_admin} -d again --exit-on-error /tmp/hpo.dump"
+    """`pg_dump` and `pg_restore` as docs/deploy.md has them, and `hpo export` of one study."""
+    count, epochs = (
+        team.sql("select count(*) from trials"),
+        team.sql("select count(*) from hpo.epoch"),
     )
-    run(team.engine, "exec", "-e", secret, server, "sh", "-c", inside)
-    assert team.sql("select count(*) from trials", "again") == count
+    server = team.ids("postgres")[0]
+    inside = (team.engine, "exec", "-i", server)
+    dump = team.folder / "hpo.dump"
+    with dump.open("wb") as file:
+        words = [*inside, "pg_dump", "-U", "postgres", "-Fc", "hpo"]
+        subprocess.run(words, stdout=file, check=True)
+    team.sql("delete from hpo.epoch")
+    assert team.sql("select count(*) from hpo.epoch") == ["0"]
+    with dump.open("rb") as file:
+        words = [*inside, "pg_restore", "-U", "postgres", "-d", "hpo", "--clean", "--if-exists"]
+        subprocess.run([*words, "--exit-on-error"], stdin=file, check=True)
+    assert team.sql("select count(*) from hpo.epoch") == epochs
+    assert team.sql("select count(*) from trials") == count
+    assert team.page("/api/studies")[0] == 200  # the reader may still read
     team.hpo("export", "/work/study.json.gz", "--study", STUDY)
     assert (team.work / "study.json.gz").stat().st_size > 1000
 
@@ -278,6 +330,7 @@ def test_init_again_changes_nothing_and_a_new_password_counts(team: Team) -> Non
         ("bucket", "hpo"),
     ):
         assert "there" in found[part], again.stdout
+    assert "Updating database tables" in again.stdout + again.stderr
     url = "postgresql://hpo_reader@postgres/hpo"
     for password, works in ((new, True), (old, False)):
         node = team.ids("worker", stopped=False)[0]

@@ -108,8 +108,40 @@ def test_our_containers_have_no_more_rights_than_they_need(name: str) -> None:
     assert one["cap_drop"] == ["ALL"]
     assert one["security_opt"] == ["no-new-privileges:true"]
     assert one["tmpfs"] == ["/tmp"]  # noqa: S108 - of the container
-    assert not {"privileged", "cap_add", "user", "pid", "ipc"} & set(one)
-    assert all(not str(volume).startswith((".", "/")) for volume in one.get("volumes", ()))
+    assert not {"privileged", "cap_add", "pid", "ipc", "network_mode"} & set(one)
+    mounted = [volume for volume in one.get("volumes", ()) if volume.startswith((".", "/"))]
+    assert mounted == (["./work:/work"] if name == "hpo" else [])
+    assert name == "hpo" or "user" not in one  # the image's own
+
+
+def test_pages_answer_to_their_own_names_only() -> None:
+    """Neither MLflow nor the dashboard takes a request for any host, and one only reads."""
+    hosts = SERVICES["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert {host.partition(":")[0] for host in hosts} == {"mlflow", "localhost", "127.0.0.1"}
+    assert SERVICES["dashboard"]["environment"]["HPO_DASHBOARD_HOSTS"] == "dashboard"
+
+
+def test_the_gpu_profile_takes_nvidia_devices() -> None:
+    """Nobody else does, and it starts only when it is asked for."""
+    wanting = [name for name, one in SERVICES.items() if "nvidia" in str(one.get("deploy"))]
+    assert wanting == ["worker-gpu"]
+    assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
+
+
+def test_the_proxys_rules_hold_for_every_page() -> None:
+    """A login everywhere but at the health page, and what is dropped is dropped everywhere."""
+    text = re.sub(r"#.*", "", (DEPLOY / "proxy" / "nginx.conf").read_text())
+    head, *locations = re.split(r"\blocation\b", text)
+    assert 'auth_basic "hpo";' in head
+    assert "auth_basic_user_file" in head
+    assert "if ($of_another_site) { return 403; }" in head
+    for name in ("Authorization", "Origin"):
+        assert f'proxy_set_header {name} "";' in head
+    # nginx: a place with one of these of its own inherits none of those above it
+    assert all("proxy_set_header" not in one and "add_header" not in one for one in locations)
+    assert [one.split("{")[0].split() for one in locations if "auth_basic off" in one] == [
+        ["=", "/healthz"]
+    ]
 
 
 def test_images_are_of_one_version_each() -> None:
