@@ -23,7 +23,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from hpo.dashboard_doors import only_for, only_reading, with_health
+from hpo.dashboard_doors import for_any_client, only_for, only_reading, with_health
 from hpo.database import schema
 from hpo.database.engine import follow, make_engine, storage_url
 from hpo.database.failures import explain, is_passing
@@ -84,7 +84,7 @@ def dashboard(
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         store = FileSystemArtifactStore(folder)
-    app = wsgi(storage, artifact_store=store)
+    app = for_any_client(wsgi(storage, artifact_store=store))
     if env.get("HPO_DASHBOARD_READ_ONLY") == "1" or not may_write(engine):
         log.info("It only reads: nobody can finish, change or delete a study here.")
         app = only_reading(app)

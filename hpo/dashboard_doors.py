@@ -23,6 +23,16 @@ HEALTH = "/healthz"
 READING = ("GET", "HEAD", "OPTIONS")
 
 
+def for_any_client(app: WSGIApplication) -> WSGIApplication:
+    """`app`, asked as by a browser: optuna-dashboard fails where no Accept-Encoding is sent."""
+
+    def asked(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "")
+        return app(environ, start)
+
+    return asked
+
+
 def only_for(app: WSGIApplication, hosts: Collection[str] = ()) -> WSGIApplication:
     """`app`, refusing requests whose Host or Origin is neither loopback nor one of `hosts`."""
     welcome = {*LOOPBACK, *(host.lower() for host in hosts)}

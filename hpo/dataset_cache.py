@@ -17,10 +17,10 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from hpo.dataset_store import require_room
+from hpo.dataset_store import keeping, require_room, size_text
 from hpo.datasets.fingerprint import fingerprint as fingerprint_of
 from hpo.datasets.packing import YAML_NAME, unpack
-from hpo.errors import DatasetError, UsageError, WeightsError
+from hpo.errors import DatasetError, WeightsError
 from hpo.file_lock import file_lock, try_lock
 
 if TYPE_CHECKING:
@@ -60,11 +60,15 @@ class DatasetCache:
         """The data YAML of a dataset that is here whole; None where it is not, or was damaged.
 
         It stays until this process ends: nobody removes it meanwhile.
+
+        Raises:
+            UsageError: the cache cannot be written.
         """
-        if not (self.folder / fingerprint).is_dir():
-            return None
-        self._hold(fingerprint)  # first: else it may be removed while it is looked at
-        return self._whole(fingerprint)
+        with keeping(self.folder):
+            if not (self.folder / fingerprint).is_dir():
+                return None
+            self._hold(fingerprint)  # first: else it may be removed while it is looked at
+            return self._whole(fingerprint)
 
     def fetched(self, wanted: Pushed, store: ArtifactStore, say: Callable[[str], None]) -> Path:
         """The data YAML of a dataset, fetched unless it is here; others meanwhile wait.
@@ -82,8 +86,8 @@ class DatasetCache:
             StoreError: the store is gone.
             UsageError: the cache cannot be written.
         """
-        name = f"{wanted.fingerprint[:12]}, {wanted.bytes / GB:.2f} GB"
-        try:
+        name = f"{wanted.fingerprint[:12]}, {size_text(wanted.bytes)}"
+        with keeping(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._hold(wanted.fingerprint)
             with self._fetching(wanted.fingerprint, lambda: say(f"waiting for the dataset {name}: "
@@ -93,18 +97,18 @@ class DatasetCache:
                     say(f"fetching the dataset {name}, from {store.place}")
                     found = self._fetch(wanted, store)
                 return found
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise UsageError(
-                f"datasets cannot be kept in {self.folder}: {error.strerror}",
-                hint="Set HPO_DATASET_CACHE to a folder that can be written.",
-            ) from error
 
     def entries(self) -> dict[str, int]:
-        """Fingerprint -> bytes of each dataset that is here, the longest unused first."""
-        if not self.folder.is_dir():
-            return {}
-        found = [e for e in self.folder.iterdir() if len(e.name) == _HEX and e.is_dir()]
-        return {entry.name: _bytes(entry) for entry in sorted(found, key=self._used_at)}
+        """Fingerprint -> bytes of each dataset that is here, the longest unused first.
+
+        Raises:
+            UsageError: the cache cannot be read.
+        """
+        with keeping(self.folder):
+            if not self.folder.is_dir():
+                return {}
+            found = [e for e in self.folder.iterdir() if len(e.name) == _HEX and e.is_dir()]
+            return {entry.name: _bytes(entry) for entry in sorted(found, key=self._used_at)}
 
     def _whole(self, fingerprint: str) -> Path | None:
         """Its YAML where its content is what it shall be; quick on a second look."""
@@ -226,7 +230,7 @@ def _require_same(wanted: Pushed, found: str, store: ArtifactStore) -> None:
             f"the archive {wanted.sha256[:12]} in {store.place} holds the dataset {found[:12]}, "
             f"PostgreSQL says that it is {wanted.fingerprint[:12]}",
             hint="It is not used. Push the dataset again from a machine that has it: "
-            "`hpo data push DATA`.",
+            "`hpo data push --again DATA`.",
         )
 
 

@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 
     from hpo.artifacts.store import ArtifactStore
 
+KB, MB, GB = 1e3, 1e6, 1e9
 _DRAFT = ".packing-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What a folder says that is none, is another's, or lies where nobody can write
+_NO_PLACE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST,
+    errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENODEV, errno.ENOLCK,
+    errno.EOPNOTSUPP,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,9 +90,12 @@ def push(
     *,
     scratch: Path,
     by: str,
+    again: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Pushed, bool]:
     """Put a dataset into the store and record it, unless it is there.
+
+    Whether what is there was altered is not looked at: that would take reading all of it.
 
     Args:
         engine: the database.
@@ -93,6 +104,7 @@ def push(
         fingerprint: of its content, as just computed.
         scratch: a folder with room for its archive; it is made.
         by: who pushes it, `user@host`.
+        again: put it there anew in any case; what is recorded is replaced.
         progress: called with (files packed, files in all).
 
     Returns:
@@ -101,6 +113,7 @@ def push(
     Raises:
         UsageError: the same files were pushed with other keys in their data YAML.
         DatasetError: it cannot be packed, or changed meanwhile.
+        UsageError: `scratch` cannot be written.
         StorageFullError: `scratch` has no room.
         StoreError: the store is gone or full.
     """
@@ -109,7 +122,7 @@ def push(
     known = pushed(engine, fingerprint)
     if known is not None:
         _require_same_keys(data, known, keys)
-        if store.size_of(known.sha256) == known.bytes:
+        if not again and store.size_of(known.sha256) == known.bytes:
             return known, False
     with _draft(scratch, packed_bytes(dataset)) as archive:
         if pack(data, archive, progress=progress) != fingerprint:
@@ -151,13 +164,16 @@ def _draft(folder: Path, needed: int) -> Iterator[BinaryIO]:
 
     Raises:
         StorageFullError: the folder has no room for it.
+        UsageError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{_DRAFT}*"):
-        _remove_if_left(left)
-    require_room(folder, needed, "to pack the dataset")
     path = folder / f"{_DRAFT}{uuid.uuid4().hex}"
-    with path.open("xb") as file:
+    with keeping(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{_DRAFT}*"):
+            _remove_if_left(left)
+        require_room(folder, needed, "to pack the dataset")
+        draft = path.open("xb")
+    with draft as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # says that its writer lives
         try:
             yield file
@@ -175,14 +191,45 @@ def require_room(folder: Path, needed: int, what: str, cause: OSError | None = N
         StorageFullError: there are fewer free bytes than `needed`.
     """
     free = shutil.disk_usage(folder).free
-    full = free < needed if cause is None else cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = free < needed if cause is None else cause.errno in _FULL
     if full:
         raise StorageFullError(
-            f"no space left in {folder} {what}: {needed / 1e9:.2f} GB wanted, {free / 1e9:.2f} GB "
-            "free",
+            f"no space left in {folder} {what}: {size_text(needed)} wanted, {size_text(free)} free",
             hint=f"Free some space (`df -h {folder}` shows it), or set HPO_DATASET_CACHE to a "
             "folder with room.",
         ) from cause
+
+
+@contextmanager
+def keeping(folder: Path) -> Iterator[None]:
+    """What the system says of the cache's folder, in our words.
+
+    Raises:
+        UsageError: datasets cannot be kept in it.
+        StorageFullError: its device is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFullError(
+                f"no space left for datasets in {folder}",
+                hint=f"Free some space (`df -h {folder}` shows it), or set HPO_DATASET_CACHE to a "
+                "folder with room.",
+            ) from error
+        if error.errno not in _NO_PLACE:
+            raise
+        raise UsageError(
+            f"datasets cannot be kept in {folder}: {error.strerror}",
+            hint="Set HPO_DATASET_CACHE to a folder that can be written.",
+        ) from error
+
+
+def size_text(size: float) -> str:
+    """`1.25 GB`, `3.2 MB` or `14.0 kB`."""
+    if size >= GB:
+        return f"{size / GB:.2f} GB"
+    return f"{size / MB:.1f} MB" if size >= MB else f"{size / KB:.1f} kB"
 
 
 def _remove_if_left(draft: Path) -> None:

@@ -17,6 +17,7 @@ HpoError                      exit 1: the thing asked for failed
 │   └── StoreError            the artifact store, which may also be full
 ├── SchemaError               the database's tables are not those of this version
 ├── MismatchError             this machine's code or data is not what the study was made with
+│   └── MissingDatasetError   exit 2, a UsageError too: the data is neither here nor pushed
 ├── TrialError                a trial ends FAIL; its `reason` is one of TRIAL_FAIL_REASONS
 ├── RepeatedFailureError      trials in a row that fail with the same error
 ├── ChampionError             the champion on record or in MLflow is not what the act needs
@@ -100,7 +101,17 @@ class DatasetError(FaultsError):
 
 
 class NodesError(FaultsError):
-    """Nodes of a Ray cluster that cannot run workers, and why each cannot."""
+    """Nodes of a Ray cluster that cannot run workers, and why each cannot.
+
+    Attributes:
+        passing: whether services that they cannot reach are all that they lack; exit code 3 then.
+    """
+
+    def __init__(self, what: str, faults: Sequence[str], *, passing: bool = False) -> None:
+        super().__init__(what, faults)
+        self.passing = passing
+        if passing:
+            self.exit_code = ServiceError.exit_code
 
 
 class UnknownStudyError(UsageError):
@@ -143,6 +154,10 @@ class SchemaError(HpoError):
 
 class MismatchError(HpoError):
     """This machine's code or data differs from what the study was created with."""
+
+
+class MissingDatasetError(MismatchError, UsageError):
+    """A study's dataset is not whole on this machine, and was not pushed to the artifact store."""
 
 
 class TrialError(HpoError):

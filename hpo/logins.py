@@ -1,6 +1,7 @@
 """The URLs that `hpo provision` is given -> checked logins; knows no server.
 
-Every fault of all of them is told at once, and none with a password in it.
+Every fault of all of them is told at once, and none with a password in it. The secrets of other
+parts are looked at beside them: who leaves an example's in one place does so in others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 ADMIN, SERVICE = "HPO_ADMIN_STORAGE", "HPO_STORAGE"
 MLFLOW, READER = "MLFLOW_BACKEND_STORE_URI", "HPO_READER_STORAGE"
+# variable -> the one with the name that it goes with
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "AWS_ACCESS_KEY_ID",
+    "RAY_AUTH_TOKEN": "",
+    "PROXY_PASSWORD": "PROXY_USER",
+}
 SHORTEST = 8  # characters of a password
 # What examples, images and tutorials are full of; compared without case and punctuation
 _KNOWN = (
@@ -55,7 +62,8 @@ def read_logins(env: Mapping[str, str]) -> Logins:
     """The logins that the environment names.
 
     Raises:
-        FaultsError: something about them is wrong, or a password is an example's.
+        FaultsError: something about them is wrong, or a password is an example's; also another
+            secret of the environment.
         UsageError: HPO_STORAGE is not set.
     """
     if not env.get(SERVICE):
@@ -73,9 +81,10 @@ def read_logins(env: Mapping[str, str]) -> Logins:
             except UsageError as error:
                 faults.append(f"{name}: {error}")
     faults += _faults(found)
+    faults += _secret_faults(env)
     if faults:
         raise FaultsError(
-            "the roles' URLs",
+            "the roles' URLs and the secrets beside them",
             faults,
             hint="`deploy/make-env` writes a file with random passwords; "
             "`openssl rand -hex 24` makes one.",
@@ -113,6 +122,12 @@ def _faults(found: Mapping[str, Login]) -> Iterator[str]:
         yield f"{MLFLOW}: the database '{mlflow.database}' is the studies'; MLflow needs its own"
     if service and reader and service.database != reader.database:
         yield f"{READER}: '{reader.database}' is not the database of {SERVICE}"
+
+
+def _secret_faults(env: Mapping[str, str]) -> Iterator[str]:
+    for variable, whose in SECRETS.items():
+        if env.get(variable) and (why := weakness(env[variable], env.get(whose, ""))):
+            yield f"{variable}: its value {why}"
 
 
 def weakness(password: str, role: str) -> str:

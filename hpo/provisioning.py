@@ -21,11 +21,12 @@ from hpo.database import schema
 from hpo.database.administrator import Administrator, administrator
 from hpo.database.engine import make_engine
 from hpo.database.failures import explain, is_passing
-from hpo.database.grants import (
-    close_database,
+from hpo.database.grants import close_database, let_read
+from hpo.database.ownership import (
+    close_large_objects,
     close_schema,
+    give_back,
     hand_over,
-    let_read,
     needs_administrator,
 )
 from hpo.database.roles import (
@@ -33,6 +34,7 @@ from hpo.database.roles import (
     become,
     ensure_owned_database,
     ensure_role,
+    give_back_database,
     refuse_memberships,
     set_role,
 )
@@ -42,7 +44,7 @@ from hpo.errors import DatabaseError, ServiceError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from hpo.database.roles import Login
     from hpo.logins import Logins
@@ -64,6 +66,7 @@ class Provisioned:
         databases: each owned by its role and closed to all others.
         revision: of the schema `hpo`.
         handed_over: how many tables and types were another role's, and are the service's now.
+        given_back: on how many things an owner lacked a right of its own, and has it again.
         reader: the role that may read the studies' database and nothing else; None for nobody.
         bucket: S3 bucket of HPO_ARTIFACTS -> made or there; {} where it names a folder.
     """
@@ -72,6 +75,7 @@ class Provisioned:
     databases: dict[str, str] = field(default_factory=dict)
     revision: str = schema.HEAD
     handed_over: int = 0
+    given_back: int = 0
     reader: str | None = None
     bucket: dict[str, str] = field(default_factory=dict)
 
@@ -135,37 +139,49 @@ def _make_roles(admin: Administrator, logins: Logins, done: Provisioned) -> None
     for owner in (logins.service, logins.mlflow):
         if owner is not None:
             done.databases[owner.database] = _word(ensure_owned_database(admin, owner))
+            done.given_back += give_back_database(admin, owner)
 
 
 def _take_over(admin: Administrator, url: str, service: Login) -> int:
     """Give the service what another role made in its database, as where an older version ran."""
     with _as_owner(service) as engine, engine.connect() as connection:
-        if not needs_administrator(connection):
+        if not needs_administrator(connection, superuser=admin.superuser):
             return 0
     inside = with_database(url, service.database)
     with become(admin, service.role), administrator(inside) as within:
         count = hand_over(within, service.role)
         close_schema(within, service.role)
+        close_large_objects(within)
         return count
 
 
 def _fill(logins: Logins, done: Provisioned) -> None:
     """Tables and rights, as the databases' owners."""
     with _as_owner(logins.service) as engine:
+        # First what was revoked from the owner, without which its tables cannot be looked at
+        with _granting(engine) as connection:
+            done.given_back += give_back(connection)
         schema.upgrade(engine)
-        with engine.begin() as connection:
-            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        with _granting(engine) as connection:
             close_database(connection)
             if logins.reader is not None:
                 let_read(connection, logins.reader.role)
                 done.reader = logins.reader.role
     if logins.mlflow is not None:
-        with _as_owner(logins.mlflow) as engine, engine.begin() as connection:
-            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        with _as_owner(logins.mlflow) as engine, _granting(engine) as connection:
+            done.given_back += give_back(connection)
             close_database(connection)
     for owner in (logins.service, logins.mlflow):
         if owner is not None:
             done.databases.setdefault(owner.database, "there")
+
+
+@contextmanager
+def _granting(engine: Engine) -> Iterator[Connection]:
+    """A transaction that is the only one which grants in its database."""
+    with engine.begin() as connection:
+        connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        yield connection
 
 
 @contextmanager

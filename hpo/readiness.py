@@ -15,7 +15,7 @@ from hpo.dataset_store import pushed
 from hpo.datasets.builtin import BUILT_IN, resolve
 from hpo.datasets.fingerprint import fingerprint
 from hpo.datasets.held_out import held_out, simulated_fingerprint
-from hpo.errors import DatasetError, MismatchError, WeightsError
+from hpo.errors import DatasetError, MismatchError, MissingDatasetError, WeightsError
 from hpo.trainer import load_trainer
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def require_same(
         say: told what takes long.
 
     Raises:
+        MissingDatasetError: the data is neither here nor pushed.
         MismatchError: the spec, the trainer's code or the data differs; it says which.
         WeightsError: the pushed copy is gone from the artifact store, or was altered.
         StoreError: the artifact store is gone.
@@ -148,8 +149,8 @@ def _resolved(study: Study, settings: Settings) -> Path:
         raise _needed(study, error) from error
 
 
-def _needed(study: Study, error: DatasetError) -> MismatchError:
-    return MismatchError(
+def _needed(study: Study, error: DatasetError) -> MissingDatasetError:
+    return MissingDatasetError(
         f"the study '{study.name}' needs the dataset {study.spec.data}, which is not whole on "
         f"this machine and was not pushed: {error}",
         hint=_to_push(study),
@@ -182,14 +183,16 @@ def _pushed_copy(
     except WeightsError as lost:
         raise WeightsError(
             f"the dataset of '{study.name}' was pushed, and cannot be fetched: {lost}",
-            hint=f"{lost.hint} {_to_push(study)}".strip(),
+            hint=f"{lost.hint} {_to_push(study, again=True)}".strip(),
         ) from lost
 
 
-def _to_push(study: Study) -> str:
+def _to_push(study: Study, *, again: bool = False) -> str:
+    """The command that pushes it; `again` where it is on record, and what is stored is bad."""
     if study.spec.data in BUILT_IN:
         return ""
-    return f"On the machine that has it: `hpo data push --study {study.name}`."
+    anew = "--again " if again else ""
+    return f"On the machine that has it: `hpo data push {anew}--study {study.name}`."
 
 
 def _split_of(study: Study, data: Path, settings: Settings) -> str:

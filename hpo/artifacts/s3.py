@@ -8,13 +8,13 @@ boto3 puts the bucket into the path and not into the host's name, as IP addresse
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from hpo.artifacts.s3_client import ATTEMPTS, open_client
 from hpo.artifacts.s3_failures import is_missing, meaning, no_s3, refusal
 from hpo.artifacts.store import (
     CHUNK,
@@ -26,7 +26,7 @@ from hpo.artifacts.store import (
     refuse_objects,
     sha256_of,
 )
-from hpo.errors import StoreError, UsageError
+from hpo.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -35,10 +35,7 @@ if TYPE_CHECKING:
 PART_BYTES = 8 << 20  # larger files go up in parts of this size
 _PARTS_AT_ONCE = 4  # of one file; each takes a thread and a part's memory
 _PROBE = b"?"  # written and read back
-_REDIRECTS = (301, 302, 307)
 _AT_ONCE = 1000  # keys that one request may delete, S3's limit
-# A caller hears within a minute that the store is away; it waits and repeats the call itself
-_CONNECT_S, _READ_S, _ATTEMPTS = 5, 20, 3
 
 
 class S3Store:
@@ -157,12 +154,12 @@ class S3Store:
         """
         from botocore.exceptions import BotoCoreError
 
-        done, left = 0, _ATTEMPTS  # tries without a byte in between
+        done, left = 0, ATTEMPTS  # tries without a byte in between
         while True:
             try:
                 with closing(answer["Body"]) as body:
                     for chunk in body.iter_chunks(CHUNK):
-                        done, left = done + len(chunk), _ATTEMPTS
+                        done, left = done + len(chunk), ATTEMPTS
                         yield chunk
             except BotoCoreError:
                 left -= 1
@@ -226,46 +223,5 @@ class S3Store:
         """The one client of this store; boto3's clients may be shared by threads once made."""
         with self._opening:
             if self._opened is None:
-                try:
-                    self._opened = _open()
-                except ValueError as error:  # AWS_ENDPOINT_URL or the region is no such thing
-                    raise UsageError(
-                        f"artifacts in {self.place} cannot be reached: {error}",
-                        hint="Correct AWS_ENDPOINT_URL, for instance http://HOST:PORT.",
-                    ) from error
+                self._opened = open_client(self.place)
             return self._opened
-
-
-def _open() -> Any:
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        connect_timeout=_CONNECT_S,
-        read_timeout=_READ_S,
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-        response_checksum_validation="when_required",  # the sha256 is checked in any case
-    )
-    # boto3 itself reads AWS_DEFAULT_REGION and ~/.aws, but not the name that other SDKs share.
-    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
-    # A session of our own: making a client of the common one is not thread-safe.
-    client = boto3.session.Session().client("s3", config=config, region_name=region)
-    if "@" in client.meta.endpoint_url:  # boto3 would not use them, and show them in its errors
-        raise ValueError(
-            "the endpoint's URL holds a user or a key: they have variables of their own"
-        )
-    client.meta.events.register_first("needs-retry.s3", _ask_no_further)
-    return client
-
-
-def _ask_no_further(request_dict: dict[str, Any], response: Any, **_: Any) -> None:
-    """Take a redirection that names no region as it is.
-
-    boto3 then asks for the bucket's region, is redirected again, and asks again without an end: so
-    answers a web server that sends http to https, or everybody to its login.
-    """
-    if response is None or response[0].status_code not in _REDIRECTS:
-        return
-    named = response[0].headers.get("x-amz-bucket-region") or response[1]["Error"].get("Region")
-    if not named:
-        request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True

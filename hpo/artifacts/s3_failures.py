@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import ssl
 from typing import Any
 
 from hpo.errors import StoreError, UsageError
@@ -18,6 +20,13 @@ _REGION = (
 )
 # Answers of the kind «your fault» that nevertheless pass: timeout, conflict, too many requests
 _PASSING_STATUS = (408, 409, 425, 429)
+# What OpenSSL says of a first answer that is not TLS, by its version
+_NO_TLS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG")
+# Amazon's names of buckets (general purpose); most other servers take no others either
+_NAME = re.compile(
+    r"(?!xn--|sthree-|amzn-s3-demo-|.*\.\.|\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+    r"(?<!-s3alias)(?<!--ol-s3)(?<!\.mrap)(?<!--x-s3)(?<!--table-s3)"
+)
 _RIGHTS = (
     "s3:PutObject, s3:GetObject, s3:DeleteObject, s3:AbortMultipartUpload, s3:ListBucket and "
     "s3:ListBucketMultipartUploads"
@@ -39,7 +48,8 @@ def meaning(error: BaseException, place: str) -> StoreError:
         )
     return StoreError(
         f"artifacts in {place} cannot be reached: {words}",
-        hint="Check HPO_ARTIFACTS, AWS_ENDPOINT_URL and the AWS credentials with `hpo doctor`.",
+        hint=_of_tls(error)[1]
+        or "Check HPO_ARTIFACTS, AWS_ENDPOINT_URL and the AWS credentials with `hpo doctor`.",
     )
 
 
@@ -56,7 +66,7 @@ def refusal(error: BaseException | None, place: str, bucket: str) -> UsageError 
     if error is None or not _is_final(error):
         return None
     code, _, words = _answer(error)
-    hint = _of_region(error) or _mend(code, bucket)
+    hint = _of_region(error) or _of_tls(error)[1] or _mend(code, bucket)
     return UsageError(f"artifacts cannot be written to {place}: {words}", hint=hint)
 
 
@@ -73,7 +83,21 @@ def _is_final(error: BaseException) -> bool:
         botocore.CredentialRetrievalError,
         botocore.TokenRetrievalError,
     )
-    return not isinstance(error, passing)
+    return bool(_of_tls(error)[0]) or not isinstance(error, passing)
+
+
+def _of_tls(error: BaseException) -> tuple[str, str]:
+    """What is wrong with the encryption, and its mend; "" and "" where it is something else."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        said = f"the server's certificate is not trusted here: {cause.verify_message}"
+        return said, "Set AWS_CA_BUNDLE to the certificates of its authority (a PEM file)."
+    if cause is not None and cause.reason in _NO_TLS:
+        said = f"asked with https://, the server answers in plain http, not TLS ({cause.reason})"
+        return said, "Begin AWS_ENDPOINT_URL with http://, or give the port that speaks https."
+    return "", ""
 
 
 def _of_region(error: BaseException) -> str:
@@ -89,6 +113,12 @@ def _of_region(error: BaseException) -> str:
 
 
 def _mend(code: str, bucket: str) -> str:
+    if code in ("NoSuchBucket", "InvalidBucketName") and not _NAME.fullmatch(bucket):
+        return (
+            f"Correct HPO_ARTIFACTS: no bucket can be called '{bucket}'. A name has 3 to 63 "
+            "lower-case letters, digits, hyphens and dots, and some beginnings and ends are "
+            "Amazon's own."
+        )
     if code == "NoSuchBucket":
         return f"Make it, for instance with `aws s3 mb s3://{bucket}`, or correct HPO_ARTIFACTS."
     if code in ("NoCredentialsError", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
@@ -108,4 +138,6 @@ def _answer(error: BaseException) -> tuple[str, int, str]:
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if status and (not code or code in _REDIRECTED):
         return code, status, f"HTTP status {status}, and not as S3 writes it: is it an S3 server?"
-    return code, status, f"{code}: {said['Message']}" if said.get("Message") else str(error)
+    if said.get("Message"):
+        return code, status, f"{code}: {said['Message']}"
+    return code, status, _of_tls(error)[0] or str(error)

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from hpo.dataset_store import Pushed
     from hpo.study import Study
 
-MB, GB = 1e6, 1e9
-
 
 @click.command("push")
 @click.argument("name", metavar="[DATA]", required=False)
 @click.option("--study", "study_name", metavar="NAME", help="The study whose dataset it is to be.")
+@click.option("--again", is_flag=True, help="Put it there anew: mends an archive that was altered.")
 @json_option
-def push_command(name: str | None, study_name: str | None, *, as_json: bool) -> None:
+def push_command(name: str | None, study_name: str | None, *, again: bool, as_json: bool) -> None:
     """Put a dataset into the artifact store, for machines that lack it.
 
-    A worker whose machine lacks a study's dataset fetches it once into a local cache. Pushing one
-    again does nothing. With --study, DATA must be what that study was created with; without DATA
-    it is the study's own path. The built-in set is drawn on each machine and needs no push.
+    A worker whose machine lacks a study's dataset fetches it once into a local cache. Where it is
+    there already, in its size, nothing is done, unless --again asks for it. With --study, DATA must
+    be what that study was created with; without DATA it is the study's own path. The built-in set
+    is drawn on each machine and needs no push.
     """
     from hpo.artifacts.opening import open_store
     from hpo.cli.project import plainly
@@ -52,7 +52,7 @@ def push_command(name: str | None, study_name: str | None, *, as_json: bool) -> 
                 _drawn(study.spec.data if study else name, as_json=as_json)
                 return
             open_store(settings).require_writable()
-            found, new = _pushed(engine, settings, data, study)
+            found, new = _pushed(engine, settings, data, study, again=again)
     finally:
         engine.dispose()
     place = open_store(settings).place
@@ -60,8 +60,10 @@ def push_command(name: str | None, study_name: str | None, *, as_json: bool) -> 
     document.pop("studies")
 
     def text() -> None:
+        from hpo.dataset_store import size_text
+
         done = "Pushed" if new else "Is there already, nothing to push:"
-        click.echo(f"{done} {data}: {_images(found)}, {_size(found.bytes)}, in {place}")
+        click.echo(f"{done} {data}: {_images(found)}, {size_text(found.bytes)}, in {place}")
         click.echo(f"  fingerprint {found.fingerprint}")
 
     show(as_json, document, text)
@@ -99,7 +101,7 @@ def _meant(name: str | None, study: Study | None, settings: Settings) -> Path | 
 
 
 def _pushed(
-    engine: Engine, settings: Settings, data: Path, study: Study | None
+    engine: Engine, settings: Settings, data: Path, study: Study | None, *, again: bool
 ) -> tuple[Pushed, bool]:
     from hpo.artifacts.opening import open_store
     from hpo.dataset_store import push
@@ -117,7 +119,7 @@ def _pushed(
     with progress("files packed") as told:
         return push(
             engine, open_store(settings), data, content,
-            scratch=settings.dataset_cache, by=actor(), progress=told,
+            scratch=settings.dataset_cache, by=actor(), again=again, progress=told,
         )  # fmt: skip
 
 
@@ -136,6 +138,8 @@ def _document(found: Pushed) -> dict[str, Any]:
 def _table(found: list[Pushed], here: dict[str, int]) -> None:
     from rich.table import Table
 
+    from hpo.dataset_store import size_text
+
     if not found:
         click.echo("No dataset was pushed. `hpo data push DATA` does that.")
         return
@@ -144,7 +148,7 @@ def _table(found: list[Pushed], here: dict[str, int]) -> None:
         table.add_column(title)
     for one in found:
         table.add_row(
-            one.fingerprint[:12], str(sum(one.images.values())), _size(one.bytes),
+            one.fingerprint[:12], str(sum(one.images.values())), size_text(one.bytes),
             one.pushed_at.isoformat(" ", "minutes"), one.pushed_by, ", ".join(one.studies),
             "yes" if one.fingerprint in here else "",
         )  # fmt: skip
@@ -153,7 +157,3 @@ def _table(found: list[Pushed], here: dict[str, int]) -> None:
 
 def _images(found: Pushed) -> str:
     return ", ".join(f"{count} {split}" for split, count in found.images.items()) + " images"
-
-
-def _size(size: int) -> str:
-    return f"{size / MB:.1f} MB" if size < GB else f"{size / GB:.2f} GB"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli.common import json_option, print_json
+from hpo.cli.failing import meaning
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ def _look(name: str, check: Callable[[Settings], str], settings: Settings) -> Fi
         return Finding(name, ok=False, seen=str(error), mend=error.hint)
     except OSError as error:
         return Finding(name, ok=False, seen=str(error), mend="Check the folder and its rights.")
+    except Exception as error:  # noqa: BLE001 - what one of them meets must not hide the others
+        told = meaning(error)
+        return Finding(name, ok=False, seen=str(told), mend=told.hint)
 
 
 def _python(settings: Settings) -> str:
@@ -96,12 +100,14 @@ def _device(settings: Settings) -> str:
 def _database(settings: Settings) -> str:
     from hpo.database import schema
     from hpo.database.engine import connect
+    from hpo.database.ownership import require_writing
     from hpo.study import list_studies
 
     engine = connect(settings)
     try:
         schema.check(engine)
         count = sum(study.parent_id is None for study in list_studies(engine))
+        require_writing(engine)
         return f"PostgreSQL answers at {engine.url.render_as_string()}; {count} studies"
     finally:
         engine.dispose()

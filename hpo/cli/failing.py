@@ -30,11 +30,12 @@ def run_guarded(cli: click.Group) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Exception as error:  # noqa: BLE001 - a user gets a message, HPO_DEBUG=1 the traceback
-        return _show(_meaning(error))
+        return _show(meaning(error))
     return result if isinstance(result, int) else 0
 
 
-def _meaning(error: Exception) -> HpoError:
+def meaning(error: Exception) -> HpoError:
+    """The error in words for a user, and what to do about it."""
     if isinstance(error, HpoError):
         return error
     if (refused := _of_database(error)) is not None:
@@ -53,10 +54,10 @@ def _of_database(error: Exception) -> HpoError | None:
     from hpo.database.url import normalise
     from hpo.settings import Settings
 
-    meaning = explain(cause, normalise(Settings.read().storage or "postgresql://hpo@localhost/hpo"))
-    if meaning is not None:
-        meaning.__cause__ = error
-    return meaning
+    plain = explain(cause, normalise(Settings.read().storage or "postgresql://hpo@localhost/hpo"))
+    if plain is not None:
+        plain.__cause__ = error
+    return plain
 
 
 def no_space(error: OSError) -> StorageFullError:

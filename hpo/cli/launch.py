@@ -84,8 +84,9 @@ def launch(
     stall_timeout_s = seconds_of("--stall-timeout", stall_timeout)
     settings, study = _choose(study_name)
     settings = with_checkpoints(settings, checkpoint_every)
+    address = address or settings.ray_address
     if detach:
-        _detach(settings, study, as_json=as_json)
+        _detach(settings, study, address, as_json=as_json)
         return 0
     from workers.ray_launcher.actor import Plan
     from workers.ray_launcher.base import Base
@@ -95,10 +96,9 @@ def launch(
     from workers.ray_launcher.room import nodes
     from workers.shift import Limits
 
-    address = address or settings.ray_address
     click.echo(f"hpo: starting {workers} workers on {address or 'a private Ray'}", err=True)
-    base = Base.of(settings, private=address is None)
-    with cluster(address, workers * cpus_per_worker), witnessed(base) as base:
+    told = Base.of(settings, study, private=address is None)
+    with cluster(address, workers * cpus_per_worker), witnessed(told, settings) as base:
         refuse_far_nodes(settings)
         if gpus_per_worker is None:
             gpus_per_worker = 1.0 if any(node.gpus for node in nodes()) else 0.0
@@ -179,10 +179,14 @@ def _end(study: Study, notes: list[str], errors: list[HpoError], *, as_json: boo
         raise errors[0]
 
 
-def _detach(settings: Settings, study: Study, *, as_json: bool) -> None:
+def _detach(settings: Settings, study: Study, address: str | None, *, as_json: bool) -> None:
     """Start the same command without --detach as a process of its own."""
     from hpo.background import start_background
 
+    if address:
+        from workers.ray_launcher.entry import enter
+
+        enter(address)  # a cluster that is not there is said here, not in a log alone
     arguments = [item for item in sys.argv[1:] if item not in ("--detach", "--json")]
     command = [sys.executable, "-m", "hpo.cli", *arguments]
     log = start_background(settings.home, f"launch-{study.name}", command)

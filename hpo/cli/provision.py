@@ -35,6 +35,9 @@ def provision_command(wait_s: float, as_json: bool) -> None:
     HPO_READER_STORAGE are made, with the passwords that stand there, and the databases that the
     first two own. Without it these exist, and get tables and rights alone. What is as it should
     be stays as it is.
+
+    Nothing is made where a password of these URLs is an example's or too short, nor where
+    AWS_SECRET_ACCESS_KEY, RAY_AUTH_TOKEN or PROXY_PASSWORD is set to such a one.
     """
     settings = Settings.read()
     done = provision(
@@ -55,6 +58,8 @@ def _print(done: Provisioned) -> None:
         click.echo(
             f"{done.handed_over} tables and types were another role's, and are its owner's now."
         )
+    if done.given_back:
+        click.echo(f"{done.given_back} things lacked a right of their owner's, which has it again.")
     click.echo(f"tables    schema hpo at {done.revision}")
     if done.reader:
         click.echo(f"reader    {done.reader} may read, and nothing else")

@@ -56,7 +56,7 @@ def list_studies(as_json: bool) -> None:
 def status(study_name: str | None, watch: bool, as_json: bool) -> None:
     """Show where a study stands: counts, best trial, workers, mirror, champion.
 
-    With --watch --json: one document a line.
+    With --watch --json: one document a line. Without a terminal, --watch prints what changed.
     """
     from hpo.status import status as read
 
@@ -79,14 +79,12 @@ def _watch(engine: Engine, study: Study, *, as_json: bool) -> None:
             if _is_over(document):
                 return
             time.sleep(WATCH_S)
-    from rich.live import Live
+    from hpo.cli.watch_view import watch_view
 
-    from hpo.cli.status_view import status_view
-
-    with Live(auto_refresh=False) as live:
+    with watch_view() as shown:
         while True:
             document = read(engine, study)
-            live.update(status_view(document), refresh=True)
+            shown.show(document)
             if _is_over(document):
                 return
             time.sleep(WATCH_S)

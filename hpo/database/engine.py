@@ -192,11 +192,13 @@ def persist(
             meaning = error if isinstance(error, DatabaseError) else explain(error, url)
             if meaning is None or cause is None:
                 raise
+            if not is_passing(cause):
+                raise meaning from cause
             now = time.monotonic()
             if failed_at is None:
                 failed_at = now
                 log.warning("%s; trying for %g s", meaning, patience_s)
-            if not is_passing(cause) or now - failed_at >= patience_s:
+            if now - failed_at >= patience_s:
                 raise meaning from cause
             pause = wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads workers, hides nothing
             if stop.wait(min(pause, failed_at + patience_s - now)):

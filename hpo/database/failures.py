@@ -22,6 +22,10 @@ PASSING_STATES = ("53300", "40001", "40P01")
 
 _CHECK_URL = "Check the URL in HPO_STORAGE."
 _CHECK_WAY = "Check host, port and firewall between here and there."
+_OWNERS_URL = (
+    "Put the URL of the role that owns it into HPO_STORAGE; `hpo provision` with "
+    "HPO_ADMIN_STORAGE makes that role and gives it its rights. "
+)
 _FEWER = "End other clients, or raise its max_connections."
 
 # pattern of the error's text in lower case -> (words after "PostgreSQL at HOST:PORT", hint).
@@ -37,7 +41,7 @@ _FINAL = {  # trying again cannot help
     ),
     "permission denied for database": (
         "gives user '{user}' no right to '{database}'",
-        "As its owner: GRANT CONNECT, CREATE ON DATABASE {database} TO {user};",
+        _OWNERS_URL + "Or, as its owner: GRANT CONNECT, CREATE ON DATABASE {database} TO {user};",
     ),
     "no pg_hba.conf entry.*no encryption": (
         "does not let user '{user}' in from this machine without encryption",

@@ -25,6 +25,7 @@ _WRITES = {
     "TRUNCATE": r"truncate\s+(?:table\s+)?",
 }
 _LOCKS = re.compile(r"\bfor\s+(?:no\s+key\s+)?(?:update|share)\b", re.IGNORECASE)
+_CANNOT = re.compile(r"cannot execute (.+) in a read-only transaction")
 _RIGHTS = {"sequence": "USAGE", "function": "EXECUTE", "procedure": "EXECUTE", "database": "CREATE"}
 _RELATIONS = ("table", "view", "materialized view", "foreign table")
 _ANOTHER_ROLE = "or put the URL of the service's own role into HPO_STORAGE"
@@ -39,23 +40,25 @@ def refusal(error: psycopg2.Error, statement: str, role: str, where: str) -> Dat
         role: whose right it is.
         where: the server, for the message.
     """
-    if error.pgcode == READ_ONLY:
-        return DatabaseError(
-            f"{where} lets the role '{role}' only read: {_first_line(error)}",
-            hint="Put the URL of the service's own role into HPO_STORAGE, on the primary server "
-            "and not on a standby.",
-        )
-    if error.pgcode != NO_RIGHT:
+    if error.pgcode not in (NO_RIGHT, READ_ONLY):
         return None
     # What a function did stands in the context, innermost first, and not in our statement.
     said = f"{error.diag.context or ''}\n{statement}"
+    if error.pgcode == READ_ONLY:
+        return DatabaseError(
+            f"{where}: the role '{role}' may only read here, and {_wanted(error, said)}",
+            hint="Put the URL of the service's own role, which owns the studies' database, into "
+            "HPO_STORAGE; `hpo provision` makes that role and gives it its rights. On a standby "
+            "nobody may write: name the primary server.",
+        )
     if denied := _DENIED.search(_first_line(error)):
         return _lacking(denied[1], denied[2], said, role, where)
     if owned := _NOT_OWNER.search(_first_line(error)):
         kind, name = owned.groups()
         return DatabaseError(
             f"{where}: the role '{role}' does not own the {kind} {_full(name, said)}",
-            hint="Run `hpo provision`, which makes the service's role the owner of its tables.",
+            hint="Run `hpo provision` with HPO_ADMIN_STORAGE, which makes the service's role the "
+            "owner of its tables.",
         )
     reason = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
     return DatabaseError(
@@ -74,6 +77,19 @@ def _lacking(kind: str, name: str, said: str, role: str, where: str) -> Database
         f"{where}: the role '{role}' lacks {right or 'a right'} on the {kind} {full}",
         hint=f"Run `hpo provision`, which gives each role its rights, {_ANOTHER_ROLE}{grant}",
     )
+
+
+def _wanted(error: psycopg2.Error, said: str) -> str:
+    """What a transaction that only reads was asked to write."""
+    cannot = _CANNOT.search(_first_line(error))
+    what = cannot[1] if cannot else "this"
+    verb = _WRITES.get(what, r"\bfrom\s+" if what.startswith("SELECT FOR") else None)
+    written = verb and re.search(rf"{verb}([\w\".]+)", said, re.IGNORECASE)
+    if not written:
+        return f"{what} writes"
+    right = what if what in _WRITES else "SELECT, UPDATE"
+    table = written[1].replace('"', "")
+    return f"{right} on the table {table} is needed"
 
 
 def _right(kind: str, name: str, said: str) -> str:

@@ -140,6 +140,28 @@ def ensure_owned_database(admin: Administrator, login: Login) -> bool:
     return not found
 
 
+def give_back_database(admin: Administrator, login: Login) -> bool:
+    """Give the owner of the login's database all rights on it again; whether it lacked one.
+
+    Without CONNECT it could not even grant itself the others.
+    """
+    lacking = admin.row(
+        "select 1 from pg_database where datname = %(name)s and exists ("
+        " select privilege_type from aclexplode(acldefault('d', datdba)) where grantee = datdba"
+        " except select privilege_type from aclexplode(datacl) where grantee = datdba)"
+        " and datacl is not null",
+        name=login.database,
+    )
+    if lacking:
+        with become(admin, login.role):
+            admin.run(
+                "GRANT ALL ON DATABASE {database} TO {role}",
+                database=login.database,
+                role=login.role,
+            )
+    return bool(lacking)
+
+
 @contextmanager
 def become(admin: Administrator, role: str) -> Iterator[None]:
     """Inside, the administrator may give things to `role`; a superuser may in any case.

@@ -229,5 +229,5 @@ def _extract(tar: tarfile.TarFile, info: tarfile.TarInfo, folder: Path) -> None:
 def _refusal(archive: object, why: str) -> WeightsError:
     return WeightsError(
         f"{archive} is no packed dataset: {why}",
-        hint="It is not used. Push the dataset again: `hpo data push DATA`.",
+        hint="It is not used. Push the dataset again: `hpo data push --again DATA`.",
     )

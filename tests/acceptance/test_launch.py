@@ -101,9 +101,13 @@ def test_far_nodes_with_the_private_postgresql_are_refused(project: Project, hea
 
 
 def test_a_cluster_that_is_not_there_is_said_so(project: Project) -> None:
-    """Exit 3 within seconds, with the address and the way out."""
+    """Exit 3 within seconds, with the address and the way out; nothing stays in the background."""
     make_study(project)
-    project.run("launch", "--address", f"127.0.0.1:{free_port()}", code=3, timeout_s=60)
+    nowhere = f"127.0.0.1:{free_port()}"
+    project.run("launch", "--address", nowhere, code=3, timeout_s=60)
+    said = project.run("launch", "--detach", "--address", nowhere, code=3, timeout_s=60)
+    assert "background" not in said
+    assert not list((project.folder / ".hpo").glob("background/*"))
 
 
 def test_ctrl_c_leaves_the_study_resumable(project: Project) -> None:

@@ -68,7 +68,8 @@ def test_unfit_nodes_are_left_out(cluster: RayCluster, tmp_path: Path) -> None:
     bare = cluster.add(ray=without_this_package(tmp_path / "bare"))
     poor = cluster.add(HPO_STORAGE=None)
     lost = cluster.add(HPO_HOME=str(tmp_path / "nowhere"))
-    alone = cluster.add(HPO_ARTIFACTS=str(tmp_path))
+    (tmp_path / "own" / "objects").mkdir(parents=True)
+    alone = cluster.add(HPO_ARTIFACTS=str(tmp_path / "own"))
     far = cluster.add(HPO_STORAGE="postgresql://nobody@127.0.0.1:9/none")
     said = refused(project, "--address", cluster.address, code=2)
     assert "none of the cluster's 5 nodes can run workers" in said
@@ -76,7 +77,7 @@ def test_unfit_nodes_are_left_out(cluster: RayCluster, tmp_path: Path) -> None:
     assert "has no hpo-service" in faults[bare.address]
     assert "it has no HPO_STORAGE" in faults[poor.address]
     assert f"no folder {tmp_path / 'nowhere'}" in faults[lost.address]
-    assert "is not the launching machine's folder here" in faults[alone.address]
+    assert "are not those of the launching machine" in faults[alone.address]
     assert "127.0.0.1:9" in faults[far.address]
     assert project.json("status")["budget"]["claimed"] == 0
 

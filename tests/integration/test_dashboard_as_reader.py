@@ -112,6 +112,20 @@ def test_every_page_loads_as_the_reader(reading: tuple[Dashboard, Server, int]) 
         assert dashboard.ask("GET", path)[0] == 200, path
 
 
+@pytest.mark.parametrize("path", ["/favicon.ico", "/static/bundle.js"])
+def test_a_client_that_names_no_encoding_is_served(
+    reading: tuple[Dashboard, Server, int], path: str
+) -> None:
+    """As curl and probes ask; the file comes as it is."""
+    connection = http.client.HTTPConnection("127.0.0.1", reading[0].port, timeout=60)
+    connection.putrequest("GET", path, skip_accept_encoding=True)
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Content-Encoding")) == (200, None)
+    assert answer.read()
+    connection.close()
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [

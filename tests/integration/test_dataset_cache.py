@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import shutil
 import signal
@@ -16,7 +17,7 @@ from sqlalchemy import text
 from hpo.artifacts.folder import FolderStore
 from hpo.artifacts.opening import open_store
 from hpo.dataset_cache import GB, DatasetCache
-from hpo.dataset_store import Pushed, pushed
+from hpo.dataset_store import Pushed, keeping, pushed, size_text
 from hpo.datasets.fingerprint import fingerprint
 from hpo.datasets.held_out import held_out
 from hpo.errors import StorageFullError, UsageError, WeightsError
@@ -200,10 +201,47 @@ def test_no_room_is_said_before_anything_is_fetched(
     assert DatasetCache(there).entries() == {}
 
 
-def test_a_cache_that_cannot_be_made_is_wrong_input(there: Settings, one: Pushed) -> None:
-    """With the variable that says where else."""
-    there.dataset_cache.parent.mkdir()
-    there.dataset_cache.write_text("a file")
-    with pytest.raises(UsageError, match="datasets cannot be kept") as why:
-        fetched(there, one)
-    assert "HPO_DATASET_CACHE" in why.value.hint
+@pytest.mark.parametrize("place", ["file", "file/cache", "/proc/none/cache", "dangling", "x" * 256])
+def test_a_cache_that_cannot_be_made_is_wrong_input(
+    there: Settings, one: Pushed, tmp_path: Path, data: Path, place: str
+) -> None:
+    """With the variable that says where else; to fetch one and to pack one."""
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("/proc/none")
+    odd = replace(there, dataset_cache=tmp_path / place)
+    for attempt in (lambda: fetched(odd, one), lambda: packed(odd, data)):
+        with pytest.raises(UsageError, match="datasets cannot be kept in") as why:
+            attempt()
+        assert "HPO_DATASET_CACHE" in why.value.hint
+
+
+def packed(settings: Settings, data: Path) -> None:
+    from hpo.dataset_store import _draft
+
+    with _draft(settings.dataset_cache, data.stat().st_size):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EROFS, UsageError), (errno.EACCES, UsageError), (errno.ENOSPC, StorageFullError),
+        (errno.EDQUOT, StorageFullError), (errno.EIO, OSError),
+    ],
+)  # fmt: skip
+def test_what_the_system_says_of_the_cache(
+    number: int, kind: type[Exception], tmp_path: Path
+) -> None:
+    """A place that nobody can write, a full one, and trouble that is not the cache's own."""
+    with pytest.raises(kind) as why, keeping(tmp_path):
+        raise OSError(number, "said")
+    assert isinstance(why.value, OSError) or "HPO_DATASET_CACHE" in why.value.hint  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(500, "0.5 kB"), (30_720, "30.7 kB"), (2_500_000, "2.5 MB"), (1_250_000_000, "1.25 GB")],
+)
+def test_no_size_reads_as_nothing(size: int, text: str) -> None:
+    """Small sets are no 0.00 GB."""
+    assert size_text(size) == text

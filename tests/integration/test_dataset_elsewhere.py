@@ -47,7 +47,7 @@ def test_two_projects_share_a_study_and_no_folder(
     (there / ".hpo").mkdir()
     shutil.move(here / "set", tmp_path / "aside")
     told = second.start("worker", "--study", "away")
-    assert told.wait(120) == 1
+    assert told.wait(120) == 2
     assert "hpo data push --study away" in second.logs()
     shutil.move(tmp_path / "aside", here / "set")
     pushed = first.json("data", "push", "--study", "away")

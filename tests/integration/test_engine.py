@@ -175,6 +175,19 @@ def test_a_connection_lost_in_mid_transaction_is_made_again(
     assert any("is back" in line for line in said)
 
 
+def test_a_lacking_right_is_not_waited_for(
+    role: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once, as the error, and nobody is told that it is tried again."""
+    engine = make_engine(role(""))
+    with pytest.raises(DatabaseError, match="lacks CREATE on the schema public"):
+        patient(
+            engine, lambda it: it.execute(text("CREATE TABLE public.mark (n int)")), patience_s=30
+        )
+    engine.dispose()
+    assert caplog.messages == []
+
+
 def test_patience_ends(database_url: str) -> None:
     """A server that stays away is given up with an error that says where it was looked for."""
     with socket.socket() as holder:

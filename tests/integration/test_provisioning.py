@@ -82,6 +82,9 @@ def test_the_reader_reads_all_and_writes_nothing(provisioned: Server) -> None:
         "create table hpo.mine (n int)",
         "create temporary table mine (n int)",
         "create schema mine",
+        "select lo_create(0)",
+        "select lo_creat(-1)",
+        "select lo_from_bytea(0, 'x')",
     ):
         with provisioned.engine("HPO_READER_STORAGE").connect() as connection:
             connection.execute(text("set transaction read write"))

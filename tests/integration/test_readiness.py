@@ -155,6 +155,16 @@ def test_what_nobody_pushed_is_told_with_the_command(
         with pytest.raises(MismatchError, match="was not pushed") as why:
             require_same(one, project, engine, fetch=fetch)
         assert f"hpo data push --study {one.name}" in why.value.hint
+        assert why.value.exit_code == 2
+
+
+def test_what_differs_is_no_wrong_input(project: Settings, data: Path, engine: Engine) -> None:
+    """The dataset is here, and another than the study's: exit code 1."""
+    one = on(data, project)
+    (data.parent / "labels/train/00000.txt").write_text("0 .5 .5 .2 .2\n")
+    with pytest.raises(MismatchError, match="has the fingerprint") as why:
+        require_same(one, project, engine)
+    assert why.value.exit_code == 1
 
 
 def test_a_pushed_copy_that_the_store_lost_is_told(
@@ -167,4 +177,4 @@ def test_a_pushed_copy_that_the_store_lost_is_told(
     shutil.rmtree(data.parent)
     with pytest.raises(WeightsError, match="was pushed, and cannot be fetched") as why:
         require_same(one, project, engine)
-    assert "hpo data push" in why.value.hint
+    assert f"hpo data push --again --study {one.name}" in why.value.hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from hpo.artifacts.folder import FolderStore
 from hpo.database.failures import explain
+from hpo.database.ownership import require_writing
 from hpo.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -63,25 +65,27 @@ def test_reading_commands_work_as_the_reader(
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "wanted"),
     [
-        ("stop", "--study", "seen"),
-        ("extend", "--trials", "7", "--study", "seen"),
-        ("create-study", "study.yaml"),
-        ("worker", "--study", "seen"),
-        ("delete", "--study", "seen", "--yes"),
+        (("stop", "--study", "seen"), "SELECT, UPDATE on the table studies"),
+        (("extend", "--trials", "7", "--study", "seen"), "SELECT, UPDATE on the table studies"),
+        (("create-study", "study.yaml"), "DELETE on the table hpo.lease"),
+        (("worker", "--study", "seen"), "INSERT on the table hpo.worker"),
+        (("delete", "--study", "seen", "--yes"), "SELECT, UPDATE on the table studies"),
     ],
 )
 def test_writing_commands_are_refused_in_words(
-    studied: Server, tmp_path: Path, words: tuple[str, ...]
+    studied: Server, tmp_path: Path, words: tuple[str, ...], wanted: str
 ) -> None:
-    """Exit code 3, the role's name, what it lacks and the mend, no traceback; nothing changed."""
+    """Exit code 3, the role's name, what it lacks and the mend, once; nothing changed."""
     FolderStore(tmp_path / ".hpo" / "artifacts").require_writable()
     (tmp_path / "study.yaml").write_text(STUDY)
     done = run(studied, tmp_path, *words, code=3)
     assert studied.role["reader"] in done.stderr
-    assert "only read" in done.stderr or "lacks" in done.stderr
-    assert "HPO_STORAGE" in done.stderr
+    assert "may only read" in done.stderr
+    assert f"{wanted} is needed" in done.stderr
+    assert "HPO_STORAGE; `hpo provision` makes that role" in done.stderr
+    assert "trying for" not in done.stderr
     assert "Traceback" not in done.stderr
     with studied.engine("HPO_STORAGE").connect() as connection:
         found = connection.execute(
@@ -136,6 +140,57 @@ def test_the_right_that_lacks_is_named(poor: Any) -> None:
         assert poor.engine.url.username in str(meaning), statement
         assert mend in meaning.hint, statement
         assert poor.engine.url.password not in str(meaning) + meaning.hint
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("select hpo.give_up(1, 1)", "lacks EXECUTE"),
+        ("delete from hpo.epoch", "DELETE on the table hpo.epoch is needed"),
+        ('update "hpo"."study" set spec = null', "UPDATE on the table hpo.study is needed"),
+        ("create table hpo.mine (n int)", "CREATE TABLE writes"),
+        ("select nextval('public.studies_study_id_seq')", "lacks USAGE on the sequence"),
+        ("create database mine", "CREATE DATABASE writes"),
+    ],
+)
+def test_what_a_reading_role_was_asked_to_write_is_named(
+    provisioned: Server, statement: str, words: str
+) -> None:
+    """In words of rights, and not only PostgreSQL's "cannot execute"."""
+    engine = provisioned.engine("HPO_READER_STORAGE").execution_options(
+        isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
+        connection.execute(text(statement))
+    assert words in str(explain(caught.value, provisioned.env["HPO_READER_STORAGE"]))
+
+
+def test_who_cannot_run_trials_is_told_why(server: Server) -> None:
+    """A reader, and the service's own role when a right of it is gone; else nothing is said."""
+    server.provision()
+    require_writing(server.engine("HPO_STORAGE"))
+    with pytest.raises(DatabaseError, match="may only read here: no trial"):
+        require_writing(server.engine("HPO_READER_STORAGE"))
+    name = server.role["hpo"]
+    server.as_admin(f"REVOKE INSERT ON hpo.lease, public.trials FROM {name}", database=name)
+    with pytest.raises(DatabaseError, match=r"lacks INSERT on hpo\.lease, INSERT on trials: no"):
+        require_writing(server.engine("HPO_STORAGE"))
+
+
+@pytest.mark.cluster
+def test_doctor_looks_at_the_rest_where_a_right_lacks(server: Server, tmp_path: Path) -> None:
+    """The table that cannot be read is named, and every other check has its line."""
+    server.provision()
+    name = server.role["hpo"]
+    server.as_admin(f"REVOKE ALL ON public.studies FROM {name}", database=name)
+    server.env["HPO_READER_STORAGE"] = server.env["HPO_STORAGE"]
+    done = run(server, tmp_path, "doctor", code=1)
+    assert re.search(
+        r"^BAD  database .*lacks SELECT on the table studies$", done.stdout, re.MULTILINE
+    )
+    for check in ("python", "mlflow", "artifacts", "datasets", "space"):
+        assert re.search(rf"^(ok |BAD)  {check} ", done.stdout, re.MULTILINE), check
+    assert done.stderr == ""
 
 
 def test_a_right_that_a_function_lacks_is_named(poor: Any, server: Server) -> None:

@@ -29,6 +29,7 @@ PUBLIC = {
     "StoreError": (3, "ServiceError"),
     "SchemaError": (1, "HpoError"),
     "MismatchError": (1, "HpoError"),
+    "MissingDatasetError": (2, "MismatchError"),
     "TrialError": (1, "HpoError"),
     "RepeatedFailureError": (1, "HpoError"),
     "ChampionError": (1, "HpoError"),

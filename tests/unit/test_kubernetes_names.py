@@ -214,3 +214,36 @@ def test_pods_have_the_time_to_drain() -> None:
             assert patience >= drain + RAY_ENDS_S
         if pod.name == "launch":
             assert patience >= GRACE_S + LEAVE_S + STOP_S
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_pages_answer_to_their_own_names_only(name: str) -> None:
+    """Neither MLflow nor the dashboard takes a request for any host."""
+    values = [
+        (one["name"], one["value"])
+        for pod in pods(whole(name))
+        for container in pod.own_containers
+        for one in container.get("env", ())
+        if one["name"] in ("MLFLOW_SERVER_ALLOWED_HOSTS", "HPO_DASHBOARD_HOSTS")
+    ]
+    assert {variable for variable, _ in values} == {
+        "MLFLOW_SERVER_ALLOWED_HOSTS",
+        "HPO_DASHBOARD_HOSTS",
+    }
+    for variable, value in values:
+        allowed = {host.partition(":")[0].partition(".")[0] for host in value.split(",")}
+        own = "mlflow" if variable.startswith("MLFLOW") else "dashboard"
+        assert allowed <= {own, "localhost", "127"}, (variable, value)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_ray_grows_by_nodes_with_and_without_a_gpu(name: str) -> None:
+    """The autoscaler is on, both groups may be empty, and only one takes GPUs."""
+    (cluster,) = named(whole(name), "RayCluster").values()
+    assert cluster["spec"]["enableInTreeAutoscaling"] is True
+    groups = {one["groupName"]: one for one in cluster["spec"]["workerGroupSpecs"]}
+    assert set(groups) == {"cpu", "gpu"}
+    for group, one in groups.items():
+        assert one["minReplicas"] == 0 < one["maxReplicas"]
+        limits = one["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert ("nvidia.com/gpu" in limits) is (group == "gpu")

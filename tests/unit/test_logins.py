@@ -59,6 +59,38 @@ def test_passwords_that_everybody_knows_are_refused(password: str) -> None:
     assert password not in fault.removeprefix("HPO_STORAGE: the password of 'hpo' ")
 
 
+@pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "PROXY_PASSWORD"])
+@pytest.mark.parametrize("value", ["changeme", "minioadmin", "Pa-ssword", "sh0rt", "xxxxxxxxxxxx"])
+def test_the_secrets_of_other_parts_are_no_examples_either(variable: str, value: str) -> None:
+    """Store, Ray and proxy: refused before anything is made, and the value is not repeated."""
+    fault = faults(**{variable: value})
+    assert fault.startswith(f"{variable}: its value is ")
+    assert value not in fault
+
+
+def test_all_weak_values_are_told_at_once() -> None:
+    """One run shows what is to be changed, wherever it stands."""
+    weak = {"HPO_STORAGE": "postgresql://hpo:hpo@db/hpo", "PROXY_PASSWORD": "changeme"}
+    with pytest.raises(FaultsError) as caught:
+        read_logins(GOOD | weak | {"RAY_AUTH_TOKEN": "changeme"})
+    assert [one.partition(":")[0] for one in caught.value.faults] == [
+        "HPO_STORAGE",
+        "RAY_AUTH_TOKEN",
+        "PROXY_PASSWORD",
+    ]
+
+
+def test_real_secrets_pass_and_unset_ones_are_not_asked_for() -> None:
+    """Amazon's keys have 40 characters, of any kind; a machine's own role needs none."""
+    key = {
+        "AWS_ACCESS_KEY_ID": "AKIA0123456789ABCDEF",
+        "AWS_SECRET_ACCESS_KEY": "q7/Hk2+Zr9WmXe4TtB1uYcV8nLsDaGfJp3QiRo6E",
+    }
+    assert read_logins(GOOD | key | {"RAY_AUTH_TOKEN": "", "PROXY_USER": "hpo"}).admin
+    named = {"PROXY_USER": "microscopy", "PROXY_PASSWORD": "Microscopy"}
+    assert "everybody knows" in faults(**named)
+
+
 def test_a_missing_password_is_refused() -> None:
     """For all but the administrator, who may come in by another way."""
     assert "is missing" in faults(HPO_READER_STORAGE="postgresql://hpo_reader@db/hpo")

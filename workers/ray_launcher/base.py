@@ -16,6 +16,8 @@ from hpo.settings import Settings
 if TYPE_CHECKING:
     from typing import Self
 
+    from hpo.study import Study
+
 
 @dataclass(frozen=True)
 class Base:
@@ -29,8 +31,12 @@ class Base:
         checkpoint_every: epochs between two checkpoints; 0 makes none.
         external: whether the database is one that HPO_STORAGE names.
         private: whether all runs on this machine, in a private Ray.
-        witness: name of a file in `artifacts`, by which a node sees that its folder is the same
-            one; "" for none.
+        study: name of the study.
+        study_uid: what it alone has among all databases, by which a node sees that its database is
+            the same one.
+        witness: sha256 of a file in the store's area `witness_area`, by which a node sees that its
+            store is the same one; "" for none.
+        witness_area: of this launch alone.
     """
 
     home: str
@@ -40,10 +46,13 @@ class Base:
     checkpoint_every: int
     external: bool
     private: bool
+    study: str
+    study_uid: str
     witness: str = ""
+    witness_area: str = ""
 
     @classmethod
-    def of(cls, settings: Settings, *, private: bool, witness: str = "") -> Self:
+    def of(cls, settings: Settings, study: Study, *, private: bool) -> Self:
         """What may travel of the driver's settings."""
         tracking = settings.tracking_uri or ""
         return cls(
@@ -55,7 +64,8 @@ class Base:
             checkpoint_every=settings.checkpoint_every,
             external=settings.storage is not None,
             private=private,
-            witness=witness,
+            study=study.name,
+            study_uid=str(study.uid),
         )
 
     def here(self) -> Settings:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.util import get_node_ip_address
+from sqlalchemy.exc import DBAPIError
 
 from hpo.artifacts.opening import open_store
 from hpo.database import schema
 from hpo.database.engine import connect
-from hpo.errors import HpoError, NodesError, UsageError
+from hpo.database.failures import explain
+from hpo.errors import HpoError, NodesError, ServiceError, UsageError, WeightsError
+from hpo.study import find_study
 from workers.device import choose_device
 from workers.ray_launcher.base import Base
 
@@ -18,8 +22,10 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
 
 
-def fault_here(base: dict[str, Any], *, gpus: bool) -> str | None:
-    """What this node lacks, in words; None where it can run workers.
+def fault_here(base: dict[str, Any], *, gpus: bool) -> tuple[str, bool] | None:
+    """What this node lacks, in words, and whether that is a service which cannot be reached now.
+
+    None where it can run workers.
 
     Args:
         base: fields of `Base`.
@@ -28,9 +34,9 @@ def fault_here(base: dict[str, Any], *, gpus: bool) -> str | None:
     try:
         _require_fit(Base(**base), gpus=gpus)
     except HpoError as error:
-        return f"{error}. {error.hint}".removesuffix(". ")
+        return f"{error}. {error.hint}".removesuffix(". "), isinstance(error, ServiceError)
     except OSError as error:
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error), False
     return None
 
 
@@ -40,27 +46,54 @@ def require_fit(base: Base, *, gpus: bool) -> None:
     Raises:
         NodesError: it cannot run workers.
     """
-    if fault := fault_here(vars(base), gpus=gpus):
-        raise NodesError("a node cannot run workers", [f"{get_node_ip_address()}: {fault}"])
+    if found := fault_here(vars(base), gpus=gpus):
+        fault, passing = found
+        told = [f"{get_node_ip_address()}: {fault}"]
+        raise NodesError("a node cannot run workers", told, passing=passing)
 
 
 def _require_fit(base: Base, *, gpus: bool) -> None:
     settings = base.here()
     if gpus:
         choose_device("cuda")
-    engine = connect(settings, pool_size=1)
-    try:
-        schema.check(engine)
-    finally:
-        engine.dispose()
+    _require_database(base, settings)
     _require_store(base, settings)
 
 
-def _require_store(base: Base, settings: Settings) -> None:
-    if base.witness and not (Path(settings.artifacts) / base.witness).exists():
+def _require_database(base: Base, settings: Settings) -> None:
+    """The launching machine's: studies of one name may be in several."""
+    engine = connect(settings, pool_size=1)
+    try:
+        schema.check(engine)
+        study = find_study(engine, base.study)
+    except DBAPIError as error:
+        meaning = explain(error, str(engine.url))
+        if meaning is None:
+            raise
+        raise meaning from error
+    finally:
+        engine.dispose()
+    if study is None or str(study.uid) != base.study_uid:
+        has = "has no study" if study is None else "has another study"
         raise UsageError(
-            f"HPO_ARTIFACTS={settings.artifacts} is not the launching machine's folder here",
-            hint="Set it to s3://BUCKET/PREFIX on the launching machine, or share the folder with "
-            "all nodes and set it to where it is mounted on each.",
+            f"its HPO_STORAGE is not the launching machine's database: it {has} '{base.study}'",
+            hint="Give the same HPO_STORAGE where Ray is started on that node.",
         )
-    open_store(settings).require_writable(make=False)
+
+
+def _require_store(base: Base, settings: Settings) -> None:
+    """The launching machine's: folders and buckets of one name may be on several servers."""
+    store = open_store(settings)
+    store.require_writable(make=False)
+    if not base.witness:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            store.fetch(base.witness, Path(folder) / "witness", base.witness_area)
+        except WeightsError as error:
+            raise UsageError(
+                f"the artifacts in {store.place} here are not those of the launching machine",
+                hint="A bucket: give the same AWS_ENDPOINT_URL where Ray is started on that node. "
+                "A folder: share it with all nodes and set HPO_ARTIFACTS to where it is mounted on "
+                "each.",
+            ) from error

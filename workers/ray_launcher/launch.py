@@ -35,6 +35,7 @@ RESTARTS = 10  # of one worker; a machine that kills it again and again is not w
 TICK_S = 0.1
 ANSWER_S = 5.0  # an actor that runs answers in milliseconds; one without a place on a node never
 PLACES_S = 6.0  # for an actor to find its place where there is room
+SETTLE_S = 1.0  # after a worker's death, until its node is known to have gone with it
 LOST_ON_NODE = 3  # workers that may die on one node, before others are asked
 LEAVE_S = 20.0  # beyond the grace: to stop the training, to give the trial back, for MLflow
 OVER = ("finished", "stopped", "deleted")  # a worker that left so speaks for all
@@ -101,6 +102,7 @@ class Launch:
         self.errors: list[HpoError] = []
         self.news: list[str] = []
         self._running: dict[Any, Slot] = {}
+        self._dead: list[tuple[float, Slot, RayActorError]] = []  # when to look at its node
         self._waits_since = math.inf  # some worker has no place
         self._said = ""  # of the places
         self._lost_on: Counter[str] = Counter()
@@ -119,8 +121,10 @@ class Launch:
     def wait(self, seconds: float) -> bool:
         """Wait for workers to end, at most so long; True when all have."""
         until = time.monotonic() + seconds
-        while self._running:
+        while self._running or self._dead:
             self._see_to_leaving()
+            self._see_to_dead()
+            self._see_to_mended()
             self._see_to_places()
             done, _ = ray.wait(list(self._running), timeout=0)
             for reference in done:
@@ -129,7 +133,7 @@ class Launch:
                 break
             # Not in Ray, which holds signals back: two within one wait would be heard as one
             time.sleep(TICK_S)
-        return not self._running
+        return not self._running and not self._dead
 
     def drain(self) -> None:
         """Let every worker leave within the grace; for signal handlers, so Ray is called later."""
@@ -171,11 +175,16 @@ class Launch:
     def _failed(self, slot: Slot, error: HpoError) -> None:
         """Of what only its node lacks, other nodes are asked; the rest is the launch's failure."""
         if slot.spot is not None and isinstance(error, UsageError | MismatchError):
-            found = f"{slot.spot.address}: {error}"
+            node, known = slot.spot.node, slot.spot.node in self._grounds.out
             if isinstance(error, NodesError):
                 (found,) = error.faults
-            if self._grounds.leave_out(slot.spot.node, found):
-                self.news.append(f"no worker on {found}")
+                left_out = self._grounds.leave_out_unfit(node, error)
+            else:
+                found = f"{slot.spot.address}: {error}"
+                left_out = self._grounds.leave_out(node, found)
+            if left_out:
+                if not known:  # else another worker has told of it
+                    self.news.append(f"no worker on {found}")
                 self._replace(slot)
                 return
         self.errors.append(error)
@@ -184,11 +193,6 @@ class Launch:
     def _died(self, slot: Slot, error: RayActorError) -> None:
         if self._asked or self._over:
             return  # it had been asked to leave, or was never needed
-        slot.deaths += not error.preempted
-        if slot.deaths > RESTARTS:
-            text = f"a worker died {slot.deaths} times: {_first_line(error)}"
-            self.errors.append(ClusterError(text))
-            return
         if error.actor_init_failed:  # a node that came later, and cannot even start one
             found = self._grounds.look_again()
             self.news += [f"no worker on {fault}" for fault in found]
@@ -196,10 +200,52 @@ class Launch:
                 text = f"a worker could not start: {found[0] if found else _first_line(error)}"
                 self.errors.append(ClusterError(text))
                 return
+            self._after_death(slot, error)
+        elif self._base.private or slot.spot is None:
+            self.news.append("a worker died; another takes its place")
+            self._after_death(slot, error)
         else:
-            self.news.append("a worker or its node died; another takes its place")
-            self._suspect(slot)
-        self._replace(slot)
+            self._dead.append((time.monotonic() + SETTLE_S, slot, error))
+
+    def _see_to_dead(self) -> None:
+        """Replace workers that died; a lost node counts against none, and nobody is sent there."""
+        now = time.monotonic()
+        due = [one for one in self._dead if now >= one[0]]
+        self._dead = [one for one in self._dead if now < one[0]]
+        for _, slot, error in due:
+            if self._asked or self._over or slot.spot is None:
+                continue
+            known = slot.spot.node in self._grounds.out
+            if self._grounds.lost(slot.spot.node):
+                if not known:
+                    self.news.append(
+                        f"the node {slot.spot.address} is lost; its workers go on elsewhere"
+                    )
+                self._replace(slot)
+            else:
+                self.news.append(f"a worker died on {slot.spot.address}; another takes its place")
+                self._suspect(slot)
+                self._after_death(slot, error)
+
+    def _after_death(self, slot: Slot, error: RayActorError) -> None:
+        slot.deaths += not error.preempted
+        if slot.deaths <= RESTARTS:
+            self._replace(slot)
+            return
+        text = f"a worker died {slot.deaths} times: {_first_line(error)}"
+        self.errors.append(ClusterError(text))
+
+    def _see_to_mended(self) -> None:
+        """Let the workers that wait have the nodes that were unfit when they were asked for."""
+        if self._base.private or self._asked or self._over:
+            return
+        mended = self._grounds.mended()
+        self.news += [f"workers can run on {name} now" for name in mended]
+        for reference, slot in list(self._running.items()) if mended else ():
+            self._place(slot)
+            if slot.spot is None:
+                del self._running[reference]
+                self._replace(slot)
 
     def _suspect(self, slot: Slot) -> None:
         """Leave a node out on which one worker after the other dies, if there is another."""

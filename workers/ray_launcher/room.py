@@ -1,23 +1,19 @@
-"""The nodes of the connected cluster: which have room for a worker, and which cannot run one."""
+"""The nodes of the connected cluster, and which have room for a worker."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-import hpo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
 
     from workers.ray_launcher.actor import Plan
-    from workers.ray_launcher.base import Base
 
-LOOK_S = 30.0  # for every node's answer: one that has just started imports for some seconds
+ANSWER_S = 1.0  # a living node's own process takes a connection in milliseconds
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,7 @@ class Node:
         host: its machine's name.
         cpus: cores that it gives to the cluster, busy ones included.
         gpus: the same of GPUs.
+        port: at which its own process of Ray's listens.
     """
 
     identity: str
@@ -37,6 +34,7 @@ class Node:
     host: str
     cpus: float
     gpus: float
+    port: int
 
     def fits(self, plan: Plan) -> bool:
         """Whether one worker has room there when nothing else runs."""
@@ -46,6 +44,14 @@ class Node:
     def name(self) -> str:
         """How a person knows it."""
         return self.address if self.host in ("", self.address) else f"{self.address} ({self.host})"
+
+    def answers(self) -> bool:
+        """Whether it still listens; Ray calls a lost node alive for up to half a minute."""
+        try:
+            socket.create_connection((self.address, self.port), ANSWER_S).close()
+        except OSError:
+            return False
+        return True
 
 
 def nodes() -> list[Node]:
@@ -59,60 +65,8 @@ def _node(node: dict[str, Any]) -> Node:
     return Node(
         node["NodeID"], node["NodeManagerAddress"], node["NodeManagerHostname"],
         float(has.get("CPU", 0.0)), float(has.get("GPU", 0.0)),
+        int(node["NodeManagerPort"]),
     )  # fmt: skip
-
-
-def faults_of(looked_at: Sequence[Node], base: Base, *, gpus: bool) -> dict[str, str]:
-    """What each of these nodes lacks, in words; a node that lacks nothing is not in it.
-
-    One that does not answer in time is not in it either: it may only be busy.
-    """
-    asker = ray.remote(num_cpus=0, max_retries=0)(_asker(hpo.__version__))
-    asked = {
-        asker.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.identity, soft=False)
-        ).remote(asdict(base), gpus): node
-        for node in looked_at
-    }
-    answered, _ = (
-        ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_S) if asked else ([], [])
-    )
-    faults = {}
-    for reference in answered:
-        try:
-            fault = ray.get(reference, timeout=LOOK_S)
-        except GetTimeoutError:
-            continue
-        except RayError as error:  # the node has gone meanwhile, or cannot start a process
-            fault = str(error).strip().partition("\n")[0]
-        if fault:
-            faults[asked[reference].identity] = f"{asked[reference].name}: {fault}"
-    return faults
-
-
-def _asker(version: str) -> Callable[[dict[str, Any], bool], str | None]:
-    """A function that travels whole: a node without this package must be able to answer, too."""
-
-    def ask(base: dict[str, Any], gpus: bool) -> str | None:
-        import sys
-
-        try:
-            import hpo
-
-            if hpo.__version__ != version:
-                return (
-                    f"it has hpo-service {hpo.__version__}, the launching machine {version}. "
-                    "Install the same one on all nodes"
-                )
-            from workers.ray_launcher.fitness import fault_here
-        except ImportError as error:
-            return (
-                f"{sys.executable} has no hpo-service {version} ({error}). Install it there, or "
-                "start Ray there from the environment that has it"
-            )
-        return fault_here(base, gpus=gpus)
-
-    return ask
 
 
 def no_room(plan: Plan, there: Iterable[Node]) -> str | None:
