@@ -73,7 +73,7 @@ test-promotion: $(STAMP) ## Studies that win and lose against a champion, the se
 	$(BIN)/python -m pytest -n $(JOBS) -m promotion tests
 
 .PHONY: test-cluster
-test-cluster: $(STAMP) ## Clusters of several Ray nodes, a node's death, PgBouncer, secrets looked for (minutes)
+test-cluster: $(STAMP) ## Several Ray nodes and a node's death, PgBouncer, open doors, secrets looked for (half an hour)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m cluster tests
 
 .PHONY: test-deploy

@@ -13,6 +13,8 @@ import psutil
 import pytest
 from fixtures.command_line import HPO, Project, wait_for
 
+pytestmark = pytest.mark.cluster  # whole launches
+
 STUDY = """
 study: pretended
 trainer: simulated
@@ -103,7 +105,6 @@ def running_epochs(project: Project) -> int:
     return sum(bool(worker["epoch"]) for worker in project.json("status")["workers"])
 
 
-@pytest.mark.cluster
 def test_a_killed_launch_is_gone_on_with(project: Project) -> None:
     """SIGKILL ends its Ray and its workers; the next launch takes the trials over, exactly."""
     make_study(project)
@@ -124,7 +125,6 @@ def test_a_killed_launch_is_gone_on_with(project: Project) -> None:
     assert (ended.count("silent"), ended.count("told")) == (2, 4)
 
 
-@pytest.mark.cluster
 def test_a_detached_launch_outlives_its_terminal_and_can_be_watched(project: Project) -> None:
     """`--detach`, the window's cross, then `hpo status --watch` from another one, to the end."""
     make_study(project)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from fixtures.s3_server import S3Server
 
+pytestmark = pytest.mark.cluster  # whole jobs
+
 STUDY = """
 study: {name}
 trainer: simulated
@@ -172,7 +174,6 @@ def with_login(login: LoginProxy, marks: Marks, name: str = "mlflow") -> str:
     return login.url.replace("://", f"://{USER}:{marks.quoted(name)}@")
 
 
-@pytest.mark.cluster
 @pytest.mark.timeout(1800)
 def test_the_whole_job_leaves_no_secret_anywhere(
     job: Job, role: Role, marks: Marks, s3_server: S3Server, tmp_path: Path

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from fixtures.provisioned import Server
 
+pytestmark = pytest.mark.cluster  # dashboards are started
+
 PREFIXES = ("HPO_", "MLFLOW_", "OPTUNA_")
 
 

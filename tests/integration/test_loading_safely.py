@@ -70,6 +70,7 @@ def go_on(_: object) -> Verdict:
     return Verdict.GO
 
 
+@pytest.mark.cluster
 def test_weights_that_hold_code_are_refused_before_it_runs(
     trace: Path, tmp_path: Path, images: Path, process: TrainingProcess
 ) -> None:
@@ -83,6 +84,7 @@ def test_weights_that_hold_code_are_refused_before_it_runs(
     assert not trace.exists()
 
 
+@pytest.mark.cluster
 def test_a_checkpoint_that_holds_code_is_refused_before_it_runs(
     trace: Path, tmp_path: Path, images: Path, process: TrainingProcess
 ) -> None:
@@ -95,6 +97,7 @@ def test_a_checkpoint_that_holds_code_is_refused_before_it_runs(
     assert not trace.exists()
 
 
+@pytest.mark.cluster
 def test_an_architecture_cannot_run_code(
     trace: Path, tmp_path: Path, images: Path, process: TrainingProcess
 ) -> None:
@@ -110,6 +113,7 @@ def test_an_architecture_cannot_run_code(
     assert not trace.exists()
 
 
+@pytest.mark.cluster
 def test_a_label_cache_that_comes_with_a_dataset_runs_no_code(
     trace: Path, tmp_path: Path, process: TrainingProcess
 ) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from fixtures.command_line import Project
 
+pytestmark = pytest.mark.cluster  # servers and Ray are started
+
 STUDY = """
 study: pretended
 trainer: simulated
@@ -105,7 +107,6 @@ def test_up_listens_on_loopback_and_answers_only_to_its_name(project: Project) -
     assert (folder / "password").stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.cluster
 def test_a_private_ray_listens_on_loopback(project: Project) -> None:
     """The whole family of `hpo launch`, its workers and training processes included.
 

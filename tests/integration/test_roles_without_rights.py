@@ -55,6 +55,7 @@ def run(server: Server, folder: Path, *words: str, code: int) -> subprocess.Comp
     return done
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("words", [("status",), ("list",), ("trials",), ("export", "seen.json.gz")])
 def test_reading_commands_work_as_the_reader(
     studied: Server, tmp_path: Path, words: tuple[str, ...]
@@ -74,6 +75,7 @@ def test_reading_commands_work_as_the_reader(
         (("delete", "--study", "seen", "--yes"), "SELECT, UPDATE on the table studies"),
     ],
 )
+@pytest.mark.cluster
 def test_writing_commands_are_refused_in_words(
     studied: Server, tmp_path: Path, words: tuple[str, ...], wanted: str
 ) -> None:

@@ -176,6 +176,7 @@ def test_another_service_is_told(
     assert ENDPOINT in why.value.hint
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("name", ["busy", "forbidden", "no bucket", "full", "another region"])
 def test_the_command_line_tells_it(
     troubled: TroubledS3, store: S3Store, settings: Settings, clean_env: pytest.MonkeyPatch,

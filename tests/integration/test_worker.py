@@ -194,14 +194,15 @@ def test_a_study_deleted_under_a_worker_ends_it_in_order(
     here: Settings, engine: Engine, database_url: str, hand: str
 ) -> None:
     """It says that the study was deleted; nothing is raised, no row is left."""
-    study = simulated_study(engine, study=f"deleted-{hand[0]}", trials=3, epochs=5)
+    study = simulated_study(engine, study=f"deleted-{hand[0]}", trials=3, epochs=40)
+    storage = optuna.storages.RDBStorage(database_url)  # takes a second where the machine is busy
 
     def delete(worker: Worker) -> None:
         del worker
         if hand == "ours":
             delete_study(engine, study)
         else:
-            optuna.delete_study(study_name=study.name, storage=database_url)
+            optuna.delete_study(study_name=study.name, storage=storage)
 
     summary, events = work_and(here, study, delete)
     assert (summary.why, summary.count) == ("deleted", 0)

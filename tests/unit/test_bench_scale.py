@@ -6,10 +6,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
 from fixtures.sources import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.cluster  # 15 s of many processes
 
 
 def test_a_small_run_writes_a_row_for_each_number_between_the_markers(tmp_path: Path) -> None:
