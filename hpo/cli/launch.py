@@ -161,7 +161,7 @@ def _end(study: Study, notes: list[str], errors: list[HpoError], *, as_json: boo
     from hpo.cli.status_view import status_view
     from hpo.status import status
 
-    with opened() as (_, engine):
+    with opened() as (settings, engine):
         document = status(engine, study)
     if as_json:
         said = [str(error) for error in errors]
@@ -172,7 +172,9 @@ def _end(study: Study, notes: list[str], errors: list[HpoError], *, as_json: boo
             if "already" not in note:
                 click.echo(note)
         if document["state"] == "finished":
-            click.echo(f"Next: `hpo champion --study {study.name}`, and `hpo up` to look at it.")
+            # Where MLflow has a server of its own, somebody else shows the pages
+            look = "" if settings.tracking_uri else ", and `hpo up` to look at it"
+            click.echo(f"Next: `hpo champion --study {study.name}`{look}.")
         else:
             click.echo("Next: `hpo launch` goes on where it stands.")
     if errors:
