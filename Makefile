@@ -58,7 +58,7 @@ demo: $(STAMP) ## A whole study in demo/: 12 YOLOv8n trainings by 2 workers, a c
 
 .PHONY: test
 test: $(STAMP) ## Run all tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-real
 test-real: $(STAMP) ## Whole studies on real images: blood cells and persons (about 5 minutes)

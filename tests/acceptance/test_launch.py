@@ -42,6 +42,7 @@ def head(project: Project) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.cluster
 def test_an_existing_cluster_runs_the_study_and_no_password_travels(
     project: Project, database_url: str
 ) -> None:
@@ -85,6 +86,7 @@ def name_of(one: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.cluster
 def test_far_nodes_with_the_private_postgresql_are_refused(project: Project, head: str) -> None:
     """A node that cannot reach this machine's private server: exit 2, saying what to set."""
     make_study(project)
@@ -128,6 +130,7 @@ def test_ctrl_c_leaves_the_study_resumable(project: Project) -> None:
     assert (status["state"], status["counts"]["complete"]) == ("finished", 6)
 
 
+@pytest.mark.cluster
 def test_a_second_signal_leaves_nothing(project: Project) -> None:
     """Exit 130 in mid-epoch; workers, training processes and the private Ray are gone."""
     make_study(project, **{"train.epoch_s": "2.0"})
@@ -146,6 +149,7 @@ def test_a_second_signal_leaves_nothing(project: Project) -> None:
     assert psutil.wait_procs(started, timeout=20)[1] == []
 
 
+@pytest.mark.cluster
 def test_a_start_that_is_interrupted_leaves_nothing(project: Project) -> None:
     """Ctrl-C while Ray starts: exit 130, and none of Ray's processes runs on."""
     make_study(project)
@@ -166,6 +170,7 @@ def test_a_start_that_is_interrupted_leaves_nothing(project: Project) -> None:
     assert psutil.wait_procs(started, timeout=20)[1] == []
 
 
+@pytest.mark.cluster
 def test_a_restarted_actor_counts_on(project: Project) -> None:
     """--n-trials 3 is three trials of that worker, although it was killed after the first."""
     make_study(project, **{"train.epoch_s": "0.5"})

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+pytestmark = pytest.mark.cluster  # nodes of Ray are started and taken away
+
 STUDY = """
 trainer: simulated
 search_space: simulated

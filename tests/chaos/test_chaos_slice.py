@@ -37,6 +37,7 @@ def test_a_study_under_faults_keeps_every_promise(world: World) -> None:
     assert {one.kind for one in record.ordeal.faults} & {*schedule.KILLS, schedule.PAUSE}
 
 
+@pytest.mark.faults
 def test_a_planted_bug_is_seen(world: World) -> None:
     """With a fence that does not look at the token, a paused worker's late write breaks a check."""
     assert bugs.see(world, bugs.BUGS[0], "planted", 1) is not None

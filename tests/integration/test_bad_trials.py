@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from fixtures.studies import simulated_study
 from fixtures.training import install_trainer, wait_until
 from fixtures.worker_process import HPO
@@ -142,6 +143,7 @@ def test_a_trial_that_kills_three_workers_is_a_failure(
         assert len(trial_rows(connection, study)) == 1, "no other trial is made in its place"
 
 
+@pytest.mark.faults
 def test_a_trial_that_came_further_each_time_is_not_given_up(
     here: Settings, engine: Engine, start_worker: StartWorker
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_promotion_killed_at_a_step_is_made_once_in_the_end(
     once(bench, study)
 
 
+@pytest.mark.faults
 def test_a_promotion_killed_again_and_again_is_made_once_in_the_end(bench: PromotionBench) -> None:
     """One process after the other dies, each a step further."""
     study = two_studies(bench)

@@ -74,6 +74,7 @@ def test_json_is_one_document_and_nothing_else(bench: Bench, run: Run) -> None:
     assert document["differences"] == [difference]
 
 
+@pytest.mark.faults
 def test_finals_are_covered_by_their_studys_name(bench: Bench, run: Run) -> None:
     """Copied and compared with it; by their own name they alone are mended."""
     bench.trial(0.1)
@@ -113,6 +114,7 @@ def test_sync_mends_what_was_altered_in_mlflow(bench: Bench, run: Run) -> None:
     assert "0 trials copied, 0 behind" in run("mirror", "sync").stdout
 
 
+@pytest.mark.faults
 def test_sync_says_what_only_a_new_run_mends(bench: Bench, run: Run) -> None:
     """A parameter cannot be taken back in MLflow: exit 1, what to do, and that it works."""
     bench.trial(0.1)

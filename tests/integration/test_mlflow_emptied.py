@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from fixtures.command_line import wait_for
 from fixtures.mirrored import FINGERPRINT, Bench
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
 
 
+@pytest.mark.faults
 def test_an_emptied_mlflow_is_rebuilt_by_the_thread_and_by_sync(
     engine: Engine, settings: Settings, emptied: Emptied, tmp_path: Path
 ) -> None:

@@ -166,6 +166,7 @@ def test_no_trial_notices_an_outage_and_mlflow_is_whole_afterwards(
     assert "romoted trial" in run.hpo("finalize")  # or already promoted, by the worker
 
 
+@pytest.mark.faults
 def test_training_waits_for_no_answer_of_mlflow(run: Run, proxy: HttpProxy) -> None:
     """All trials end, and the worker leaves, while an MLflow that hangs has not answered once."""
     run.env["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "3"

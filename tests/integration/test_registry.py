@@ -163,6 +163,7 @@ def test_the_champion_is_told_from_the_record_when_mlflow_is_away(bench: Promoti
     assert "cannot be used" in found["difference"]
 
 
+@pytest.mark.promotion
 def test_the_command_line_promotes_once_and_shows_the_champion(bench: PromotionBench) -> None:
     """`hpo finalize` on an open study, dry and real and again, and `hpo champion`."""
     study = bench.study(trials=3)

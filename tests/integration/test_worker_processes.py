@@ -148,7 +148,7 @@ def damage(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("bad", [1, 2])
+@pytest.mark.parametrize("bad", [1, pytest.param(2, marks=pytest.mark.faults)])
 def test_a_damaged_checkpoint_falls_back_and_says_so(
     here: Settings, engine: Engine, start: Callable[..., WorkerProcess], bad: int
 ) -> None:

@@ -127,6 +127,7 @@ def test_killed_after_each_epoch_every_later_figure_is_the_same(
     assert_same_weights(pairs)
 
 
+@pytest.mark.faults
 def test_killed_twice_with_other_settings_it_is_still_the_same(lab: Lab, tmp_path: Path) -> None:
     """SGD with its momentum's warm-up, all images in memory, sizes that change, 2 checkpoints."""
     train = {**HARD, **OTHER}
