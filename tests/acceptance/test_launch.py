@@ -112,6 +112,7 @@ def test_a_cluster_that_is_not_there_is_said_so(project: Project) -> None:
     assert not list((project.folder / ".hpo").glob("background/*"))
 
 
+@pytest.mark.cluster
 def test_ctrl_c_leaves_the_study_resumable(project: Project) -> None:
     """The first Ctrl-C ends the epochs, exit 130; a second launch ends with the exact budget."""
     make_study(project, **{"train.epoch_s": "1.0"})
@@ -187,6 +188,7 @@ def test_a_restarted_actor_counts_on(project: Project) -> None:
     assert {trial["takeovers"] for trial in project.json("trials")[:3]} <= {0, 1}
 
 
+@pytest.mark.cluster
 def test_a_detached_launch_goes_on_and_down_ends_it(project: Project) -> None:
     """`--detach` returns at once; `hpo down` lets the epochs end and leaves nothing running."""
     make_study(project, **{"train.epoch_s": "1.0"})

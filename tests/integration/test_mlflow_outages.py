@@ -294,6 +294,7 @@ def test_a_run_whose_creation_came_too_late_is_removed(served: Bench) -> None:
 
 
 @pytest.mark.parametrize("emptied", ["direct"], indirect=True)
+@pytest.mark.faults
 def test_no_trial_notices_that_mlflow_s_own_database_is_away(
     engine: Engine, settings: Settings, emptied: Emptied, tmp_path: Path
 ) -> None:
