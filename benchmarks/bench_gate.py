@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from gate_world import World, studies
+from pages import write
 from scipy.optimize import brentq
 from scipy.stats import binom
 
@@ -211,20 +212,6 @@ it.
 {better_models(cells, number)}"""
 
 
-def write(page: Path, text: str) -> None:
-    """Put it between the page's markers.
-
-    Raises:
-        ValueError: the page has none.
-    """
-    begin, end = "<!-- bench-gate: begin -->", "<!-- bench-gate: end -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise ValueError(f"{page} has no markers {begin} and {end}")
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Measure, print, write, and judge the gate."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -249,7 +236,7 @@ def main() -> None:
     text = section(cells, number, f"make bench-gate SEED={asked.seed}", took)
     print(text)
     if asked.out:
-        write(asked.out, text)
+        write(asked.out, "bench-gate", text)
     if wrong := too_often(cells, number):
         sys.exit("equal models are promoted too often: " + "; ".join(wrong))
 

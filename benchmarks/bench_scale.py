@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_claims import EPOCHS
+from pages import write
 from scale_workers import RealWorkers, real_workers
 from scale_world import (
     Scene,
@@ -214,20 +215,6 @@ random; the pruner is Hyperband.""",
     return "\n\n".join(parts).strip()
 
 
-def write(page: Path, text_: str) -> None:
-    """Put it between the page's markers.
-
-    Raises:
-        ValueError: the page has none.
-    """
-    begin, end = "<!-- bench-scale: begin -->", "<!-- bench-scale: end -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise ValueError(f"{page} has no markers {begin} and {end}")
-    page.write_text(f"{before}{begin}\n\n{text_}\n\n{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Measure, print, write."""
     import optuna
@@ -264,7 +251,7 @@ def main() -> None:
     text_ = section(sizes, real, "make bench-scale")
     print(text_)
     if asked.out:
-        write(asked.out, text_)
+        write(asked.out, "bench-scale", text_)
 
 
 if __name__ == "__main__":

@@ -125,12 +125,7 @@ def push(
         if not again and store.size_of(known.sha256) == known.bytes:
             return known, False
     with _draft(scratch, packed_bytes(dataset)) as archive:
-        if pack(data, archive, progress=progress) != fingerprint:
-            raise DatasetError(
-                str(data), ["its files changed while they were packed"],
-                hint="Push it when nobody writes to it: `hpo data push DATA`.",
-            )  # fmt: skip
-        archive.flush()
+        _pack_exactly(data, archive, fingerprint, progress)
         stored = store.put(scratch / archive.name)
     images = {name: len(split.images) for name, split in dataset.splits.items() if split.images}
     row = {
@@ -143,6 +138,17 @@ def push(
     if found is None:
         raise DatasetError(str(data), ["its record was removed as soon as it was made"])
     return found, True
+
+
+def _pack_exactly(
+    data: Path, archive: BinaryIO, wanted: str, progress: Callable[[int, int], None] | None
+) -> None:
+    if pack(data, archive, progress=progress) != wanted:
+        raise DatasetError(
+            str(data), ["its files changed while they were packed"],
+            hint="Push it when nobody writes to it: `hpo data push DATA`.",
+        )  # fmt: skip
+    archive.flush()
 
 
 def _require_same_keys(data: Path, known: Pushed, keys: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ pytest_plugins = [
     "fixtures.postgres",
     "fixtures.private_server",
     "fixtures.provisioned",
+    "fixtures.pushing",
     "fixtures.s3_server",
     "fixtures.s3_trouble",
     "fixtures.stores",

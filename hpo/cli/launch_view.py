@@ -7,39 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpo.cli.live_status import LiveStatus, can_draw
+
 if TYPE_CHECKING:
     from typing import Self
 
 
-def follower(*, as_json: bool) -> Table | Lines:
+def follower(*, as_json: bool) -> LiveStatus | Lines:
     """A live table in a terminal, else lines; on stderr where stdout is for JSON."""
-    if sys.stdout.isatty() and not as_json:
-        return Table()
+    if not as_json and can_draw():
+        return LiveStatus()
     return Lines(sys.stderr if as_json else sys.stdout)
-
-
-class Table:
-    """A live table in a terminal."""
-
-    def __enter__(self) -> Self:
-        from rich.live import Live
-
-        self._live = Live(auto_refresh=False)
-        self._live.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._live.__exit__(None, None, None)
-
-    def show(self, document: dict[str, Any]) -> None:
-        """Draw it anew."""
-        from hpo.cli.status_view import status_view
-
-        self._live.update(status_view(document), refresh=True)
-
-    def say(self, text: str) -> None:
-        """Print a line that stays, above the table."""
-        self._live.console.print(f"hpo: {text}", markup=False)
 
 
 class Lines:

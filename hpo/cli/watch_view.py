@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 import io
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpo.cli.common import print_view
 from hpo.cli.launch_view import Lines
+from hpo.cli.live_status import LiveStatus, can_draw
 from hpo.cli.status_view import status_view
 
 if TYPE_CHECKING:
     from typing import Self
 
 
-def watch_view() -> Drawn | Printed:
+def watch_view() -> LiveStatus | Printed:
     """Drawn where the terminal can go back to a line that it has shown."""
-    from rich.console import Console
-
-    return Drawn() if sys.stdout.isatty() and not Console().is_dumb_terminal else Printed()
-
-
-class Drawn:
-    """The status in a terminal, drawn anew in its place."""
-
-    def __enter__(self) -> Self:
-        from rich.live import Live
-
-        self._live = Live(auto_refresh=False)
-        self._live.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._live.__exit__(None, None, None)
-
-    def show(self, document: dict[str, Any]) -> None:
-        """Draw it."""
-        self._live.update(status_view(document), refresh=True)
+    return LiveStatus() if can_draw() else Printed()
 
 
 class Printed:

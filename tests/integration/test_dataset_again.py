@@ -19,7 +19,6 @@ from hpo.dataset_store import pushed
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import WeightsError
 from hpo.readiness import require_same
-from hpo.settings import Settings
 from hpo.study import create_study
 
 if TYPE_CHECKING:
@@ -28,21 +27,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.dataset_store import Pushed
+    from hpo.settings import Settings
     from hpo.study import Study
-
-
-@pytest.fixture(params=["folder", "s3"])
-def here(
-    request: pytest.FixtureRequest, settings: Settings, clean_env: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> Settings:  # fmt: skip
-    """This process works in a project with a store of each kind."""
-    clean_env.chdir(tmp_path)
-    clean_env.setenv("HPO_STORAGE", str(settings.storage))
-    if request.param == "s3":
-        server = request.getfixturevalue("s3_server")
-        clean_env.setenv("HPO_ARTIFACTS", f"s3://{server.bucket}/lab")
-    return Settings.read()
 
 
 @pytest.fixture

@@ -20,35 +20,20 @@ from hpo.database.engine import connect
 from hpo.dataset_store import _draft, all_pushed, pushed
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import DatasetError, HpoError, StorageFullError, UsageError
-from hpo.settings import Settings
 from hpo.study import create_study, load_study
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.s3_server import S3Server
     from sqlalchemy import Engine
 
+    from hpo.settings import Settings
     from hpo.study import Study
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return shapes(tmp_path / "set")
-
-
-@pytest.fixture(params=["folder", "s3"])
-def here(
-    request: pytest.FixtureRequest, settings: Settings, clean_env: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> Settings:  # fmt: skip
-    """This process works in a project with a store of each kind."""
-    clean_env.chdir(tmp_path)
-    clean_env.setenv("HPO_STORAGE", str(settings.storage))
-    if request.param == "s3":
-        server: S3Server = request.getfixturevalue("s3_server")
-        clean_env.setenv("HPO_ARTIFACTS", f"s3://{server.bucket}/lab")
-    return Settings.read()
 
 
 def run(*arguments: str) -> Result:
