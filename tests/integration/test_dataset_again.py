@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def study(here: Settings, engine: Engine, tmp_path: Path) -> Study:
+def study(pusher: Settings, engine: Engine, tmp_path: Path) -> Study:
     """On a dataset that was pushed."""
     data = shapes(tmp_path / "set")
-    pushed_set(here, engine, data)
-    mark = fingerprint(data, home=here.home)
+    pushed_set(pusher, engine, data)
+    mark = fingerprint(data, home=pusher.home)
     spec = simulated_spec(data=str(data))
     return create_study(engine, spec, fingerprint=mark, code_version="simulated 1")[0]
 
@@ -67,13 +67,13 @@ def flip_a_byte(settings: Settings, sha256: str, request: pytest.FixtureRequest)
 
 
 def test_an_altered_archive_is_mended_by_what_is_told(
-    here: Settings, engine: Engine, study: Study, tmp_path: Path, request: pytest.FixtureRequest
+    pusher: Settings, engine: Engine, study: Study, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """A worker names the command; that command, on the machine that has the data, mends it."""
     data = tmp_path / "set"
     before = record(engine, study)
-    flip_a_byte(here, before.sha256, request)
-    there = elsewhere(here, tmp_path / "there")
+    flip_a_byte(pusher, before.sha256, request)
+    there = elsewhere(pusher, tmp_path / "there")
     data.rename(tmp_path / "aside")
     with pytest.raises(WeightsError, match="was altered") as why:
         require_same(study, there, engine)
@@ -89,19 +89,19 @@ def test_an_altered_archive_is_mended_by_what_is_told(
     assert fingerprint(copy, home=there.home) == study.fingerprint
 
 
-@pytest.mark.parametrize("here", ["folder"], indirect=True)
+@pytest.mark.parametrize("pusher", ["folder"], indirect=True)
 def test_a_record_of_another_archive_is_replaced(
-    here: Settings, engine: Engine, study: Study, tmp_path: Path
+    pusher: Settings, engine: Engine, study: Study, tmp_path: Path
 ) -> None:
     """Packed by another version, or no archive of this dataset: what is there now counts."""
     right = record(engine, study)
-    other = pushed_set(here, engine, shapes(tmp_path / "other", seed=9))
+    other = pushed_set(pusher, engine, shapes(tmp_path / "other", seed=9))
     with engine.begin() as connection:
         connection.exec_driver_sql(
             "update hpo.dataset set sha256 = %s, bytes = %s where fingerprint = %s",
             (other.sha256, other.bytes, right.fingerprint),
         )
-    there = elsewhere(replace(here), tmp_path / "there")
+    there = elsewhere(replace(pusher), tmp_path / "there")
     (tmp_path / "set").rename(tmp_path / "aside")
     with pytest.raises(WeightsError, match="holds the dataset") as why:
         require_same(study, there, engine)

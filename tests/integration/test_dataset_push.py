@@ -56,14 +56,14 @@ def drafts(settings: Settings) -> list[str]:
     return [file.name for file in settings.dataset_cache.glob(".packing-*")]
 
 
-def test_pushed_once_and_listed(here: Settings, engine: Engine, data: Path) -> None:
+def test_pushed_once_and_listed(pusher: Settings, engine: Engine, data: Path) -> None:
     """Content, size, counts, who, and the studies that use it; pushed again it says so."""
-    study_on(data, here, engine)
+    study_on(data, pusher, engine)
     first = answer("push", str(data))
     assert first["pushed"] is True
     assert first["images"] == {"train": 3, "val": 2, "test": 2}
-    assert first["fingerprint"] == fingerprint(data, home=here.home)
-    assert open_store(here).size_of(first["sha256"]) == first["bytes"]
+    assert first["fingerprint"] == fingerprint(data, home=pusher.home)
+    assert open_store(pusher).size_of(first["sha256"]) == first["bytes"]
     again = answer("push", str(data))
     assert (again["pushed"], again["sha256"]) == (False, first["sha256"])
     assert "nothing to push" in run("push", str(data)).stdout
@@ -71,12 +71,12 @@ def test_pushed_once_and_listed(here: Settings, engine: Engine, data: Path) -> N
     assert listed["fingerprint"] == first["fingerprint"]
     assert (listed["studies"], listed["cached"]) == (["pictures"], False)
     assert first["fingerprint"][:12] in run("list").stdout
-    assert drafts(here) == []
+    assert drafts(pusher) == []
 
 
-def test_a_store_that_lost_it_gets_it_again(here: Settings, engine: Engine, data: Path) -> None:
+def test_a_store_that_lost_it_gets_it_again(pusher: Settings, engine: Engine, data: Path) -> None:
     """Pushing looks whether it is still there, and as large."""
-    del here
+    del pusher
     first = answer("push", str(data))
     with engine.begin() as connection:
         connection.exec_driver_sql("update hpo.dataset set bytes = bytes + 1")
@@ -85,22 +85,22 @@ def test_a_store_that_lost_it_gets_it_again(here: Settings, engine: Engine, data
     assert [one.bytes for one in all_pushed(engine)] == [first["bytes"]]
 
 
-@pytest.mark.parametrize("here", ["folder"], indirect=True)
+@pytest.mark.parametrize("pusher", ["folder"], indirect=True)
 class TestMeant:
     """Which dataset is pushed."""
 
-    def test_a_studys_own(self, here: Settings, engine: Engine, data: Path) -> None:
+    def test_a_studys_own(self, pusher: Settings, engine: Engine, data: Path) -> None:
         """At the path that the study has, or anywhere with the same content."""
-        study = study_on(data, here, engine)
+        study = study_on(data, pusher, engine)
         shutil.copytree(data.parent, data.parent.parent / "copy")
         assert answer("push", "--study", study.name)["fingerprint"] == study.fingerprint
         assert answer("push", "copy", "--study", study.name)["pushed"] is False
 
     def test_another_one_than_the_studys_is_refused(
-        self, here: Settings, engine: Engine, data: Path, tmp_path: Path
+        self, pusher: Settings, engine: Engine, data: Path, tmp_path: Path
     ) -> None:
         """Its workers could not use it."""
-        study = study_on(data, here, engine)
+        study = study_on(data, pusher, engine)
         other = shapes(tmp_path / "other", seed=5)
         result = run("push", str(other), "--study", study.name)
         assert isinstance(result.exception, HpoError)
@@ -108,25 +108,25 @@ class TestMeant:
         assert f"'pictures' was created with {study.fingerprint[:12]}" in str(result.exception)  # type: ignore[index]
         assert all_pushed(engine) == []
 
-    def test_the_built_in_set_needs_no_push(self, here: Settings, engine: Engine) -> None:
+    def test_the_built_in_set_needs_no_push(self, pusher: Settings, engine: Engine) -> None:
         """It is drawn on each machine."""
-        del here
+        del pusher
         assert answer("push", "shapes") == {"data": "shapes", "pushed": False}
         assert all_pushed(engine) == []
 
     @pytest.mark.parametrize("arguments", [(), ("nowhere/data.yaml",), ("--study", "none")])
-    def test_no_dataset_is_wrong_input(self, here: Settings, arguments: tuple[str, ...]) -> None:
+    def test_no_dataset_is_wrong_input(self, pusher: Settings, arguments: tuple[str, ...]) -> None:
         """None named, none there, no such study."""
-        del here
+        del pusher
         result = run("push", *arguments)
         assert isinstance(result.exception, UsageError)
         assert result.exception.hint
 
     def test_other_keys_for_the_same_files_are_told(
-        self, here: Settings, engine: Engine, data: Path
+        self, pusher: Settings, engine: Engine, data: Path
     ) -> None:
         """A fingerprint does not cover how label rows are read."""
-        del here
+        del pusher
         answer("push", str(data))
         data.write_text(data.read_text() + "kpt_shape: [2, 3]\n")
         result = run("push", str(data))
@@ -135,51 +135,51 @@ class TestMeant:
         assert len(all_pushed(engine)) == 1
 
 
-@pytest.mark.parametrize("here", ["folder"], indirect=True)
+@pytest.mark.parametrize("pusher", ["folder"], indirect=True)
 class TestUnfinished:
     """What an interrupted push leaves: nothing."""
 
-    def test_interrupted(self, here: Settings, engine: Engine, data: Path) -> None:
+    def test_interrupted(self, pusher: Settings, engine: Engine, data: Path) -> None:
         """No draft, no record, nothing in the store."""
         from hpo.dataset_store import push
 
         def interrupt(_done: int, _total: int) -> None:
             raise KeyboardInterrupt
 
-        store = open_store(here)
+        store = open_store(pusher)
         store.require_writable()
         with pytest.raises(KeyboardInterrupt):
             push(
-                engine, store, data, fingerprint(data, home=here.home),
-                scratch=here.dataset_cache, by="a@b", progress=interrupt,
+                engine, store, data, fingerprint(data, home=pusher.home),
+                scratch=pusher.dataset_cache, by="a@b", progress=interrupt,
             )  # fmt: skip
-        assert drafts(here) == []
+        assert drafts(pusher) == []
         assert all_pushed(engine) == []
-        assert [f for f in (here.home / "artifacts").rglob("*") if f.is_file()] == []
+        assert [f for f in (pusher.home / "artifacts").rglob("*") if f.is_file()] == []
 
-    def test_changed_meanwhile(self, here: Settings, engine: Engine, data: Path) -> None:
+    def test_changed_meanwhile(self, pusher: Settings, engine: Engine, data: Path) -> None:
         """Nothing is recorded under a content that it has not."""
         from hpo.dataset_store import push
 
-        store = open_store(here)
+        store = open_store(pusher)
         store.require_writable()
         with pytest.raises(DatasetError, match="changed while they were packed"):
-            push(engine, store, data, "0" * 64, scratch=here.dataset_cache, by="a@b")
+            push(engine, store, data, "0" * 64, scratch=pusher.dataset_cache, by="a@b")
         assert all_pushed(engine) == []
 
-    def test_killed(self, here: Settings, data: Path) -> None:
+    def test_killed(self, pusher: Settings, data: Path) -> None:
         """What a killed one left is removed by the next; what a living one writes is not."""
-        here.dataset_cache.mkdir(parents=True)
-        with _draft(here.dataset_cache, 10):
-            living = drafts(here)
-            (here.dataset_cache / ".packing-left").write_bytes(b"half")
+        pusher.dataset_cache.mkdir(parents=True)
+        with _draft(pusher.dataset_cache, 10):
+            living = drafts(pusher)
+            (pusher.dataset_cache / ".packing-left").write_bytes(b"half")
             answer("push", str(data))
-            assert drafts(here) == living
-        assert drafts(here) == []
+            assert drafts(pusher) == living
+        assert drafts(pusher) == []
 
-    def test_a_full_folder_is_told(self, here: Settings, tmp_path: Path) -> None:
+    def test_a_full_folder_is_told(self, pusher: Settings, tmp_path: Path) -> None:
         """Before anything is written where it can be known, else when it happens."""
-        del here
+        del pusher
         with (
             pytest.raises(StorageFullError, match=r"1000000\.00 GB wanted"),
             _draft(tmp_path, 10**15),
