@@ -26,7 +26,7 @@ STATES = {"fail": "failed"}  # the others are Optuna's names in small letters
 
 STUDY = (
     "name", "uid", "spec", "spec_sha256", "dataset_fingerprint", "code_version", "trials",
-    "timeout_s", "state", "created_at", "first_claim_at", "test_fingerprint",
+    "timeout_s", "state", "created_at", "first_claim_at", "test_fingerprint", "model_sha256",
 )  # fmt: skip
 
 

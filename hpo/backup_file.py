@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = "hpo-study"
-VERSION = 2  # 1 knew no finals, test splits and overrides
+VERSION = 3  # 1 knew no finals, test splits and overrides; 2 no file that trainings start from
 GZIP_SUFFIX = ".gz"
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -83,8 +83,8 @@ def from_bytes(data: bytes, name: str) -> StudyDocument:
             f"{name} was altered: the sha256 of its content is {found[:12]}, it says {said[:12]}",
             hint="Take an unaltered copy, or export the study again.",
         )
-    if version == 1:
-        read = replace(read, content=_of_today(read.content))
+    if version < VERSION:
+        read = replace(read, content=_of_today(read.content, version))
     if wrong := faults(read.content):
         raise FaultsError(name, wrong, hint="Export the study again: `hpo export FILE`.")
     return read
@@ -97,10 +97,14 @@ _SINCE_1: dict[str, Row] = {
 }
 
 
-def _of_today(content: Any) -> Any:
-    """The content of a file of version 1, which may be anything yet, as of today's version."""
+def _of_today(content: Any, version: int) -> Any:
+    """The content of an older version's file, which may be anything yet, as of today's version."""
     if not isinstance(content, dict):
         return content
+    return _since_2(_since_1(content) if version == 1 else content)
+
+
+def _since_1(content: dict[str, Any]) -> dict[str, Any]:
     changed: dict[str, Any] = {"finals": None, "final": []}
     if isinstance(content.get("study"), dict):
         changed["study"] = {"test_fingerprint": None} | content["study"]
@@ -111,6 +115,15 @@ def _of_today(content: Any) -> Any:
                 if isinstance(row, dict) else row
                 for place, row in enumerate(rows, 1)
             ]  # fmt: skip
+    return content | changed
+
+
+def _since_2(content: dict[str, Any]) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    if isinstance(content.get("study"), dict):
+        changed["study"] = {"model_sha256": None} | content["study"]
+    if isinstance(content.get("finals"), dict):
+        changed["finals"] = _since_2(content["finals"])
     return content | changed
 
 

@@ -106,8 +106,9 @@ def ensure_finals(engine: Engine, study: Study, finalists: Sequence[Wanted]) -> 
         forget_deleted(connection)  # finals that went in optuna-dashboard are in nobody's way
         count = len(finalists) * len(trainings)
         origin = Origin(
-            study.fingerprint, study.code_version, study.test_fingerprint, study.study_id
-        )
+            study.fingerprint, study.code_version, study.test_fingerprint, study.study_id,
+            study.model_sha256,
+        )  # fmt: skip
         finals_id = insert_study(connection, finals_spec(study, count), origin)
         fresh = finals_id is not None
         if finals_id is None:

@@ -39,6 +39,8 @@ class Study:
         state: `open` or `stopped`; whether it is finished follows from its trials.
         test_fingerprint: of the test split's content; None where none was known at creation.
         parent_id: of finals, the study whose best trials they look at again; else None.
+        model_sha256: of the file that every training starts from, which the artifact store has;
+            None where the trainer's own code holds the model, and in studies of earlier versions.
     """
 
     study_id: int
@@ -52,6 +54,7 @@ class Study:
     state: str
     test_fingerprint: str | None = None
     parent_id: int | None = None
+    model_sha256: str | None = None
 
     @property
     def parent(self) -> str | None:
@@ -90,6 +93,7 @@ def create_study(
     fingerprint: str | None,
     code_version: str,
     test_fingerprint: str | None = None,
+    model_sha256: str | None = None,
     exist_ok: bool = False,
 ) -> tuple[Study, bool]:
     """Create a study with its baselines in one transaction.
@@ -102,14 +106,12 @@ def create_study(
     """
     with engine.begin() as connection:
         forget_deleted(connection)
-        origin = Origin(fingerprint, code_version, test_fingerprint)
+        origin = Origin(fingerprint, code_version, test_fingerprint, model_sha256=model_sha256)
         study_id = insert_study(connection, spec, origin)
         for baseline in spec.baselines if study_id is not None else ():
             insert_waiting(connection, study_id, baseline)
     if study_id is None:
-        _require_equal(
-            find_study(engine, spec.study), spec, fingerprint, test_fingerprint, exist_ok=exist_ok
-        )
+        _require_equal(find_study(engine, spec.study), spec, origin, exist_ok=exist_ok)
     return load_study(engine, spec.study), study_id is not None
 
 
@@ -121,6 +123,7 @@ class Origin:
     code_version: str
     test_fingerprint: str | None
     parent_id: int | None = None
+    model_sha256: str | None = None
 
 
 def insert_study(connection: Connection, spec: StudySpec, origin: Origin) -> int | None:
@@ -147,7 +150,7 @@ def insert_study(connection: Connection, spec: StudySpec, origin: Origin) -> int
             "sha256": spec.sha256(), "fingerprint": origin.fingerprint,
             "code_version": origin.code_version, "test_fingerprint": origin.test_fingerprint,
             "trials": spec.budget.trials, "timeout_s": spec.budget.timeout_s,
-            "parent_id": origin.parent_id,
+            "parent_id": origin.parent_id, "model_sha256": origin.model_sha256,
         },
     )  # fmt: skip
     return int(study_id)
@@ -160,12 +163,7 @@ def insert_waiting(connection: Connection, study_id: int | None, params: Mapping
 
 
 def _require_equal(
-    stored: Study | None,
-    spec: StudySpec,
-    fingerprint: str | None,
-    test_fingerprint: str | None,
-    *,
-    exist_ok: bool,
+    stored: Study | None, spec: StudySpec, origin: Origin, *, exist_ok: bool
 ) -> None:
     name = spec.study
     if stored is None:
@@ -179,12 +177,14 @@ def _require_equal(
             hint="Add --exist-ok to go on with it, or --name NAME for another one.",
         )
     lines = differences(stored.spec, spec)
-    if fingerprint != stored.fingerprint:
-        lines.append(f"dataset fingerprint: {stored.fingerprint} -> {fingerprint}")
-    if test_fingerprint != stored.test_fingerprint and None not in (
-        test_fingerprint, stored.test_fingerprint,
-    ):  # fmt: skip
-        lines.append(f"test split's fingerprint: {stored.test_fingerprint} -> {test_fingerprint}")
+    if origin.fingerprint != stored.fingerprint:
+        lines.append(f"dataset fingerprint: {stored.fingerprint} -> {origin.fingerprint}")
+    for what, before, now in (
+        ("test split's fingerprint", stored.test_fingerprint, origin.test_fingerprint),
+        ("sha256 of the model's file", stored.model_sha256, origin.model_sha256),
+    ):
+        if before != now and None not in (before, now):  # unknown to one of them
+            lines.append(f"{what}: {before} -> {now}")
     if lines:
         shown = "".join(f"\n  - {line}" for line in lines)
         raise StudyExistsError(
@@ -203,7 +203,7 @@ def find_study(engine: Engine, name: str) -> Study | None:
     return Study(
         row.study_id, row.uid, row.name, StudySpec.from_dict(row.spec), row.spec_sha256,
         row.dataset_fingerprint, row.code_version, row.trials, row.state, row.test_fingerprint,
-        row.parent_id,
+        row.parent_id, row.model_sha256,
     )  # fmt: skip
 
 

@@ -306,6 +306,29 @@ class Trainer(Protocol):
 
 
 @runtime_checkable
+class FileStarter(Protocol):
+    """What a trainer offers beside the Trainer protocol where a study's `model` may be a file.
+
+    The service pins the file by its content and gives `train` the path of a copy as `Job.model`.
+    """
+
+    def start_file(self, model: str) -> Path | None:
+        """The file that a training of `model` starts from; None where the trainer's code holds it.
+
+        Runs in any process and imports nothing heavy. The file may have to be downloaded first.
+        """
+        ...
+
+    def download(self, model: str) -> Path:
+        """The same file, brought here if it is missing; runs in the training process.
+
+        Raises:
+            HpoError: it cannot be had.
+        """
+        ...
+
+
+@runtime_checkable
 class OnnxExporter(Protocol):
     """What a trainer may offer beside the Trainer protocol."""
 

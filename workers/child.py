@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import CheckpointError, ExportError, HpoError, TrialError
-from hpo.trainer import OnnxExporter, load_trainer
+from hpo.trainer import FileStarter, OnnxExporter, load_trainer
 from workers.messages import (
     Answer,
     Done,
+    Download,
     Evaluate,
     ExportOnnx,
     Failed,
@@ -82,24 +83,10 @@ def _load(name: str) -> tuple[Any, Failed | None]:
 
 
 def _answer(trainer: Trainer, request: Request, connection: Connection[Any, Any]) -> Done | Failed:
-    def report(epoch: Epoch) -> Verdict:
-        connection.send(Reported(epoch))
-        answer = connection.recv()
-        if not isinstance(answer, Answer):
-            raise TypeError(f"expected an answer to epoch {epoch.number}, got {answer!r}")
-        return answer.verdict
-
-    print(f"--- trial {request.job.trial}: {type(request).__name__}", flush=True)
+    what = request.model if isinstance(request, Download) else f"trial {request.job.trial}"
+    print(f"--- {what}: {type(request).__name__}", flush=True)
     try:
-        match request:
-            case Train():
-                return Done(trainer.train(request.job, report))
-            case Evaluate():
-                return Done(trainer.evaluate(request.weights, request.job, request.split))
-            case Pack():
-                return Done(trainer.package(request.weights, request.job))
-            case ExportOnnx():
-                return Done(_exporter(trainer).export_onnx(request.weights, request.job))
+        return Done(_value(trainer, request, connection))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise  # the worker is gone: so are we
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a trial's failure, never the process's
@@ -110,6 +97,31 @@ def _answer(trainer: Trainer, request: Request, connection: Connection[Any, Any]
             hint = failed.error.hint
             return Failed(TrialError("error", str(failed.error), hint=hint), failed.retire)
         return failed
+
+
+def _value(trainer: Trainer, request: Request, connection: Connection[Any, Any]) -> Any:
+    """What the trainer makes of a request."""
+
+    def report(epoch: Epoch) -> Verdict:
+        connection.send(Reported(epoch))
+        answer = connection.recv()
+        if not isinstance(answer, Answer):
+            raise TypeError(f"expected an answer to epoch {epoch.number}, got {answer!r}")
+        return answer.verdict
+
+    match request:
+        case Train():
+            return trainer.train(request.job, report)
+        case Evaluate():
+            return trainer.evaluate(request.weights, request.job, request.split)
+        case Pack():
+            return trainer.package(request.weights, request.job)
+        case ExportOnnx():
+            return _exporter(trainer).export_onnx(request.weights, request.job)
+        case Download() if isinstance(trainer, FileStarter):
+            return trainer.download(request.model)
+        case _:
+            raise TypeError(f"the trainer cannot answer {request!r}")
 
 
 def _exporter(trainer: Trainer) -> OnnxExporter:

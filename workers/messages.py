@@ -1,7 +1,7 @@
 """What a worker and its training process say to each other; knows no pipe and no process.
 
-Worker to child: one of `Train`, `Evaluate`, `Pack`, `ExportOnnx`, and an `Answer` to each
-`Reported`.
+Worker to child: one of `Train`, `Evaluate`, `Pack`, `ExportOnnx`, `Download`, and an `Answer` to
+each `Reported`.
 Child to worker: one `Ready`; then for each request any number of `Reported`, and one `Done` or
 `Failed`.
 """
@@ -51,6 +51,13 @@ class ExportOnnx:
 
 
 @dataclass(frozen=True)
+class Download:
+    """Ask for the file that trainings of a model start from."""
+
+    model: str
+
+
+@dataclass(frozen=True)
 class Answer:
     """The verdict on the epoch that was reported last."""
 
@@ -94,5 +101,5 @@ class Failed:
     retire: bool
 
 
-Request = Train | Evaluate | Pack | ExportOnnx
+Request = Train | Evaluate | Pack | ExportOnnx | Download
 Reply = Ready | Reported | Done | Failed

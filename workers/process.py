@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hpo.errors import TrialError
 from hpo.trainer import Evaluation, Package, Result, Verdict
 from workers.child_handle import ChildHandle, Interrupted
-from workers.messages import Answer, Done, Evaluate, ExportOnnx, Failed, Pack, Reported, Train
+from workers.messages import (
+    Answer,
+    Done,
+    Download,
+    Evaluate,
+    ExportOnnx,
+    Failed,
+    Pack,
+    Reported,
+    Train,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -163,6 +173,10 @@ class TrainingProcess:
             ExportError: the trainer has no such export, or it finds something else.
         """
         return self._ask(ExportOnnx(weights, job), Path)
+
+    def download(self, model: str) -> Path:
+        """Have the file that trainings of `model` start from; see `FileStarter.download`."""
+        return self._ask(Download(model), Path)
 
     def close(self) -> None:
         """End the child in order."""

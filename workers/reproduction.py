@@ -19,6 +19,7 @@ from hpo.database.queries import query
 from hpo.errors import HpoError, MismatchError, StoreError, TrialError, UsageError, WeightsError
 from hpo.machine import UNSAID, differences, this_machine
 from hpo.readiness import require_same
+from hpo.start_file import model_here
 from hpo.trainer import Job, Verdict, load_trainer
 from hpo.trial_rows import trial_details, trial_rows
 from workers.device import choose_device, visible_gpus
@@ -143,11 +144,11 @@ def _params(study: Study, details: Mapping[str, Any]) -> dict[str, Any]:
     return study.spec.space.suggest(FixedTrial(details["params"]))
 
 
-def job_of(recorded: Recorded, data: Path | None, device: str, run_dir: Path) -> Job:
+def job_of(recorded: Recorded, data: Path | None, model: str, device: str, run_dir: Path) -> Job:
     """The training that the trial was; no checkpoint is made, which changes no figure."""
     spec = recorded.study.spec
     return Job(
-        trial=recorded.number, model=spec.model, params=recorded.params, train=spec.train,
+        trial=recorded.number, model=model, params=recorded.params, train=spec.train,
         epochs=recorded.length, seed=recorded.seed, metric=spec.objective.metric,
         direction=spec.objective.direction, data=data, device=device, run_dir=run_dir,
         checkpoint_every=0,
@@ -193,7 +194,8 @@ def reproduce(
         own_folder(settings.home / "runs") as runs,
         TrainingProcess(trainer, settings.home / "logs", borrowed, scratch=runs) as process,
     ):
-        job = job_of(recorded, data, device, runs / "reproduced")
+        model = model_here(recorded.study, open_store(settings), runs / "start")
+        job = job_of(recorded, data, model, device, runs / "reproduced")
         job.run_dir.mkdir()
         replay.train(process, job, stall_timeout_s)
         weights, arguments, notes = replay.compare_files(settings, runs)

@@ -87,19 +87,20 @@ class Place:
 
     Attributes:
         settings: of this machine.
-        engine: with room for two connections. The mirror's threads hold one of them at most while
-            MLflow is slow; this thread, the lease keeper and the checkpoints' uploader take one
-            for a short transaction at a time.
+        engine: with room for two connections. The mirror's threads and a promotion hold one of
+            them at most while MLflow is slow; this thread, the lease keeper and the checkpoints'
+            uploader take one for a short transaction at a time.
         process: the training process.
         runs: folder of the runs.
         data: the dataset's YAML on this machine.
+        model: what trainings are given as their model.
         device: what to train on.
         drain: the wish to leave.
         watch: is told what happens.
         stall_timeout_s: longest silence of a training; None for no limit.
         slot: a name that outlives this process; None for none.
         started: when the worker began, of the monotonic clock.
-        turn: of the mirrors' threads, for the connection that one of them may hold.
+        turn: of the mirrors' threads and the promotion, for the connection that one may hold.
     """
 
     settings: Settings
@@ -107,6 +108,7 @@ class Place:
     process: TrainingProcess
     runs: Path
     data: Path | None
+    model: str
     device: str
     drain: Drain
     watch: Watch
@@ -190,7 +192,7 @@ class Shift:
         )  # fmt: skip
         return Bench(
             self._study, claims, place.process, open_store(settings), place.runs, place.data,
-            place.device, host, place.stall_timeout_s, settings.checkpoint_every,
+            place.model, place.device, host, place.stall_timeout_s, settings.checkpoint_every,
             self._test_fingerprint,
         )  # fmt: skip
 

@@ -64,6 +64,7 @@ class Bench:
         store: where checkpoints, weights and pictures go.
         runs: folder in which each run gets one of its own, removed when the trial is told.
         data: the dataset's YAML on this machine.
+        model: what trainings are given as their model.
         device: what to train on.
         host: this machine's name, for the record.
         stall_timeout_s: longest silence of a training; None for no limit.
@@ -77,6 +78,7 @@ class Bench:
     store: ArtifactStore
     runs: Path
     data: Path | None
+    model: str
     device: str
     host: str
     stall_timeout_s: float | None = None
@@ -322,7 +324,7 @@ def make_job(bench: Bench, claim: Claim, seed: int | None = None) -> Job:
     epochs = spec.budget.epochs or int(claim.params["epochs"])
     name = f"trial-{claim.number:04d}-{claim.token.hex[:8]}"
     return Job(
-        trial=claim.number, model=spec.model, params=claim.params, train=spec.train, epochs=epochs,
+        trial=claim.number, model=bench.model, params=claim.params, train=spec.train, epochs=epochs,
         seed=spec.seed if seed is None else seed, metric=spec.objective.metric,
         direction=spec.objective.direction,
         data=bench.data, device=bench.device, run_dir=bench.runs / name,

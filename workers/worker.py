@@ -14,6 +14,7 @@ from hpo.database.engine import connect, persist, storage_url
 from hpo.errors import HpoError, RepeatedFailureError, UsageError
 from hpo.finals import parent_of
 from hpo.readiness import require_same, require_test_split
+from hpo.start_file import model_here
 from hpo.study import load_study
 from workers.device import choose_device
 from workers.drain import GRACE_S, Drain
@@ -98,7 +99,8 @@ class Worker:
         engine, study = self._opened()
         try:
             data = require_same(study, settings, engine, say=self._tell)
-            open_store(settings).require_writable(make=False)
+            store = open_store(settings)
+            store.require_writable(make=False)
             with (
                 own_folder(settings.home / "runs") as runs,
                 TrainingProcess(
@@ -106,9 +108,10 @@ class Worker:
                 ) as process,
             ):
                 process.warm()
+                model = model_here(study, store, runs / "start")
                 place = Place(
-                    settings, engine, process, runs, data, self._device, self._drain, self._watch,
-                    self._stall_timeout_s, self._slot, self._started,
+                    settings, engine, process, runs, data, model, self._device, self._drain,
+                    self._watch, self._stall_timeout_s, self._slot, self._started,
                 )  # fmt: skip
                 return self._serve(place, study)
         finally:
@@ -193,7 +196,8 @@ class Worker:
         from hpo.promotion.finalizer import finalize
 
         decision = finalize(
-            place.engine, place.settings, study, place.process, device=place.device
+            place.engine, place.settings, study, place.process,
+            device=place.device, turn=place.turn,
         )  # fmt: skip
         self._note(summary, decision.sentence())
 

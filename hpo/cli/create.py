@@ -175,20 +175,25 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
     from hpo.cli.project import plainly
     from hpo.database import schema
     from hpo.database.engine import connect
+    from hpo.start_file import keep
     from hpo.study import create_study as store
     from hpo.trainer import load_trainer
 
     settings.home.mkdir(parents=True, exist_ok=True)
-    description = load_trainer(spec.trainer).describe()
+    trainer = load_trainer(spec.trainer)
+    description = trainer.describe()
     mark, test_mark = _fingerprints(spec, settings, description)
     open_store(settings).require_writable()
+    model_sha256 = keep(
+        trainer, spec.model, open_store(settings), lambda: _downloaded(spec, settings)
+    )
     engine = connect(settings, create=True)
     try:
         with plainly(engine):
             schema.upgrade(engine)
         study, made = store(
             engine, spec, fingerprint=mark, code_version=description.code_version,
-            test_fingerprint=test_mark, exist_ok=exist_ok,
+            test_fingerprint=test_mark, model_sha256=model_sha256, exist_ok=exist_ok,
         )  # fmt: skip
     finally:
         engine.dispose()
@@ -196,6 +201,7 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
         "study": study.name, "created": made, "trials": study.trials,
         "epochs": spec.budget.epochs, "spec_sha256": study.spec_sha256,
         "dataset_fingerprint": study.fingerprint, "test_fingerprint": study.test_fingerprint,
+        "model_sha256": study.model_sha256,
         "simulated": description.simulated,
     }  # fmt: skip
 
@@ -209,6 +215,15 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
         click.echo("Next: `hpo launch --workers 2`, or `hpo worker` for one worker here.")
 
     show(as_json, document, text)
+
+
+def _downloaded(spec: StudySpec, settings: Settings) -> Path:
+    """The weights that trainings start from, which are not on this machine yet."""
+    from workers.process import TrainingProcess
+
+    click.echo(f"hpo: downloading {spec.model}", err=True)
+    with TrainingProcess(spec.trainer, settings.home / "logs") as process:
+        return process.download(spec.model)
 
 
 def _fingerprints(

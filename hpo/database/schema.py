@@ -12,7 +12,7 @@ from hpo.errors import SchemaError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-HEAD = "0004"
+HEAD = "0005"
 # Our SQL writes Optuna's tables, so its revision is checked at every start; the contract tests
 # read everything back through plain Optuna.
 OPTUNA_HEAD = "v3.2.0.a"

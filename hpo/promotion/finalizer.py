@@ -23,6 +23,7 @@ from hpo.promotion.order import Order
 from hpo.tracking.client import error_code
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from sqlalchemy import Engine
@@ -47,6 +48,7 @@ def finalize(
     onnx: bool = True,
     progress: Callable[[str], None] | None = None,
     device: str = "cpu",
+    turn: threading.Lock | None = None,
 ) -> Decision:
     """Promote the study's challenger, or say why not; safe to call again, and by many at once.
 
@@ -63,6 +65,7 @@ def finalize(
         onnx: False leaves out the ONNX file that the study asks for.
         progress: told what takes long.
         device: what the champion is evaluated on, where that is needed.
+        turn: shared with the mirrors of the same engine, which wait meanwhile.
 
     Raises:
         UsageError: the trial of an override is not complete.
@@ -75,7 +78,7 @@ def finalize(
     model = study.spec.promotion.model
     wait = f"another promotion of '{model}' is under way; waiting for it"
     with (
-        promotion_lock(engine, model, lambda: say(wait)) as connection,
+        promotion_lock(engine, model, lambda: say(wait), turn=turn) as connection,
         tempfile.TemporaryDirectory(prefix="hpo-finalize-") as scratch,
     ):
         order = Order(

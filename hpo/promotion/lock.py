@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,7 +22,13 @@ POLL_S = 0.5
 
 
 @contextmanager
-def promotion_lock(engine: Engine, model: str, waiting: Callable[[], None]) -> Iterator[Connection]:
+def promotion_lock(
+    engine: Engine,
+    model: str,
+    waiting: Callable[[], None],
+    *,
+    turn: threading.Lock | None = None,
+) -> Iterator[Connection]:
     """Hold the lock of a registered model inside the block.
 
     The lock is the transaction's: it dies with its holder, and it is safe behind PgBouncer. It is
@@ -29,31 +36,32 @@ def promotion_lock(engine: Engine, model: str, waiting: Callable[[], None]) -> I
     transaction each time: with PgBouncer those who waited would occupy what the holder needs.
 
     Args:
-        engine: the database.
+        engine: the database; it has room for a second connection, which short transactions need.
         model: the registered model's name.
         waiting: called once when another holds it.
+        turn: held with the lock; shared with the mirrors that borrow from the same engine, whose
+            two connections would otherwise both be occupied.
 
     Yields:
-        The connection whose open transaction holds the lock. It is not of the engine's pool, which
-        is small and others' too. What is written on it is committed at the block's end.
+        The connection whose open transaction holds the lock. What is written on it is committed at
+        the block's end.
 
     Raises:
         DatabaseError: the connection, and with it the lock, is gone.
     """
+    turn = turn or threading.Lock()
+    told = False
     try:
-        with engine.connect() as connection:
-            told = False
-            while True:
-                with connection.begin():
-                    connection.execute(query("unhurried"))
-                    if connection.scalar(query("try_promotion_lock"), {"model": model}):
-                        connection.detach()
-                        yield connection
-                        return
-                if not told:
-                    waiting()
-                    told = True
-                time.sleep(POLL_S)
+        while True:
+            with turn, engine.begin() as connection:
+                connection.execute(query("unhurried"))
+                if connection.scalar(query("try_promotion_lock"), {"model": model}):
+                    yield connection
+                    return
+            if not told:
+                waiting()
+                told = True
+            time.sleep(POLL_S)
     except DBAPIError as error:
         raise explain(error, str(engine.url)) or error from error
 

@@ -55,6 +55,7 @@ class StudyRow:
         simulated: whether its figures are not of a real training.
         parent_id: of finals, the study whose best trials they look at again.
         parent_run_id: that study's own run, as far as it is known.
+        model_sha256: of the file that every training starts from; None where there is none.
     """
 
     study_id: int
@@ -75,6 +76,7 @@ class StudyRow:
     best: tuple[int, float] | None
     parent_id: int | None = None
     parent_run_id: str | None = None
+    model_sha256: str | None = None
 
     @property
     def experiment(self) -> str:
@@ -119,7 +121,8 @@ class StudyRow:
             {
                 "hpo.study": self.name, "hpo.study_id": self.study_id,
                 "hpo.spec_sha256": self.spec_sha256, "hpo.dataset_fingerprint": self.fingerprint,
-                "hpo.code_version": self.code_version, "simulated": self.simulated or None,
+                "hpo.code_version": self.code_version, "hpo.model_sha256": self.model_sha256,
+                "simulated": self.simulated or None,
                 "hpo.finals_of": None if self.parent_id is None else self.experiment,
             }
         )  # fmt: skip
@@ -263,6 +266,7 @@ def read_study(connection: Connection, study_id: int) -> StudyRow | None:
         given[0] if given else "objective", tuple(names),
         spec is not None and _simulated(spec.trainer), row.experiment_id, row.run_id,
         None if best is None else (best.number, best.value), row.parent_id, row.parent_run_id,
+        row.model_sha256,
     )  # fmt: skip
 
 

@@ -137,11 +137,11 @@ def test_a_wrong_file_or_name_changes_nothing(run: Run, tmp_path: Path) -> None:
     text = (tmp_path / "study.json").read_text(encoding="utf-8")
     (tmp_path / "cut.json").write_text(text[:-1000], encoding="utf-8")
     (tmp_path / "altered.json").write_text(text.replace('"pid":7', '"pid":8'), encoding="utf-8")
-    (tmp_path / "newer.json").write_text(text.replace('"version": 2', '"version": 3'))
+    (tmp_path / "newer.json").write_text(text.replace('"version": 3', '"version": 4'))
     for file, code, why in (
         ("cut.json", 2, "is no export of a study"),
         ("altered.json", 2, "was altered"),
-        ("newer.json", 1, "has version 3"),
+        ("newer.json", 1, "has version 4"),
         ("none.json", 2, "does not exist"),
     ):
         said = run("import", file, there=True, code=code).stderr

@@ -1,4 +1,4 @@
-"""A real training on a machine that has nothing of the dataset, out of S3; minutes in all."""
+"""A real training on a machine that has neither dataset nor weights, out of S3; minutes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fixtures.command_line import Project
 from fixtures.pushing import shapes
+from ultralytics import YOLO
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,10 @@ pytestmark = pytest.mark.cluster
 def test_two_projects_share_a_study_and_no_folder(
     tmp_path: Path, database_url: str, s3_server: S3Server, mlflow_url: str
 ) -> None:
-    """Created and pushed in one project; two workers of another fetch it once and train."""
+    """Created and pushed in one project; two workers of another fetch it once and train.
+
+    The weights that the trainings start from come along with the study.
+    """
     here, there = tmp_path / "here", tmp_path / "there"
     projects = []
     for folder in (here, there):
@@ -36,14 +40,16 @@ def test_two_projects_share_a_study_and_no_folder(
     first, second = projects
     data = shapes(here / "set", imgsz=64, train=12, val=6, test=20)
     spec = {
-        "study": "away", "trainer": "yolo", "model": "yolov8n.yaml", "data": str(data),
+        "study": "away", "trainer": "yolo", "model": "mine.pt", "data": str(data),
         "search_space": "yolov8n-quick", "budget": {"trials": 2, "epochs": 1},
         "sampler": {"name": "random"}, "pruner": {"name": "none"},
         "train": {"imgsz": 64, "batch": 8, "optimizer": "AdamW", "close_mosaic": 0},
         "promotion": {"model": "away", "finalists": 1, "seeds": 1, "min_value": -1},
     }  # fmt: skip
     (here / "hpo.yaml").write_text(json.dumps(spec))
+    YOLO("yolov8n.yaml", verbose=False).save(here / "mine.pt")
     first.run("create-study")
+    (here / "mine.pt").unlink()
     (there / ".hpo").mkdir()
     shutil.move(here / "set", tmp_path / "aside")
     told = second.start("worker", "--study", "away")

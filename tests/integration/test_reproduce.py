@@ -241,9 +241,9 @@ def test_the_job_is_the_one_that_a_worker_makes(here: Settings, engine: Engine) 
     token: Any = type("Token", (), {"hex": "0" * 32})
     claim = Claim(1, 0, token, 0, 0, recorded.params)
     nothing: Any = None
-    bench = Bench(study, nothing, nothing, nothing, here.home, None, "cpu", "host")
+    bench = Bench(study, nothing, nothing, nothing, here.home, None, "model", "cpu", "host")
     worked = make_job(bench, claim, recorded.seed)
-    own = job_of(recorded, None, "cpu", worked.run_dir)
+    own = job_of(recorded, None, "model", "cpu", worked.run_dir)
     assert own == replace(worked, checkpoint_every=0)
 
 

@@ -31,7 +31,7 @@ def document() -> StudyDocument:
         "name": "größe", "uid": UID, "spec": spec.to_dict(), "spec_sha256": spec.sha256(),
         "dataset_fingerprint": None, "code_version": "1", "trials": 6, "timeout_s": None,
         "state": "open", "created_at": "2026-01-02T03:04:05.000006+00:00", "first_claim_at": None,
-        "test_fingerprint": None,
+        "test_fingerprint": None, "model_sha256": "a" * 64,
     }  # fmt: skip
     content: dict[str, Any] = {"study": study, "finals": None} | {name: [] for name in SECTIONS}
     ran = {"state": "RUNNING", "datetime_start": None, "datetime_complete": None}
@@ -124,11 +124,28 @@ def test_another_file_is_no_export(data: bytes, why: str) -> None:
     assert "hpo export" in caught.value.hint or "export the study again" in caught.value.hint
 
 
+def test_a_file_of_version_2_knew_no_file_that_trainings_start_from(
+    document: StudyDocument,
+) -> None:
+    """Neither its study's nor its finals'."""
+    study = {
+        key: value for key, value in document.content["study"].items() if key != "model_sha256"
+    }
+    finals = document.renamed("größe/finals").content
+    del finals["finals"]
+    finals["study"].pop("model_sha256")
+    old = changed(document, study=study, finals=finals)
+    file = {"format": "hpo-study", "version": 2, "sha256": old.sha256(), "content": old.content}
+    read_now = from_bytes(json.dumps(file).encode(), "f").content
+    assert read_now["study"] == study | {"model_sha256": None}
+    assert read_now["finals"]["study"] == finals["study"] | {"model_sha256": None}
+
+
 def test_a_file_of_a_newer_version_is_refused_with_what_mends_it(document: StudyDocument) -> None:
     """Before its content is looked at, which may have another form."""
     newer = json.loads(to_bytes(document)) | {"version": VERSION + 1, "content": "of the future"}
     with pytest.raises(
-        SchemaError, match="version 3 of its format, this package knows 2"
+        SchemaError, match="version 4 of its format, this package knows 3"
     ) as caught:
         from_bytes(json.dumps(newer).encode(), "f")
     assert "pip install --upgrade" in caught.value.hint
@@ -269,7 +286,12 @@ def test_parts_that_do_not_fit_are_all_told(
     found = faults(bad.content)
     for sentence in expected:
         assert any(fault.startswith(sentence) for fault in found), found
-    file = {"format": "hpo-study", "version": 2, "sha256": bad.sha256(), "content": bad.content}
+    file = {
+        "format": "hpo-study",
+        "version": VERSION,
+        "sha256": bad.sha256(),
+        "content": bad.content,
+    }
     with pytest.raises(FaultsError) as caught:
         from_bytes(json.dumps(file).encode(), "f")
     assert list(caught.value.faults) == found

@@ -24,6 +24,7 @@ from workers.yolo.arguments import (
     package_dir,
 )
 from workers.yolo.environment import file_hash
+from workers.yolo.models import start_file
 from workers.yolo.trainer import YoloTrainer
 
 SOUND: dict[str, Any] = {
@@ -132,6 +133,17 @@ def test_what_could_not_matter_or_would_be_changed_is_refused(
 def test_what_matters_is_accepted(changes: dict[str, Any]) -> None:
     """The neighbours of the refused values pass."""
     assert check(**changes) == []
+
+
+def test_where_the_file_of_a_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ultralytics' architectures need none; its weights have a place; one's own is where it is."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert start_file("yolov8n.yaml") is None
+    assert start_file("yolov8n.pt") == tmp_path / "cache/hpo-service/weights/yolov8n.pt"
+    for name in ("mine.pt", "mine.yaml", "yolov8n.pt"):
+        (tmp_path / name).touch()
+        assert start_file(name) == tmp_path / name
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:

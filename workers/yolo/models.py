@@ -59,6 +59,17 @@ def weights_fault(path: Path) -> str:
     return ""
 
 
+def start_file(model: str) -> Path | None:
+    """Where the file of a study's `model` is, or is downloaded to; None for an architecture's name.
+
+    A file of one's own goes before one of Ultralytics' with the same name.
+    """
+    path = Path(model)
+    if path.is_file() or path.suffix != ".pt":
+        return path.resolve() if path.is_file() else None
+    return weights_cache() / path.name if is_published(path) else path.absolute()
+
+
 def is_published(path: Path) -> bool:
     """Whether Ultralytics publishes weights of that name, given without a folder."""
     return len(path.parts) == 1 and _PUBLISHED.fullmatch(path.stem) is not None

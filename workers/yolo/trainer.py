@@ -12,14 +12,14 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import TrialError
+from hpo.errors import TrialError, WeightsError
 from hpo.trainer import Description, Evaluation, Package, Result, Verdict
 from workers.yolo import environment
 from workers.yolo.arguments import DEFAULTS, PREDICT_PARAMS, arguments, code_version
 from workers.yolo.data import own_data_yaml
 from workers.yolo.faults import faults
-from workers.yolo.models import EXAMPLES
-from workers.yolo.weights import find_model, require_weights
+from workers.yolo.models import EXAMPLES, start_file
+from workers.yolo.weights import downloaded, find_model, require_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -129,6 +129,17 @@ class YoloTrainer:
             licence=LICENCE,
             licence_text=distribution("ultralytics").read_text("licenses/LICENSE") or "",
         )
+
+    def start_file(self, model: str) -> Path | None:
+        return start_file(model)
+
+    def download(self, model: str) -> Path:
+        path = start_file(model)
+        if path is None:
+            raise WeightsError(f"{model} is no file")
+        downloaded(path)
+        require_weights(path)
+        return path
 
     def export_onnx(self, weights: Path, job: Job) -> Path:
         self.warm()

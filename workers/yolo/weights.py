@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from hpo.errors import TrialError, WeightsError
-from workers.yolo.models import is_published, weights_cache, weights_fault
+from workers.yolo.models import start_file, weights_cache, weights_fault
 
 
 def find_model(model: str) -> str:
@@ -17,15 +17,24 @@ def find_model(model: str) -> str:
         TrialError: weights that cannot be downloaded.
         WeightsError: a file that is no weights.
     """
-    path = Path(model)
-    if path.suffix != ".pt":
-        return str(path.resolve()) if path.is_file() else model
-    if not path.is_file() and is_published(path):
-        path = weights_cache() / path.name
-        if not path.is_file():
-            _download(path)
-    require_weights(path)
-    return str(path.resolve())
+    path = start_file(model)
+    if path is None:
+        return model
+    if path.suffix == ".pt":
+        downloaded(path)
+        require_weights(path)
+    return str(path)
+
+
+def downloaded(path: Path) -> Path:
+    """A file that `start_file` named, brought there where it is missing and Ultralytics has it.
+
+    Raises:
+        TrialError: it cannot be downloaded.
+    """
+    if not path.is_file() and path.parent == weights_cache():
+        _download(path)
+    return path
 
 
 def require_weights(path: Path) -> None:

@@ -10,7 +10,8 @@ select set_config('extra_float_digits', '1', true)
 
 -- name: export_study
 select h.name, h.uid::text as uid, h.spec, h.spec_sha256, h.dataset_fingerprint, h.code_version,
-       h.trials, h.timeout_s, h.state, h.created_at, h.first_claim_at, h.test_fingerprint
+       h.trials, h.timeout_s, h.state, h.created_at, h.first_claim_at, h.test_fingerprint,
+       h.model_sha256
   from hpo.study h join studies s on s.study_id = h.study_id
  where h.study_id = :study_id
 
@@ -143,14 +144,15 @@ select t.number as trial, c.epoch, c.token
 -- name: import_study
 insert into hpo.study (study_id, name, uid, spec, spec_sha256, dataset_fingerprint, code_version,
                        trials, timeout_s, state, created_at, first_claim_at, test_fingerprint,
-                       parent_id)
+                       model_sha256, parent_id)
 select :study_id, r.name, r.uid, r.spec, r.spec_sha256, r.dataset_fingerprint, r.code_version,
        r.trials, r.timeout_s, r.state, r.created_at, r.first_claim_at, r.test_fingerprint,
-       :parent_id
+       r.model_sha256, :parent_id
   from json_to_recordset(cast(:rows as json)) as r(
        name text, uid uuid, spec jsonb, spec_sha256 text, dataset_fingerprint text,
        code_version text, trials integer, timeout_s double precision, state text,
-       created_at timestamptz, first_claim_at timestamptz, test_fingerprint text)
+       created_at timestamptz, first_claim_at timestamptz, test_fingerprint text,
+       model_sha256 text)
 
 -- name: import_final
 insert into hpo.final (trial_id, study_id, of_trial_id, of_number, seed, trained)

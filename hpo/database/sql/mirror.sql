@@ -44,7 +44,7 @@ select (select count(*) from pending) + parent.behind::int as behind,
 
 -- name: mirror_study
 select s.study_id, s.study_name as name, h.spec, h.spec_sha256, h.dataset_fingerprint,
-       h.code_version, h.trials,
+       h.code_version, h.model_sha256, h.trials,
        (extract(epoch from h.created_at) * 1000)::bigint as created_ms,
        (select (extract(epoch from min(t.datetime_start) at time zone 'UTC') * 1000)::bigint
           from trials t where t.study_id = s.study_id) as first_ms,

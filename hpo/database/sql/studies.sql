@@ -1,7 +1,7 @@
 -- name: study_by_name
 select h.study_id, h.uid, h.name, h.spec, h.spec_sha256, h.dataset_fingerprint, h.code_version,
        h.trials, h.timeout_s, h.state, h.created_at, h.first_claim_at, h.test_fingerprint,
-       h.parent_id
+       h.parent_id, h.model_sha256
   from hpo.study h join studies s on s.study_id = h.study_id
  where h.name = :name
 
@@ -86,9 +86,9 @@ insert into study_system_attributes (study_id, key, value_json) values (:study_i
 
 -- name: insert_study
 insert into hpo.study (study_id, name, spec, spec_sha256, dataset_fingerprint, code_version,
-                       trials, timeout_s, test_fingerprint, parent_id)
+                       trials, timeout_s, test_fingerprint, parent_id, model_sha256)
 values (:study_id, :name, cast(:spec as jsonb), :sha256, :fingerprint, :code_version,
-        :trials, :timeout_s, :test_fingerprint, :parent_id)
+        :trials, :timeout_s, :test_fingerprint, :parent_id, :model_sha256)
 
 -- name: lock_study
 select h.trials, h.state from studies s join hpo.study h on h.study_id = s.study_id
