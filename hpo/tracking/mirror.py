@@ -196,7 +196,9 @@ class Mirror:
 
     def _ensure_parent(self, state: str | None) -> tuple[str, str] | None:
         """The same, made where need be; with `state`, its run shows that afterwards."""
-        above = self._above()  # before a lock is held: one connection is enough
+        # Before a lock is held, so that one connection is enough: a client looks for its database
+        self.client()
+        above = self._above()
         with self.marks.locked_study() as (connection, mark):
             study = read_study(connection, self.study_id)
             if mark is None or study is None:

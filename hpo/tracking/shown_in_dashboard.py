@@ -28,13 +28,13 @@ def show_pending(mirror: Mirror, settings: Settings) -> int:
         DBAPIError: PostgreSQL cannot be reached.
     """
     folder = None if "://" in settings.artifacts else Path(settings.artifacts) / "dashboard"
+    uri = mirror.client().uri  # before a connection is taken: one is enough
     with mirror.engine.begin() as connection:
         key = {"study_id": mirror.study_id}
         pending = connection.scalars(query("dashboard_pending"), key).all()
         study = read_study(connection, mirror.study_id)
         if study is None or study.experiment_id is None or study.run_id is None:
             return 0
-        uri = mirror.client().uri
         add_note(connection, study.study_id, None, _study_note(study, uri))
     return sum(_show(mirror, study, trial_id, uri, folder) for trial_id in pending)
 

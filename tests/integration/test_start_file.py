@@ -27,7 +27,7 @@ class Trainer(SimulatedTrainer):
         return replace(super().describe(), name="starter")
 
     def start_file(self, model):
-        return None if model == "own" else Path(model).absolute()
+        return Path(model).absolute()
 
     def download(self, model):
         if model == "nowhere.pt":
@@ -37,7 +37,7 @@ class Trainer(SimulatedTrainer):
 
     def train(self, job, report):
         found = Path(job.model)
-        if job.model != "own" and (found.name != "mine.pt" or found.read_text() != "good"):
+        if found.name != "mine.pt" or found.read_text() != "good":
             raise TrialError("error", f"started from {found}: {found.read_text()}")
         return super().train(job, report)
 """
@@ -94,16 +94,6 @@ def test_workers_start_from_what_the_study_was_created_with(
     assert not list(second.folder.rglob("mine.pt"))  # no worker leaves it behind
 
 
-def test_an_equal_study_starts_from_the_same_file(machine: Callable[[str], Project]) -> None:
-    """Of the same content, wherever it was; another content is another study."""
-    first = machine("first")
-    (first.folder / "mine.pt").write_text("good")
-    create(first, "mine.pt")
-    assert not create(first, "mine.pt", "--exist-ok")["created"]
-    (first.folder / "mine.pt").write_text("other")
-    create(first, "mine.pt", "--exist-ok", code=2)
-
-
 def test_a_missing_file_is_downloaded_when_the_study_is_created(
     machine: Callable[[str], Project],
 ) -> None:
@@ -128,11 +118,3 @@ def test_an_altered_copy_is_not_used(machine: Callable[[str], Project], tmp_path
     assert "trials of 'starts' start from mine.pt" in first.logs()
     assert "was altered" in first.logs()
     assert first.json("status", "--study", "starts")["counts"]["complete"] == 0
-
-
-def test_a_model_of_the_trainers_own_needs_no_file(machine: Callable[[str], Project]) -> None:
-    """Its code version pins it."""
-    first = machine("first")
-    assert create(first, "own")["model_sha256"] is None
-    first.run("worker", "--study", "starts")
-    assert first.json("status", "--study", "starts")["counts"]["complete"] == 2

@@ -172,6 +172,17 @@ def test_other_data_under_an_equal_spec_is_refused(engine: Engine) -> None:
         create(engine, simulated_spec(), exist_ok=True, fingerprint="e" * 64)
 
 
+def test_another_file_to_start_from_under_an_equal_spec_is_refused(engine: Engine) -> None:
+    """The weights at `model` have changed; a study of an earlier version knew none of them."""
+    create(engine, simulated_spec(), model_sha256="a" * 64)
+    with pytest.raises(StudyExistsError, match=r"sha256 of the model's file: aaa.* -> bbb"):
+        create(engine, simulated_spec(), exist_ok=True, model_sha256="b" * 64)
+    assert not create(engine, simulated_spec(), exist_ok=True, model_sha256="a" * 64)[1]
+    earlier = simulated_spec(study="earlier")
+    create(engine, earlier)
+    assert not create(engine, earlier, exist_ok=True, model_sha256="a" * 64)[1]
+
+
 def test_creating_at_once_makes_one_study(engine: Engine, database_url: str) -> None:
     """Of eight creators one makes it; seven find it, or are told that it exists."""
     workers = make_engine(database_url, pool_size=8)
