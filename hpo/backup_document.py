@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -126,15 +127,20 @@ class StudyDocument:
         )
 
     def summary(self) -> dict[str, Any]:
-        """What is in it, and which files belong to it, as counts; JSON-able."""
+        """What is in it, and which files belong to it, as counts; JSON-able.
+
+        `starts_from` is the study's `model` where that is a file, else None.
+        """
         content, finals = self.content, self.content["finals"]
         both = [content] if finals is None else [content, finals]
         artifacts = [row for one in both for row in one["artifacts"]]
         checkpoints = [row for one in both for row in one["checkpoints"]]
+        study = content["study"]
         return {
             "study": self.name,
             "trials": _states(content),
-            "budget": content["study"]["trials"],
+            "budget": study["trials"],
+            "starts_from": study["spec"]["model"] if study["model_sha256"] else None,
             "epochs": len(content["epochs"]),
             "finals": None if finals is None else _states(finals),
             "promotions": len(content["promotions"]),
@@ -182,6 +188,7 @@ def _states(content: dict[str, Any]) -> dict[str, int]:
 
 
 _SHOWN_SHA256 = "hpo:spec_sha256"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def _files(rows: list[Row], *prefixes: str) -> dict[str, int]:
@@ -248,6 +255,8 @@ def _study_faults(study: Any, name: str | None) -> list[str]:
         uuid.UUID(study["uid"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return [f"study: cannot be read ({type(error).__name__}: {error})"]
+    if not _SHA256.fullmatch(study["model_sha256"] or "0" * 64):
+        return ["study.model_sha256: is no sha256"]
     return [] if spec.study == study["name"] else [f"study.spec.study: is {spec.study!r}"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.errors import WeightsError
-from hpo.trainer import FileStarter
+from hpo.trainer import FileStarter, load_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def keep(
-    trainer: Trainer, model: str, store: ArtifactStore, download: Callable[[], Path]
+    trainer: Trainer, model: str, store: ArtifactStore, prepare: Callable[[], Path]
 ) -> str | None:
     """Put the file of a study's `model` into the store.
 
@@ -29,19 +29,19 @@ def keep(
         trainer: the study's.
         model: its `model`.
         store: where to.
-        download: called where the file is not on this machine; returns where it is then.
+        prepare: called where there is such a file; see `FileStarter.prepare`.
 
     Returns:
         Its hex sha256; None where the trainer's own code holds the model.
 
     Raises:
+        HpoError: the file cannot be had, or is no model.
         StoreError: the store is gone, full or refuses.
         OSError: the file cannot be read.
     """
-    file = trainer.start_file(model) if isinstance(trainer, FileStarter) else None
-    if file is None:
+    if not isinstance(trainer, FileStarter) or trainer.start_file(model) is None:
         return None
-    return store.put(file if file.is_file() else download()).sha256
+    return store.put(prepare()).sha256
 
 
 def model_here(study: Study, store: ArtifactStore, folder: Path) -> str:
@@ -53,14 +53,21 @@ def model_here(study: Study, store: ArtifactStore, folder: Path) -> str:
         folder: where a copy is put, of the same name; it lasts as long as the trainings.
 
     Raises:
-        WeightsError: the file is missing, or no longer what was stored.
+        WeightsError: the file is missing, or no longer what was stored; or one of this folder would
+            be taken for the trainer's own model.
         StoreError: the store is gone.
     """
-    if study.model_sha256 is None:
-        return study.spec.model
+    model, sha256 = study.spec.model, study.model_sha256
+    if sha256 is None:
+        trainer = load_trainer(study.spec.trainer)
+        if isinstance(trainer, FileStarter):
+            trainer.start_file(model)  # raises where it could be another model here
+        return model
     try:
-        return str(store.fetch(study.model_sha256, folder / Path(study.spec.model).name))
+        return str(store.fetch(sha256, folder / Path(model).name))
     except WeightsError as error:
         raise WeightsError(
-            f"trials of '{study.name}' start from {study.spec.model}, but {error}", hint=error.hint
+            f"trials of '{study.name}' start from {model}, but {error}",
+            hint=f"Where {model} still has the sha256 {sha256}, `hpo create-study --exist-ok` with "
+            f"the same study file puts it back. {error.hint}".strip(),
         ) from error

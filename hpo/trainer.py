@@ -127,7 +127,7 @@ class Job:
 
     Attributes:
         trial: the trial's number, for names and logs only.
-        model: weights or architecture.
+        model: weights or architecture: the path of a file, or a name that the trainer knows.
         params: the trial's parameters. Each must be found in the effective arguments.
         train: the study's fixed arguments.
         epochs: number of epochs.
@@ -140,6 +140,8 @@ class Job:
         resume: where to go on; None starts at the first epoch. Its files lie in `run_dir`.
         checkpoint_every: epochs between two checkpoints; 0 makes none. Whether they are made
             does not change any figure of the training.
+        model_sha256: of the file `model`, whose path is another one in each process; None where
+            the study has none.
     """
 
     trial: int
@@ -155,6 +157,7 @@ class Job:
     run_dir: Path
     resume: Checkpoint | None = None
     checkpoint_every: int = 1
+    model_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -316,14 +319,19 @@ class FileStarter(Protocol):
         """The file that a training of `model` starts from; None where the trainer's code holds it.
 
         Runs in any process and imports nothing heavy. The file may have to be downloaded first.
+
+        Raises:
+            WeightsError: a file of this folder would be taken for the trainer's own model.
         """
         ...
 
-    def download(self, model: str) -> Path:
-        """The same file, brought here if it is missing; runs in the training process.
+    def prepare(self, model: str) -> Path:
+        """The same file, downloaded if it is missing, and seen to be one that `train` can use.
+
+        Runs in the training process.
 
         Raises:
-            HpoError: it cannot be had.
+            HpoError: it cannot be had, or is no model.
         """
         ...
 

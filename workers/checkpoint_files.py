@@ -50,7 +50,7 @@ def identity(job: Job, code_version: str) -> dict[str, Any]:
     """What decides a training's figures beside its dataset, in the types of JSON."""
     told = {
         "code": code_version,
-        "model": job.model,
+        "model": job.model_sha256 or job.model,
         "params": dict(job.params),
         "train": dict(job.train),
         "epochs": job.epochs,

@@ -25,11 +25,11 @@ from hpo.trainer import FileStarter, OnnxExporter, load_trainer
 from workers.messages import (
     Answer,
     Done,
-    Download,
     Evaluate,
     ExportOnnx,
     Failed,
     Pack,
+    Prepare,
     Ready,
     Reported,
     Train,
@@ -83,7 +83,7 @@ def _load(name: str) -> tuple[Any, Failed | None]:
 
 
 def _answer(trainer: Trainer, request: Request, connection: Connection[Any, Any]) -> Done | Failed:
-    what = request.model if isinstance(request, Download) else f"trial {request.job.trial}"
+    what = request.model if isinstance(request, Prepare) else f"trial {request.job.trial}"
     print(f"--- {what}: {type(request).__name__}", flush=True)
     try:
         return Done(_value(trainer, request, connection))
@@ -118,8 +118,8 @@ def _value(trainer: Trainer, request: Request, connection: Connection[Any, Any])
             return trainer.package(request.weights, request.job)
         case ExportOnnx():
             return _exporter(trainer).export_onnx(request.weights, request.job)
-        case Download() if isinstance(trainer, FileStarter):
-            return trainer.download(request.model)
+        case Prepare() if isinstance(trainer, FileStarter):
+            return trainer.prepare(request.model)
         case _:
             raise TypeError(f"the trainer cannot answer {request!r}")
 

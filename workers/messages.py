@@ -1,6 +1,6 @@
 """What a worker and its training process say to each other; knows no pipe and no process.
 
-Worker to child: one of `Train`, `Evaluate`, `Pack`, `ExportOnnx`, `Download`, and an `Answer` to
+Worker to child: one of `Train`, `Evaluate`, `Pack`, `ExportOnnx`, `Prepare`, and an `Answer` to
 each `Reported`.
 Child to worker: one `Ready`; then for each request any number of `Reported`, and one `Done` or
 `Failed`.
@@ -51,7 +51,7 @@ class ExportOnnx:
 
 
 @dataclass(frozen=True)
-class Download:
+class Prepare:
     """Ask for the file that trainings of a model start from."""
 
     model: str
@@ -101,5 +101,5 @@ class Failed:
     retire: bool
 
 
-Request = Train | Evaluate | Pack | ExportOnnx | Download
+Request = Train | Evaluate | Pack | ExportOnnx | Prepare
 Reply = Ready | Reported | Done | Failed

@@ -13,11 +13,11 @@ from workers.child_handle import ChildHandle, Interrupted
 from workers.messages import (
     Answer,
     Done,
-    Download,
     Evaluate,
     ExportOnnx,
     Failed,
     Pack,
+    Prepare,
     Reported,
     Train,
 )
@@ -174,9 +174,9 @@ class TrainingProcess:
         """
         return self._ask(ExportOnnx(weights, job), Path)
 
-    def download(self, model: str) -> Path:
-        """Have the file that trainings of `model` start from; see `FileStarter.download`."""
-        return self._ask(Download(model), Path)
+    def prepare(self, model: str) -> Path:
+        """Have the file that trainings of `model` start from; see `FileStarter.prepare`."""
+        return self._ask(Prepare(model), Path)
 
     def close(self) -> None:
         """End the child in order."""

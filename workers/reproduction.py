@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpo.artifacts.opening import open_store
 from hpo.artifacts.store import sha256_of
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.study import Study
     from hpo.trainer import Epoch, Result
+
+T = TypeVar("T")
 
 TOLERANCE = 0.01
 EFFECTIVE = "effective.json"
@@ -151,7 +153,7 @@ def job_of(recorded: Recorded, data: Path | None, model: str, device: str, run_d
         trial=recorded.number, model=model, params=recorded.params, train=spec.train,
         epochs=recorded.length, seed=recorded.seed, metric=spec.objective.metric,
         direction=spec.objective.direction, data=data, device=device, run_dir=run_dir,
-        checkpoint_every=0,
+        checkpoint_every=0, model_sha256=recorded.study.model_sha256,
     )  # fmt: skip
 
 
@@ -185,7 +187,7 @@ def reproduce(
             f"there is no folder {settings.home}",
             hint="The training runs there: set HPO_HOME, or work in the project's folder.",
         )
-    data = _same_data(recorded.study, settings)
+    data = _comparable(lambda: _same_data(recorded.study, settings))
     device = choose_device(_kind_of(recorded) if device == "auto" else device)
     borrowed = _borrowed(recorded.machine)
     replay = _Replay(recorded, tolerance, until, watch)
@@ -194,7 +196,9 @@ def reproduce(
         own_folder(settings.home / "runs") as runs,
         TrainingProcess(trainer, settings.home / "logs", borrowed, scratch=runs) as process,
     ):
-        model = model_here(recorded.study, open_store(settings), runs / "start")
+        model = _comparable(
+            lambda: model_here(recorded.study, open_store(settings), runs / "start")
+        )
         job = job_of(recorded, data, model, device, runs / "reproduced")
         job.run_dir.mkdir()
         replay.train(process, job, stall_timeout_s)
@@ -220,11 +224,16 @@ def _same_data(study: Study, settings: Settings) -> Path | None:
     engine = connect(settings)  # for what it says of pushed datasets
     try:
         return require_same(replace(study, code_version=version), settings, engine)
-    except MismatchError as error:
-        # Exit code 1 says that a training was compared and is not the same
-        raise UsageError(str(error), hint=error.hint) from error
     finally:
         engine.dispose()
+
+
+def _comparable(look: Callable[[], T]) -> T:
+    """What `look` finds; exit code 1 says that a training was compared and is not the same."""
+    try:
+        return look()
+    except (MismatchError, WeightsError) as error:
+        raise UsageError(str(error), hint=error.hint) from error
 
 
 def _kind_of(recorded: Recorded) -> str:

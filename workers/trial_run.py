@@ -328,5 +328,5 @@ def make_job(bench: Bench, claim: Claim, seed: int | None = None) -> Job:
         seed=spec.seed if seed is None else seed, metric=spec.objective.metric,
         direction=spec.objective.direction,
         data=bench.data, device=bench.device, run_dir=bench.runs / name,
-        checkpoint_every=bench.checkpoint_every,
+        checkpoint_every=bench.checkpoint_every, model_sha256=bench.study.model_sha256,
     )  # fmt: skip

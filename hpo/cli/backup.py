@@ -150,6 +150,8 @@ def _left_out(summary: dict[str, Any], place: str) -> list[str]:
         files, size = summary[name]["files"], summary[name]["bytes"]
         if files:
             lines.append(f"not in it: {_count(files, 'file')} of {what}, {_size(size)}, in {place}")
+    if model := summary["starts_from"]:
+        lines.append(f"not in it: {model}, which its trainings start from, in {place}")
     return lines
 
 
@@ -162,6 +164,8 @@ def _still_needed(made: Imported, result: dict[str, Any]) -> list[str]:
             f"{_size(files['bytes'])}, are looked for in {files['place']}"
             + (f"; they were in {origin}" if origin != files["place"] else "")
         )
+    if model := result["starts_from"]:
+        lines.append(f"{model}, which its trainings start from, is looked for in {files['place']}")
     running = sum(
         (states or {}).get("running", 0) for states in (result["trials"], result["finals"])
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +178,7 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
     from hpo.database.engine import connect
     from hpo.start_file import keep
     from hpo.study import create_study as store
+    from hpo.study import find_study
     from hpo.trainer import load_trainer
 
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -184,13 +186,14 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
     description = trainer.describe()
     mark, test_mark = _fingerprints(spec, settings, description)
     open_store(settings).require_writable()
-    model_sha256 = keep(
-        trainer, spec.model, open_store(settings), lambda: _downloaded(spec, settings)
-    )
     engine = connect(settings, create=True)
     try:
         with plainly(engine):
             schema.upgrade(engine)
+        model_sha256 = None
+        if exist_ok or find_study(engine, spec.study) is None:  # else it is refused below
+            prepare = partial(_prepared, spec, settings)
+            model_sha256 = keep(trainer, spec.model, open_store(settings), prepare)
         study, made = store(
             engine, spec, fingerprint=mark, code_version=description.code_version,
             test_fingerprint=test_mark, model_sha256=model_sha256, exist_ok=exist_ok,
@@ -217,13 +220,13 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
     show(as_json, document, text)
 
 
-def _downloaded(spec: StudySpec, settings: Settings) -> Path:
-    """The weights that trainings start from, which are not on this machine yet."""
+def _prepared(spec: StudySpec, settings: Settings) -> Path:
+    """The file that trainings start from, seen to be of use; some seconds."""
     from workers.process import TrainingProcess
 
-    click.echo(f"hpo: downloading {spec.model}", err=True)
+    click.echo(f"hpo: loading {spec.model} once, to see that trainings can start from it", err=True)
     with TrainingProcess(spec.trainer, settings.home / "logs") as process:
-        return process.download(spec.model)
+        return process.prepare(spec.model)
 
 
 def _fingerprints(

@@ -33,6 +33,7 @@ def run_finals(settings: Settings, engine: Engine, study: Study, numbers: list[i
     finals = call_finals(engine, study, numbers)
     if finals is None or _are_over(engine, finals):
         return
+    engine.dispose()  # idle by now: the worker has its own two connections
     one = Worker(settings, finals.name, watch=_say, promote=False)
     drain_on_signals(one.drain, "leaving as soon as it can")
     summary = one.run()

@@ -57,7 +57,9 @@ class Contest:
         self._trial: int = self._evidence.challenger.candidate.number
         self._run: SeedRun = self._evidence.run
         self.key = self._evidence.key
-        self._registry = Registry(open_client(order.settings, storage_url(order.settings)))
+        self._registry = Registry(
+            open_client(order.settings, storage_url(order.settings), through=order.engine)
+        )
 
     def decide(self) -> Decision:
         """Weigh against the champion, then act; see `finalize` for what is raised."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.database.failures import explain
 from hpo.database.queries import query
@@ -62,7 +63,7 @@ def promotion_lock(
                 waiting()
                 told = True
             time.sleep(POLL_S)
-    except DBAPIError as error:
+    except (DBAPIError, PoolTimeoutError) as error:
         raise explain(error, str(engine.url)) or error from error
 
 

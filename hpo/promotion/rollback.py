@@ -84,7 +84,7 @@ def roll_back(
     say = progress or (lambda _: None)
     wait = f"another promotion of '{request.model}' is under way; waiting for it"
     with promotion_lock(engine, request.model, lambda: say(wait)) as connection:
-        registry = Registry(open_client(settings, storage_url(settings)))
+        registry = Registry(open_client(settings, storage_url(settings), through=engine))
         try:
             return _Rollback(connection, registry, request).done()
         except Exception as error:

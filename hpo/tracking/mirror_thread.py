@@ -208,6 +208,11 @@ class MirrorThread:
                 self._mirror.recover()
             result = self._mirror.sync_pending(own)
             self._show(self._mirror)
+        except PoolTimeoutError as error:
+            # The worker promotes, and MLflow is slow: both its connections are in use for that
+            log.debug("the mirror waits for a connection: %s", error)
+            self._busy = True
+            return
         except Exception as error:  # noqa: BLE001 - nothing of the mirror may reach a trial
             self._fail(error)
             return

@@ -10,70 +10,14 @@ import json
 import secrets
 import shutil
 import subprocess
-import tempfile
 import time
-from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from fixtures.containers import ROOT, SERVICES, TEAM, Team, build, composer, engine, run, wait
-from fixtures.podman_api import COMPOSER, PodmanApi
+from fixtures.containers import ROOT, SERVICES, STUDY, TRIALS, Team, engine, run, wait
 from packaging.requirements import Requirement
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(3600)]
-STUDY = "shapes-quick"
-TRIALS = 4
-SMALL = ("--trials", str(TRIALS), "--epochs", "4", "--set", "train.imgsz=64")
-
-
-@pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    """Everything up, with two Ray nodes."""
-    program = engine()
-    build(program)
-    with ExitStack() as stack:
-        env = None
-        if composer(program) == COMPOSER:
-            # Not pytest's folder: the path of a socket is short
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            env = stack.enter_context(PodmanApi(folder)).env
-        team = Team(program, tmp_path_factory.mktemp("team"), nodes=2, env=env)
-        stack.callback(team.down, "-v")
-        print(f"starting it with {team.composer}", flush=True)
-        team.up()
-        yield team
-
-
-def on_nodes(team: Team) -> list[str]:
-    """Hosts that have a trial with a stored epoch at this moment."""
-    return team.sql(
-        "select distinct w.host from hpo.lease l join hpo.worker w using (worker_id)"
-        "  join hpo.checkpoint c using (trial_id) where l.told_at is null"
-    )
-
-
-@pytest.fixture(scope="module")
-def study(team: Team) -> Any:
-    """The study's status when all is over: `hpo launch`, and a node killed on the way."""
-    create, launch = (line.split(" hpo ")[1].split() for line in TEAM[2:])
-    alone = ["--no-deps"] if team.is_old else []  # an old one would start all that has ended
-    team.compose("run", "--rm", "-T", *alone, "hpo", *create, *SMALL)
-    team.compose("run", "-d", *alone, "hpo", *launch)
-    nodes = {team.inspect(one)["Config"]["Hostname"]: one for one in team.ids("worker")}
-    assert len(nodes) == 2
-    busy = wait(lambda: on_nodes(team), "a trial with a checkpoint", 240)
-    run(team.engine, "kill", "--signal", "KILL", nodes[busy[0]])
-    print("killed a node in mid-trial", flush=True)
-
-    def over() -> Any:
-        status = team.json("status", "--study", STUDY)
-        return status if status["state"] == "finished" and status["champion"] else None
-
-    return wait(over, "the study to end and its best to be promoted", 900)
 
 
 def test_a_killed_node_costs_no_trial(team: Team, study: Any) -> None:
@@ -357,49 +301,6 @@ def test_init_again_changes_nothing_and_a_new_password_counts(team: Team) -> Non
         )  # fmt: skip
         assert (tried.returncode == 0) is works, tried.stderr
     team.secrets["READER_DB_PASSWORD"] = new
-
-
-@pytest.mark.usefixtures("study")
-def test_nodes_come_and_go_by_scale(team: Team) -> None:
-    """`--scale worker=3` adds one and leaves the others alone; workers start on it at once."""
-    if team.is_old:
-        pytest.skip("podman-compose knows no --scale")
-    team.scale(2)  # the killed one again
-    before = set(team.ids("worker", stopped=False))
-    team.scale(3)
-    after = set(team.ids("worker", stopped=False))
-    assert before < after
-    (added,) = after - before
-    host = team.inspect(added)["Config"]["Hostname"]
-    ready = (team.engine, "exec", added, "healthcheck")
-    wait(lambda: run(*ready, check=False).returncode == 0, "the new node", 120)
-    team.hpo("create-study", "--name", "scaled", *SMALL, "--set", "promotion=none")
-    team.hpo("launch", "--workers", "3", "--study", "scaled")
-    assert host in team.sql("select distinct host from hpo.worker")
-    team.scale(1)
-    assert len(team.ids("worker", stopped=False)) == 1
-    team.scale(2)
-
-
-@pytest.mark.usefixtures("study")
-def test_the_profile_of_gpus_takes_the_nodes_place(team: Team) -> None:
-    """Started by its profile alone, beside no other node; a machine without devices has none."""
-    if team.is_old:
-        pytest.skip("podman-compose knows no profiles")
-    assert not team.ids("worker-gpu")
-    team.scale(0, profile="gpu")
-    assert len(team.ids("worker-gpu", stopped=False)) == 1
-    assert not team.ids("worker", stopped=False)
-    team.compose("--profile", "gpu", "rm", "-sf", "worker-gpu")
-    team.scale(2)
-
-
-@pytest.mark.usefixtures("study")
-def test_the_exit_code_of_a_command_is_its_own(team: Team) -> None:
-    """`docker compose run` hands it on to a script."""
-    if team.is_old:
-        pytest.skip("podman-compose hands on no exit code")
-    assert team.hpo("status", "--study", "none", check=False).returncode == 2
 
 
 def test_data_survives_down_and_up(team: Team, study: Any) -> None:

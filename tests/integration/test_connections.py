@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from hpo.promotion.lock import promotion_lock
 from hpo.spec import Promotion
+from hpo.tracking.client import open_client
 from workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -30,11 +31,22 @@ TAKEN = "idle in transaction"
 STALLED_S = 12.0  # two leases: without renewals the trial would be another's
 
 
-@pytest.mark.parametrize("promotes", [False, True])
+@pytest.mark.parametrize(("promotes", "served"), [(False, True), (True, True), (True, False)])
 def test_a_worker_needs_no_more_connections_than_promised(
-    here: Settings, engine: Engine, caplog: pytest.LogCaptureFixture, *, promotes: bool
+    here: Settings,
+    engine: Engine,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    promotes: bool,
+    served: bool,
 ) -> None:
-    """PostgreSQL refuses a third: trials, checkpoints, mirror, finals and promotion do with two."""
+    """PostgreSQL refuses a third: trials, checkpoints, mirror, finals and promotion do with two.
+
+    Also where MLflow has no server, but a database beside the studies'.
+    """
+    if not served:
+        here = replace(here, tracking_uri=None)
+        open_client(here, str(here.storage))  # makes it, which takes another connection, once
     caplog.set_level(logging.WARNING, "hpo")
     target = Promotion(f"connections-{promotes}", "champion", wanted=promotes)
     study = simulated_study(

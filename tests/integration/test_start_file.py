@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.command_line import Project
+from fixtures.command_line import Project, wait_for
 from fixtures.training import install_trainer
 
 if TYPE_CHECKING:
@@ -29,11 +29,13 @@ class Trainer(SimulatedTrainer):
     def start_file(self, model):
         return Path(model).absolute()
 
-    def download(self, model):
+    def prepare(self, model):
+        file = Path(model).absolute()
         if model == "nowhere.pt":
             raise TrialError("error", "nobody has nowhere.pt", hint="Put it here.")
-        Path(model).write_text("good")
-        return Path(model).absolute()
+        if not file.exists():
+            file.write_text("good")
+        return file
 
     def train(self, job, report):
         found = Path(job.model)
@@ -94,6 +96,28 @@ def test_workers_start_from_what_the_study_was_created_with(
     assert not list(second.folder.rglob("mine.pt"))  # no worker leaves it behind
 
 
+def test_a_takeover_goes_on_from_the_checkpoint(machine: Callable[[str], Project]) -> None:
+    """Although the file lies elsewhere in each worker's own folder."""
+    first, second = machine("first"), machine("second")
+    (first.folder / "mine.pt").write_text("good")
+    create(first, "mine.pt", "--epochs", "6", "--set", "train.epoch_s=0.5", "--trials", "1")
+    killed = first.start("worker", "--study", "starts")
+
+    def reached() -> bool:
+        trials = first.json("trials", "--study", "starts")
+        return bool(trials and trials[0]["epochs"] >= 2)
+
+    try:
+        wait_for(reached, "two epochs")
+    finally:
+        killed.kill()
+        killed.wait()
+    went_on = second.start("worker", "--study", "starts")
+    assert went_on.wait(120) == 0, second.logs()
+    assert "goes on after epoch" in second.logs()
+    assert "not used" not in second.logs()
+
+
 def test_a_missing_file_is_downloaded_when_the_study_is_created(
     machine: Callable[[str], Project],
 ) -> None:
@@ -118,3 +142,8 @@ def test_an_altered_copy_is_not_used(machine: Callable[[str], Project], tmp_path
     assert "trials of 'starts' start from mine.pt" in first.logs()
     assert "was altered" in first.logs()
     assert first.json("status", "--study", "starts")["counts"]["complete"] == 0
+    assert "hpo create-study --exist-ok" in first.logs()
+    assert not create(first, "mine.pt", "--exist-ok")["created"]
+    first.run("worker", "--study", "starts")
+    (tmp_path / "store/objects" / GOOD[:2] / GOOD).unlink()
+    first.run("reproduce", "0", "--study", "starts", code=2)  # 1 would say that it came out another

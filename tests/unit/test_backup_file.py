@@ -297,6 +297,12 @@ def test_parts_that_do_not_fit_are_all_told(
     assert list(caught.value.faults) == found
 
 
+def test_the_sha256_of_a_models_file_is_one(document: StudyDocument) -> None:
+    """A place in the store is made of it."""
+    study = document.content["study"] | {"model_sha256": "../../../etc/passwd"}
+    assert "model_sha256" in faults(changed(document, study=study).content)[0]
+
+
 def test_another_name_is_another_study(document: StudyDocument) -> None:
     """Name, spec and uid are its own; under its own name it stays what it is."""
     assert document.renamed("größe") is document

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hpo.errors import WeightsError
 from hpo.trainer import TrainSpec
 from search_spaces.names import did_you_mean
 from workers.yolo.arguments import (
@@ -144,6 +145,20 @@ def test_where_the_file_of_a_model_is(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("mine.pt", "mine.yaml", "yolov8n.pt"):
         (tmp_path / name).touch()
         assert start_file(name) == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolov8.yaml"])
+def test_a_file_named_as_ultralytics_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Ultralytics would take it, in this folder only: when a study is created, and by a worker."""
+    monkeypatch.chdir(tmp_path)
+    assert check(model="yolov8n.yaml") == []
+    (tmp_path / name).touch()
+    (fault,) = check(model="yolov8n.yaml")
+    assert fault.startswith(f"model: {tmp_path / name} would be taken for Ultralytics' own")
+    with pytest.raises(WeightsError, match="give it a name of its own"):
+        YoloTrainer().start_file("yolov8n.yaml")
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:

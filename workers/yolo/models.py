@@ -39,6 +39,8 @@ def model_faults(model: str) -> Iterator[str]:
     elif path.suffix in {".yaml", ".yml"}:
         if _OTHER_TASK.search(path.stem):
             yield f"model: {model} is not a detector's architecture"
+        elif (file := hiding(model)) is not None:
+            yield f"model: {hidden_words(model, file)}"
         elif not path.is_file() and not _is_architecture(path):
             near = did_you_mean(model, EXAMPLES)
             yield f"model: {model} is neither a file nor an architecture of Ultralytics{near}"
@@ -62,12 +64,34 @@ def weights_fault(path: Path) -> str:
 def start_file(model: str) -> Path | None:
     """Where the file of a study's `model` is, or is downloaded to; None for an architecture's name.
 
-    A file of one's own goes before one of Ultralytics' with the same name.
+    Weights of one's own go before published ones of the same name.
     """
     path = Path(model)
+    if path.suffix != ".pt" and _is_architecture(path):
+        return None
     if path.is_file() or path.suffix != ".pt":
         return path.resolve() if path.is_file() else None
     return weights_cache() / path.name if is_published(path) else path.absolute()
+
+
+def hiding(model: str) -> Path | None:
+    """The file of this folder that Ultralytics would take for its own architecture `model`.
+
+    It looks here first, under the name with the size's letter and without.
+    """
+    path = Path(model)
+    if path.suffix == ".pt" or not _is_architecture(path):
+        return None
+    names = (path.name, _SCALE.sub(r"\1\3", path.stem) + path.suffix)
+    return next((Path(name).absolute() for name in names if Path(name).is_file()), None)
+
+
+def hidden_words(model: str, file: Path) -> str:
+    """What is wrong with a file that `hiding` found, and what mends it."""
+    return (
+        f"{file} would be taken for Ultralytics' own {model}: give it a name of its own, and name "
+        "it as the study's `model` where it is meant"
+    )
 
 
 def is_published(path: Path) -> bool:

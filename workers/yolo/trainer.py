@@ -18,8 +18,8 @@ from workers.yolo import environment
 from workers.yolo.arguments import DEFAULTS, PREDICT_PARAMS, arguments, code_version
 from workers.yolo.data import own_data_yaml
 from workers.yolo.faults import faults
-from workers.yolo.models import EXAMPLES, start_file
-from workers.yolo.weights import downloaded, find_model, require_weights
+from workers.yolo.models import EXAMPLES, hidden_words, hiding, start_file
+from workers.yolo.weights import find_model, require_architecture, require_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -131,14 +131,14 @@ class YoloTrainer:
         )
 
     def start_file(self, model: str) -> Path | None:
+        if (file := hiding(model)) is not None:
+            raise WeightsError(hidden_words(model, file))
         return start_file(model)
 
-    def download(self, model: str) -> Path:
-        path = start_file(model)
-        if path is None:
-            raise WeightsError(f"{model} is no file")
-        downloaded(path)
-        require_weights(path)
+    def prepare(self, model: str) -> Path:
+        path = Path(find_model(model))
+        if path.suffix != ".pt":
+            require_architecture(path)
         return path
 
     def export_onnx(self, weights: Path, job: Job) -> Path:

@@ -21,20 +21,23 @@ def find_model(model: str) -> str:
     if path is None:
         return model
     if path.suffix == ".pt":
-        downloaded(path)
+        if path.parent == weights_cache() and weights_fault(path):
+            _download(path)  # anew, where an earlier one was damaged
         require_weights(path)
     return str(path)
 
 
-def downloaded(path: Path) -> Path:
-    """A file that `start_file` named, brought there where it is missing and Ultralytics has it.
+def require_architecture(path: Path) -> None:
+    """Raise WeightsError unless Ultralytics builds a detector by the file."""
+    from ultralytics.nn.tasks import DetectionModel
 
-    Raises:
-        TrialError: it cannot be downloaded.
-    """
-    if not path.is_file() and path.parent == weights_cache():
-        _download(path)
-    return path
+    try:
+        DetectionModel(str(path), verbose=False)
+    except Exception as error:
+        # What a file of somebody's own makes of its layers raises anything
+        raise WeightsError(
+            f"{path} is no detector's architecture: {type(error).__name__}: {error}"
+        ) from error
 
 
 def require_weights(path: Path) -> None:
