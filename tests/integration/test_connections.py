@@ -158,6 +158,14 @@ def test_who_waits_to_promote_keeps_no_transaction_open(engine: Engine) -> None:
     assert done.is_set()
 
 
+def test_a_promotion_and_its_workers_mirrors_take_turns(engine: Engine) -> None:
+    """One of the two connections is for whoever talks to MLflow: the lock's holder is one of them."""
+    turn = threading.Lock()
+    with promotion_lock(engine, "connections-turn", lambda: None, turn=turn):
+        assert not turn.acquire(blocking=False)
+    assert turn.acquire(blocking=False)
+
+
 def _states(engine: Engine) -> list[str]:
     """What the connections to this database do, this one included."""
     with engine.connect() as connection:
