@@ -159,7 +159,7 @@ def test_who_waits_to_promote_keeps_no_transaction_open(engine: Engine) -> None:
 
 
 def test_a_promotion_and_its_workers_mirrors_take_turns(engine: Engine) -> None:
-    """One of the two connections is for whoever talks to MLflow: the lock's holder is one of them."""
+    """One of the two connections is for those who talk to MLflow, the lock's holder included."""
     turn = threading.Lock()
     with promotion_lock(engine, "connections-turn", lambda: None, turn=turn):
         assert not turn.acquire(blocking=False)
