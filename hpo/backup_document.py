@@ -222,6 +222,8 @@ def _finals_faults(finals: Any, parent: dict[str, Any]) -> list[str]:
     name = parent["study"]["name"] + SUFFIX
     if found := _faults(finals, name):
         return found
+    if finals["study"]["model_sha256"] != parent["study"]["model_sha256"]:
+        return ["study.model_sha256: is not that of the study whose finals they are"]
     trials = {row["trial"] for row in parent["trials"]}
     return [
         f"final: '{parent['study']['name']}' has no trial {row['of_trial']}"
@@ -255,7 +257,8 @@ def _study_faults(study: Any, name: str | None) -> list[str]:
         uuid.UUID(study["uid"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return [f"study: cannot be read ({type(error).__name__}: {error})"]
-    if not _SHA256.fullmatch(study["model_sha256"] or "0" * 64):
+    sha256 = study["model_sha256"]
+    if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
         return ["study.model_sha256: is no sha256"]
     return [] if spec.study == study["name"] else [f"study.spec.study: is {spec.study!r}"]
 

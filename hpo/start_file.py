@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpo.artifacts.store import sha256_of
 from hpo.errors import WeightsError
 from hpo.trainer import FileStarter, load_trainer
 
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def keep(
-    trainer: Trainer, model: str, store: ArtifactStore, prepare: Callable[[], Path]
+    trainer: Trainer,
+    model: str,
+    store: ArtifactStore,
+    prepare: Callable[[], Path],
+    *,
+    expected: str | None = None,
 ) -> str | None:
     """Put the file of a study's `model` into the store.
 
@@ -30,6 +36,7 @@ def keep(
         model: its `model`.
         store: where to.
         prepare: called where there is such a file; see `FileStarter.prepare`.
+        expected: its sha256 where the study exists; another content is not stored.
 
     Returns:
         Its hex sha256; None where the trainer's own code holds the model.
@@ -41,7 +48,10 @@ def keep(
     """
     if not isinstance(trainer, FileStarter) or trainer.start_file(model) is None:
         return None
-    return store.put(prepare()).sha256
+    file = prepare()
+    if expected is not None and (found := sha256_of(file)) != expected:
+        return found
+    return store.put(file).sha256
 
 
 def model_here(study: Study, store: ArtifactStore, folder: Path) -> str:

@@ -190,10 +190,12 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
     try:
         with plainly(engine):
             schema.upgrade(engine)
-        model_sha256 = None
-        if exist_ok or find_study(engine, spec.study) is None:  # else it is refused below
-            prepare = partial(_prepared, spec, settings)
-            model_sha256 = keep(trainer, spec.model, open_store(settings), prepare)
+        model_sha256, before = None, find_study(engine, spec.study)
+        if before is None or exist_ok:  # else it is refused below
+            model_sha256 = keep(
+                trainer, spec.model, open_store(settings), partial(_prepared, spec, settings),
+                expected=None if before is None else before.model_sha256,
+            )  # fmt: skip
         study, made = store(
             engine, spec, fingerprint=mark, code_version=description.code_version,
             test_fingerprint=test_mark, model_sha256=model_sha256, exist_ok=exist_ok,

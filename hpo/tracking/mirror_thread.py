@@ -40,6 +40,7 @@ LONGEST_WAIT_S = 60.0
 FLUSH_S = 30.0
 REMIND_S = 600.0  # before the same trouble is told again
 COUNT_S = 2.0  # of a flush that failed, to find out how far MLflow is behind
+STARVED = 18  # passes without a connection, some minutes, before that is trouble
 _BUSY_WAIT_S = 0.5
 _TRIES = 2  # of a flush, before it leaves the rest to `hpo mirror sync`
 
@@ -73,6 +74,7 @@ class MirrorThread:
         self._asked = self._answered = 0  # flushes
         self._failures = 0  # in a row
         self._busy = False  # whether another mirror was at something in the last pass
+        self._starved = 0  # passes in a row for which no connection was free
         self._hiccups = 0  # passes in a row with something that may pass
         self._told: dict[str, float] = {}  # trouble -> when it was logged (monotonic)
         self._outage_told = False
@@ -209,16 +211,14 @@ class MirrorThread:
             result = self._mirror.sync_pending(own)
             self._show(self._mirror)
         except PoolTimeoutError as error:
-            # The worker promotes, and MLflow is slow: both its connections are in use for that
-            log.debug("the mirror waits for a connection: %s", error)
-            self._busy = True
+            self._starve(error)
             return
         except Exception as error:  # noqa: BLE001 - nothing of the mirror may reach a trial
             self._fail(error)
             return
         if self._outage_told:
             log.warning("the mirror works again")
-        self._failures, self._outage_told = 0, False
+        self._failures, self._outage_told, self._starved = 0, False, 0
         for text in sorted(set(result.errors)):
             self._tell("MLflow lacks a trial: %s", text)
         for text in self._mirror.hiccups:
@@ -226,6 +226,15 @@ class MirrorThread:
         self._hiccups = self._hiccups + 1 if self._mirror.hiccups else 0
         self._clean = result.behind == 0
         self._busy = result.behind > len(result.errors)
+
+    def _starve(self, error: PoolTimeoutError) -> None:
+        """No connection was free: the worker promotes into a slow MLflow, or something is wrong."""
+        self._starved += 1
+        if self._starved >= STARVED:
+            self._fail(error)
+            return
+        log.debug("the mirror waits for a connection: %s", error)
+        self._busy = True
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1

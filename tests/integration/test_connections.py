@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -9,15 +10,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 from faults.http_proxy import NONE, Fault, HttpProxy
 from fixtures.connections import Watcher, limited
 from fixtures.studies import HYPERBAND, TPE, simulated_study
 from fixtures.training import wait_until
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
+from hpo.cli.main import cli
 from hpo.promotion.lock import promotion_lock
 from hpo.spec import Promotion
 from hpo.tracking.client import open_client
+from hpo.tracking.mirror_thread import MirrorThread
 from workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -156,6 +160,41 @@ def test_who_waits_to_promote_keeps_no_transaction_open(engine: Engine) -> None:
         assert sorted(_states(engine)) == ["active", TAKEN]
     thread.join(60)
     assert done.is_set()
+
+
+def test_finals_and_a_promotion_by_hand_do_with_two(
+    here: Settings, engine: Engine, clean_env: pytest.MonkeyPatch
+) -> None:
+    """`hpo finalize` runs a worker for the finals, and gives its own connections back before."""
+    target = Promotion("by-hand", "champion")
+    study = simulated_study(engine, study="by-hand", trials=3, promotion=target)
+    Worker(here, study.name, device="cpu", promote=False).run()
+    engine.dispose()
+    clean_env.setenv("HPO_HOME", str(here.home))
+    clean_env.setenv("HPO_ARTIFACTS", here.artifacts)
+    clean_env.setenv("MLFLOW_TRACKING_URI", str(here.tracking_uri))
+    with limited(str(here.storage), 2) as url:
+        clean_env.setenv("HPO_STORAGE", url)
+        done = CliRunner().invoke(cli, ["finalize", "--study", study.name, "--json"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert json.loads(done.stdout)["outcome"] == "promoted"
+
+
+def test_a_mirror_without_a_connection_waits_in_silence(
+    here: Settings, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker's two are in use, for a promotion: that is no outage of MLflow."""
+    caplog.set_level(logging.WARNING, "hpo")
+    study = simulated_study(engine, trials=1)
+    pool = create_engine(str(here.storage), pool_size=2, max_overflow=0, pool_timeout=0.2)
+    with MirrorThread(here, study, engine=pool) as mirror:
+        assert mirror.flush()
+        with pool.connect(), pool.connect():
+            mirror.wake()
+            time.sleep(1)
+        assert mirror.flush()
+    pool.dispose()
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_a_promotion_and_its_workers_mirrors_take_turns(engine: Engine) -> None:

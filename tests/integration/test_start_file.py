@@ -82,13 +82,16 @@ def create(project: Project, model: str, *more: str, code: int = 0) -> Any:
 
 
 def test_workers_start_from_what_the_study_was_created_with(
-    machine: Callable[[str], Project],
+    machine: Callable[[str], Project], tmp_path: Path
 ) -> None:
     """Whatever lies there later, on a machine that never had it; a trial is made again likewise."""
     first, second = machine("first"), machine("second")
     (first.folder / "mine.pt").write_text("good")
     assert create(first, "mine.pt")["model_sha256"] == GOOD
     (first.folder / "mine.pt").write_text("other")
+    stored = set((tmp_path / "store").rglob("*"))
+    create(first, "mine.pt", "--exist-ok", code=2)
+    assert set((tmp_path / "store").rglob("*")) == stored  # nothing of another study's
     first.run("worker", "--study", "starts", "--n-trials", "1")
     second.run("worker", "--study", "starts")
     assert second.json("status", "--study", "starts")["counts"]["complete"] == 2

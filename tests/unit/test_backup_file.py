@@ -299,8 +299,14 @@ def test_parts_that_do_not_fit_are_all_told(
 
 def test_the_sha256_of_a_models_file_is_one(document: StudyDocument) -> None:
     """A place in the store is made of it."""
-    study = document.content["study"] | {"model_sha256": "../../../etc/passwd"}
-    assert "model_sha256" in faults(changed(document, study=study).content)[0]
+    for wrong in ("../../../etc/passwd", "", 5, True, ["a"]):
+        study = document.content["study"] | {"model_sha256": wrong}
+        assert "model_sha256" in faults(changed(document, study=study).content)[0]
+    finals = document.renamed("größe/finals").content
+    del finals["finals"]
+    assert faults(changed(document, finals=finals).content) == []
+    finals["study"] |= {"model_sha256": None}
+    assert "whose finals" in faults(changed(document, finals=finals).content)[0]
 
 
 def test_another_name_is_another_study(document: StudyDocument) -> None:

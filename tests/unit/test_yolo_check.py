@@ -27,6 +27,7 @@ from workers.yolo.arguments import (
 from workers.yolo.environment import file_hash
 from workers.yolo.models import start_file
 from workers.yolo.trainer import YoloTrainer
+from workers.yolo.weights import find_model
 
 SOUND: dict[str, Any] = {
     "model": "yolov8n.yaml",
@@ -107,6 +108,7 @@ def test_describe_and_check_import_neither_torch_nor_ultralytics() -> None:
         ({"model": "yolov8n"}, "model: 'yolov8n' is neither weights (.pt) nor an architecture"),
         ({"model": "yolov8q.yaml"}, "model: yolov8q.yaml is neither a file nor an architecture"),
         ({"model": "yolov8n-seg.yaml"}, "model: yolov8n-seg.yaml is not a detector's"),
+        ({"model": "yolov8n.yml"}, "model: yolov8n.yml is neither a file nor an architecture"),
         ({"model": "mine.pt"}, "model: mine.pt is neither a file nor weights"),
     ],
 )
@@ -157,8 +159,9 @@ def test_a_file_named_as_ultralytics_own_is_refused(
     (tmp_path / name).touch()
     (fault,) = check(model="yolov8n.yaml")
     assert fault.startswith(f"model: {tmp_path / name} would be taken for Ultralytics' own")
-    with pytest.raises(WeightsError, match="give it a name of its own"):
-        YoloTrainer().start_file("yolov8n.yaml")
+    for look in (YoloTrainer().start_file, find_model):
+        with pytest.raises(WeightsError, match="give it a name of its own"):
+            look("yolov8n.yaml")
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def start_file(model: str) -> Path | None:
     Weights of one's own go before published ones of the same name.
     """
     path = Path(model)
-    if path.suffix != ".pt" and _is_architecture(path):
+    if _is_architecture(path):
         return None
     if path.is_file() or path.suffix != ".pt":
         return path.resolve() if path.is_file() else None
@@ -80,7 +80,7 @@ def hiding(model: str) -> Path | None:
     It looks here first, under the name with the size's letter and without.
     """
     path = Path(model)
-    if path.suffix == ".pt" or not _is_architecture(path):
+    if not _is_architecture(path):
         return None
     names = (path.name, _SCALE.sub(r"\1\3", path.stem) + path.suffix)
     return next((Path(name).absolute() for name in names if Path(name).is_file()), None)
@@ -89,8 +89,8 @@ def hiding(model: str) -> Path | None:
 def hidden_words(model: str, file: Path) -> str:
     """What is wrong with a file that `hiding` found, and what mends it."""
     return (
-        f"{file} would be taken for Ultralytics' own {model}: give it a name of its own, and name "
-        "it as the study's `model` where it is meant"
+        f"{file} would be taken for Ultralytics' own {Path(model).name}: give it a name of its own, "
+        "and name it as the study's `model` where it is meant"
     )
 
 
@@ -106,5 +106,7 @@ def weights_cache() -> Path:
 
 
 def _is_architecture(path: Path) -> bool:
+    if path.suffix != ".yaml":
+        return False
     known = {file.stem for file in (package_dir() / "cfg" / "models").rglob("*.yaml")}
     return len(path.parts) == 1 and {path.stem, _SCALE.sub(r"\1\3", path.stem)} & known != set()

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from hpo.errors import TrialError, WeightsError
-from workers.yolo.models import start_file, weights_cache, weights_fault
+from workers.yolo.models import hidden_words, hiding, start_file, weights_cache, weights_fault
 
 
 def find_model(model: str) -> str:
@@ -15,8 +15,10 @@ def find_model(model: str) -> str:
 
     Raises:
         TrialError: weights that cannot be downloaded.
-        WeightsError: a file that is no weights.
+        WeightsError: a file that is no weights, or that Ultralytics would take for its own model.
     """
+    if (file := hiding(model)) is not None:
+        raise WeightsError(hidden_words(model, file))
     path = start_file(model)
     if path is None:
         return model
