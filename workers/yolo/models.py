@@ -89,8 +89,8 @@ def hiding(model: str) -> Path | None:
 def hidden_words(model: str, file: Path) -> str:
     """What is wrong with a file that `hiding` found, and what mends it."""
     return (
-        f"{file} would be taken for Ultralytics' own {Path(model).name}: give it a name of its own, "
-        "and name it as the study's `model` where it is meant"
+        f"{file} would be taken for Ultralytics' own {Path(model).name}: give it a name of its "
+        "own, and name it as the study's `model` where it is meant"
     )
 
 
