@@ -150,6 +150,7 @@ def test_weights_altered_in_the_registry_are_refused(killed: Any) -> None:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+@pytest.mark.cluster
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: Debian's package `chromium`")
 def test_the_pages_show_the_study_in_a_browser(killed: Any) -> None:
     """MLflow's page lists the runs, optuna-dashboard's page the study, in a real browser."""

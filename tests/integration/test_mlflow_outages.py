@@ -211,6 +211,7 @@ def test_a_worker_asked_to_leave_does_not_wait_for_a_dead_mlflow(
     run.reconciled()
 
 
+@pytest.mark.faults
 def test_status_says_why_mlflow_is_behind(run: Run, proxy: HttpProxy) -> None:
     """The reason is there while MLflow is behind, and gone afterwards."""
     proxy.fault = AWAY

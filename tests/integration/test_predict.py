@@ -78,6 +78,7 @@ def simulated(desk: Desk) -> Version:
     return register(desk.mlflow_url, package, desk.folder, tags={"simulated": "true"})
 
 
+@pytest.mark.promotion
 def test_a_simulated_model_finds_nothing_and_says_what_it_is(
     desk: Desk, simulated: Version
 ) -> None:

@@ -99,6 +99,7 @@ def test_a_rollback_to_none_killed_at_a_step_is_made_once(
     assert (champions.aliases(), champions.notes()) == ({"previous": 1}, 0)
 
 
+@pytest.mark.faults
 def test_a_rollback_killed_with_the_alias_moved_is_completed_by_the_same_command(
     champions: ChampionBench,
 ) -> None:

@@ -135,6 +135,7 @@ def test_up_shows_everything_and_down_leaves_nothing(empty_project: Project) -> 
     assert project.json("down") == {"stopped": []}
 
 
+@pytest.mark.cluster
 def test_mlflow_shows_files_that_were_written_directly(project: Project) -> None:
     """A run's file, written into HPO_ARTIFACTS without the server, is served over HTTP."""
     mlflow = project.up("--no-dashboard")["mlflow"]["address"]

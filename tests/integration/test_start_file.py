@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fixtures.command_line import Project, wait_for
 from fixtures.training import install_trainer
+from sqlalchemy import text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from sqlalchemy import Engine
 
 # Says in its weights' place what it started from; where the file is missing it may be downloaded
 STARTER = """
@@ -99,19 +102,21 @@ def test_workers_start_from_what_the_study_was_created_with(
     assert not list(second.folder.rglob("mine.pt"))  # no worker leaves it behind
 
 
-def test_a_takeover_goes_on_from_the_checkpoint(machine: Callable[[str], Project]) -> None:
+def test_a_takeover_goes_on_from_the_checkpoint(
+    machine: Callable[[str], Project], engine: Engine
+) -> None:
     """Although the file lies elsewhere in each worker's own folder."""
     first, second = machine("first"), machine("second")
     (first.folder / "mine.pt").write_text("good")
-    create(first, "mine.pt", "--epochs", "6", "--set", "train.epoch_s=0.5", "--trials", "1")
+    create(first, "mine.pt", "--epochs", "8", "--set", "train.epoch_s=1", "--trials", "1")
     killed = first.start("worker", "--study", "starts")
 
-    def reached() -> bool:
-        trials = first.json("trials", "--study", "starts")
-        return bool(trials and trials[0]["epochs"] >= 2)
+    def stored() -> bool:
+        with engine.connect() as connection:
+            return bool(connection.scalar(text("select count(*) from hpo.checkpoint")))
 
     try:
-        wait_for(reached, "two epochs")
+        wait_for(stored, "a checkpoint")
     finally:
         killed.kill()
         killed.wait()

@@ -187,6 +187,7 @@ def test_another_dataset_is_refused(
         lab.process.train(job, Recorder())
 
 
+@pytest.mark.faults
 def test_another_number_of_threads_is_said(
     lab: Lab, uninterrupted: tuple[Result, Keeper], tmp_path: Path
 ) -> None:
