@@ -84,12 +84,12 @@ test-deploy: $(STAMP) ## Build the image and run the compose file with podman or
 
 .PHONY: chaos
 chaos: $(STAMP) ## Kill, pause and cut off real workers, check every promise, write docs/reliability.md (minutes)
-	PYTHONPATH=tests $(BIN)/python -m faults.run --seed $(SEED) --kills 40 --workers 3 \
+	PYTHONPATH=tests:benchmarks $(BIN)/python -m faults.run --seed $(SEED) --kills 40 --workers 3 \
 	  --trainer simulated yolo --bugs --section chaos --out docs/reliability.md
 
 .PHONY: soak
 soak: $(STAMP) ## The same with 200 kills and four workers at once (a quarter of an hour)
-	PYTHONPATH=tests $(BIN)/python -m faults.run --seed $(SEED) --kills 200 --workers 4 \
+	PYTHONPATH=tests:benchmarks $(BIN)/python -m faults.run --seed $(SEED) --kills 200 --workers 4 \
 	  --section soak --out docs/reliability.md
 
 .PHONY: lint

@@ -13,7 +13,6 @@ from faults.figures import all_steps, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from faults.figures import Figures
 
@@ -52,20 +51,6 @@ def section(
         parts += ["Planted bugs, each of which made the suite fail:",
                   _grid(("bug", "seen by"), bugs)]  # fmt: skip
     return "\n\n".join(parts)
-
-
-def write(page: Path, name: str, text: str) -> None:
-    """Put a run's part between its markers; the other run's part and the prose stay.
-
-    Raises:
-        ValueError: the page has no such markers.
-    """
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise ValueError(f"{page} has no markers {begin} and {end}")
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def _machine() -> str:

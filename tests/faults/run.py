@@ -1,6 +1,6 @@
 """`python -m faults.run`: studies under a seeded plan of faults, the verdict, and the tables.
 
-PYTHONPATH=tests python -m faults.run --seed 1 --kills 36 --trainer simulated yolo --bugs
+PYTHONPATH=tests:benchmarks python -m faults.run --seed 1 --kills 36 --trainer simulated yolo --bugs
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from faults.ordeal import Ordeal, Task, create, run, tell
 from faults.record import Record
 from faults.steps import PROMOTION
 from faults.world import World
+from pages import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +119,7 @@ def _conclude(
         return 1
     shutil.rmtree(parent)
     if asked.out is not None:
-        report.write(asked.out, asked.section, text)
+        write(asked.out, asked.section, text)
     return 0
 
 
