@@ -93,10 +93,11 @@ soak: $(STAMP) ## The same with 200 kills and four workers at once (a quarter of
 	  --section soak --out docs/reliability.md
 
 .PHONY: lint
-lint: $(STAMP) ## Check style and types; changes nothing
+lint: $(STAMP) ## Check style, types and who imports whom; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 .PHONY: format
 format: $(STAMP) ## Format the code and mend what ruff can mend
@@ -118,11 +119,9 @@ bench-scale: $(STAMP) ## Measure claims of 1 to 64 workers, write docs/scaling.m
 	$(BIN)/python benchmarks/bench_scale.py --out docs/scaling.md
 
 .PHONY: docs
-docs: $(STAMP) ## Write docs/cli.md and docs/files.md anew from the sources
+docs: $(STAMP) ## Write docs/cli.md anew from the commands
 	$(BIN)/python -m hpo.cli.reference > docs/.new
 	mv docs/.new docs/cli.md
-	PYTHONPATH=tests $(BIN)/python -m fixtures.floors > docs/.new
-	mv docs/.new docs/files.md
 
 .PHONY: constraints
 constraints: $(STAMP) ## Pin what pyproject.toml asks for; UPGRADE=--upgrade moves every pin to today's versions
