@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from hpo import processes
+from hpo.host import processes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from hpo.database import schema
 from hpo.database.engine import connect
 from hpo.database.url import mask
 from hpo.errors import UsageError
-from hpo.ports import HOST, is_free, next_free
+from hpo.host.processes import HOST, is_free, next_free
 from hpo.service_programs import dashboard_program, mlflow_program
 from hpo.services import running_services, services_lock, start_service, stop_service
 from hpo.tracking.client import open_client

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.samplers import CmaEsSampler
 
 from hpo.errors import MismatchError
-from hpo.plain_pickle import load_plain
+from hpo.host.serialization import load_plain
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -29,7 +29,7 @@ from hpo.database.engine import follow, make_engine, storage_url
 from hpo.database.failures import explain, is_passing
 from hpo.database.url import mask, normalise
 from hpo.errors import HpoError, SchemaError
-from hpo.ports import HOST
+from hpo.host.processes import HOST
 from hpo.settings import Settings
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from hpo.dataset_store import keeping, require_room, size_text
 from hpo.datasets.fingerprint import fingerprint as fingerprint_of
 from hpo.datasets.packing import YAML_NAME, unpack
 from hpo.errors import DatasetError, WeightsError
-from hpo.file_lock import file_lock, try_lock
+from hpo.host.file_lock import file_lock, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,7 +20,7 @@ from hpo.database.queries import query
 from hpo.datasets.layout import load
 from hpo.datasets.packing import own_keys, pack, packed_bytes
 from hpo.errors import DatasetError, StorageFullError, UsageError
-from hpo.file_lock import try_lock
+from hpo.host.file_lock import try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

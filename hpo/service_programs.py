@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hpo.ports import HOST
+from hpo.host.processes import HOST
 from hpo.tracking_uri import artifact_root, tracking_uri
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from hpo import processes
 from hpo.errors import ServiceError
-from hpo.file_lock import file_lock
-from hpo.ports import HOST
+from hpo.host import processes
+from hpo.host.file_lock import file_lock
+from hpo.host.processes import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from hpo.artifacts.store import sha256_of
 from hpo.database.engine import connect
 from hpo.database.queries import query
 from hpo.errors import HpoError, MismatchError, StoreError, TrialError, UsageError, WeightsError
-from hpo.machine import UNSAID, differences, this_machine
+from hpo.host.environment import UNSAID, differences, this_machine
 from hpo.readiness import require_same
 from hpo.start_file import model_here
 from hpo.trainer import Job, Verdict, load_trainer

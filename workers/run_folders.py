@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.file_lock import file_lock, try_lock
+from hpo.host.file_lock import file_lock, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

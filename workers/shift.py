@@ -17,7 +17,7 @@ from hpo.claims import Claim, Claims, End, NoTrial
 from hpo.database.engine import patient
 from hpo.database.queries import query
 from hpo.errors import HpoError, RepeatedFailureError
-from hpo.machine import this_machine
+from hpo.host.environment import this_machine
 from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
 from workers.events import Event, Kind
 from workers.final_run import FinalRun

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.errors import UsageError
-from hpo.jsonable import finite
+from hpo.host.serialization import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ import click
 
 from hpo.cli.common import json_option, print_view, show, study_option
 from hpo.cli.project import opened, the_study
-from hpo.jsonable import finite
+from hpo.host.serialization import finite
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

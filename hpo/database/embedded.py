@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hpo.database import server_life, server_start
 from hpo.database.server_files import ServerFiles
 from hpo.errors import DatabaseError, UsageError
-from hpo.file_lock import file_lock
+from hpo.host.file_lock import file_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

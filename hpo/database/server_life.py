@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
-from hpo import processes
 from hpo.database.server_files import DATABASE, HOST, ROLE
 from hpo.errors import DatabaseError
-from hpo.file_lock import POLL_S, try_lock
+from hpo.host import processes
+from hpo.host.file_lock import POLL_S, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

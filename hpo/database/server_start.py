@@ -21,7 +21,7 @@ from hpo.database.server_files import DATABASE, HOST, ROLE, write_private
 from hpo.database.server_life import lives, open_connection, sole_life
 from hpo.database.server_user import ServerUser, server_user
 from hpo.errors import DatabaseError, StorageFullError
-from hpo.ports import any_free, is_free
+from hpo.host.processes import any_free, is_free
 
 if TYPE_CHECKING:
     from hpo.database.server_files import ServerFiles

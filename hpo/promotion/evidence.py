@@ -9,7 +9,7 @@ from hpo.database.queries import query
 from hpo.datasets.fingerprint import top_of
 from hpo.datasets.layout import load
 from hpo.errors import HpoError, WeightsError
-from hpo.jsonable import finite
+from hpo.host.serialization import finite
 from hpo.promotion.decision import Decision, Outcome, promotion_id
 from hpo.promotion.exhibit import Exhibit
 from hpo.promotion.files import documents

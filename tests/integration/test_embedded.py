@@ -18,11 +18,11 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
-from hpo import processes
 from hpo.database import embedded
 from hpo.database.server_files import ServerFiles
 from hpo.database.server_life import sole_life
 from hpo.errors import DatabaseError, HpoError, UsageError
+from hpo.host import processes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from fixtures.command_line import free_port, wait_for
 
-from hpo.processes import session
+from hpo.host.processes import session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ from fixtures.reproducing import again, change, work
 from fixtures.studies import simulated_study
 
 from hpo.artifacts.opening import open_store
-from hpo.machine import this_machine
+from hpo.host.environment import this_machine
 from hpo.trial_rows import trial_details
 from workers.events import Event, Kind
 from workers.reproduced import Sameness

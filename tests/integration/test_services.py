@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from hpo.database import embedded
-from hpo.ports import any_free
+from hpo.host.processes import any_free
 from hpo.services import stop_services
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from hpo.database import schema
 from hpo.database.engine import connect, persist
 from hpo.database.server_user import server_user
 from hpo.errors import DatabaseError
-from hpo.ports import any_free
+from hpo.host.processes import any_free
 from hpo.study import list_studies
 from hpo.tracking_uri import tracking_uri
 

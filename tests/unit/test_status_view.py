@@ -13,7 +13,7 @@ from rich.console import Console
 from hpo.cli.common import print_json, print_view
 from hpo.cli.status_view import duration, params_text, status_view, trials_view
 from hpo.cli.trial_view import trial_view
-from hpo.jsonable import finite
+from hpo.host.serialization import finite
 from hpo.trial_rows import TrialRow
 
 STATUS: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpo.plain_pickle import load_plain
+from hpo.host.serialization import load_plain
 
 if TYPE_CHECKING:
     from pathlib import Path

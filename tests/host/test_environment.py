@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hpo import machine
-from hpo.machine import PACKAGES, UNSAID, VARIABLES, differences, nvidia_gpus, this_machine
+from hpo.host import environment
+from hpo.host.environment import PACKAGES, UNSAID, VARIABLES, differences, nvidia_gpus, this_machine
 
 CLOSED = """\
 NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023
@@ -107,7 +107,7 @@ def test_a_machine_without_an_answering_driver_has_no_gpu(
 ) -> None:
     """A driver that fails or hangs keeps no worker from starting."""
     monkeypatch.setenv("PATH", f"{program(tmp_path / 'bin', script)}:/usr/bin:/bin")
-    monkeypatch.setattr(machine, "NVIDIA_SMI_S", 0.3)
+    monkeypatch.setattr(environment, "NVIDIA_SMI_S", 0.3)
     assert nvidia_gpus(tmp_path / "none") == ([], None)
 
 

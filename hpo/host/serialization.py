@@ -1,4 +1,4 @@
-"""Pickles that hold numbers, texts and arrays, read without running what else they may hold.
+"""Pickles read without running what they hold, and values as JSON can hold them.
 
 Two libraries keep such pickles where others can write: Ultralytics beside a dataset's labels,
 Optuna's CMA-ES in PostgreSQL, from where `hpo export` and `hpo import` carry them on.
@@ -55,3 +55,14 @@ def load_plain(file: BinaryIO, classes: Collection[tuple[str, str]] = ()) -> Any
             raise other errors, too.
     """
     return _PlainOnly(file, classes).load()
+
+
+def finite(value: Any) -> Any:
+    """The value with NaN and infinities as None, which JSON has neither of."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):  # noqa: PLR0124 - NaN is the value unequal to itself
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpo import processes
+from hpo.host import processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,8 +1,10 @@
-"""Processes that outlive their starter: who they are and how to end them; knows no service."""
+"""Processes that outlive their starter, and free TCP ports on the loopback."""
 
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,3 +114,33 @@ def _signal(process: psutil.Process, *, force: bool) -> None:
         process.kill() if force else process.terminate()
     except psutil.NoSuchProcess:
         return  # it went by itself, which is what was wanted
+
+
+HOST = "127.0.0.1"
+TRIES = 100
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on 127.0.0.1:`port` now; another may be quicker."""
+    return _bind(port) is not None
+
+
+def any_free() -> int | None:
+    """A port that the system gives; None when it has none left."""
+    return _bind(0)
+
+
+def next_free(first: int) -> int | None:
+    """The first free port from `first` upward; None when the next 100 are all taken."""
+    return next((port for port in range(first, min(first + TRIES, 65536)) if is_free(port)), None)
+
+
+def _bind(port: int) -> int | None:
+    with closing(socket.socket()) as probe:
+        # As servers do: connections of an earlier server that linger are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return None
+        return int(probe.getsockname()[1])

@@ -1,0 +1,1 @@
+"""This machine: processes, ports, file locks, and what is recorded of it."""
