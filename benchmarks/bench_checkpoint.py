@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.artifacts.folder import FolderStore
 from hpo.datasets import builtin
 from hpo.spec_reader import read_study_file
+from hpo.storage.artifacts.folder import FolderStore
 from hpo.trainer import Job, Verdict
 from workers.process import TrainingProcess
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from hpo.artifacts.store import Stored
     from hpo.spec import StudySpec
+    from hpo.storage.artifacts.store import Stored
     from hpo.trainer import Epoch
 
 AREA = "checkpoints/bench/0"

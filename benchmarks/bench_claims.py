@@ -29,7 +29,7 @@ def curve(params: dict[str, Any], epoch: int) -> float:
 def ours(url: str, study_name: str, index: int, start: Any, answers: Any) -> None:
     """One worker on our claims, until the budget is spent."""
     from hpo.claims import Claim, Claims, End
-    from hpo.database.engine import make_engine
+    from hpo.storage.postgres.engine import make_engine
     from hpo.study import load_study
     from hpo.trainer import Epoch
 
@@ -176,8 +176,8 @@ def main() -> None:
     """Run both sides at each number of workers."""
     import optuna
 
-    from hpo.database import embedded, schema
-    from hpo.database.engine import make_engine
+    from hpo.storage.postgres import embedded, schema
+    from hpo.storage.postgres.engine import make_engine
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, nargs="*", default=list(TRIALS))

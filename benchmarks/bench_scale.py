@@ -219,8 +219,8 @@ def main() -> None:
     """Measure, print, write."""
     import optuna
 
-    from hpo.database import embedded, schema
-    from hpo.database.engine import make_engine
+    from hpo.storage.postgres import embedded, schema
+    from hpo.storage.postgres.engine import make_engine
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=list(WORKERS))

@@ -85,8 +85,8 @@ def measure(folder: Path, trials: int, epochs: int) -> None:
     """Print the table."""
     import psycopg2
 
-    from hpo.artifacts.folder import FolderStore
-    from hpo.database import embedded
+    from hpo.storage.artifacts.folder import FolderStore
+    from hpo.storage.postgres import embedded
 
     hpo(folder, "create-study", "--trials", str(trials), "--epochs", str(epochs), "--set",
         "pruner=none")  # fmt: skip

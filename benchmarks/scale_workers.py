@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, text
 
-from hpo.database.provision import ensure_database
+from hpo.storage.postgres.admin import ensure_database
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

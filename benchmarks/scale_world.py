@@ -13,9 +13,9 @@ from bench_claims import EPOCHS, curve, make_our_study
 from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End
-from hpo.database.engine import make_engine
 from hpo.history import History
 from hpo.spec import Choice
+from hpo.storage.postgres.engine import make_engine
 from hpo.study import load_study
 from hpo.trainer import Epoch
 

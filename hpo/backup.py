@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpo import __version__
 from hpo.backup_document import SECTIONS, Row, StudyDocument
-from hpo.database.queries import query
 from hpo.errors import UnknownStudyError, UsageError
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

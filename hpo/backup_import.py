@@ -13,15 +13,15 @@ from sqlalchemy.exc import DBAPIError
 
 from hpo.backup_document import SECTIONS, compact
 from hpo.checkpoints import area_of
-from hpo.database.queries import query
 from hpo.errors import FaultsError, StoreError, StudyExistsError, WeightsError
+from hpo.storage.postgres.queries import query
 from hpo.study import forget_deleted
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from hpo.artifacts.store import ArtifactStore
     from hpo.backup_document import Row, StudyDocument
+    from hpo.storage.artifacts.store import ArtifactStore
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hpo.database import schema
-from hpo.database.engine import connect
-from hpo.database.url import mask
 from hpo.errors import UsageError
 from hpo.host.processes import HOST, is_free, next_free
 from hpo.service_programs import dashboard_program, mlflow_program
 from hpo.services import running_services, services_lock, start_service, stop_service
+from hpo.storage.postgres import schema
+from hpo.storage.postgres.engine import connect
+from hpo.storage.postgres.url import mask
 from hpo.tracking.client import open_client
 from hpo.tracking_uri import artifact_root, is_remote, shown, tracking_uri
 

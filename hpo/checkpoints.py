@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from hpo.claims import Kept, Standing
-from hpo.database.queries import query
+from hpo.storage.postgres.queries import query
 from hpo.trainer import Checkpoint
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.artifacts.store import ArtifactStore, Stored
     from hpo.claims import Claim, Claims
+    from hpo.storage.artifacts.store import ArtifactStore, Stored
     from hpo.study import Study
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpo.artifacts.store import Stored
-from hpo.database.engine import patient
-from hpo.database.queries import query
 from hpo.history import History
 from hpo.search import should_prune, suggest
+from hpo.storage.artifacts.store import Stored
+from hpo.storage.postgres.engine import patient
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     import threading

@@ -24,13 +24,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from hpo.dashboard_doors import for_any_client, only_for, only_reading, with_health
-from hpo.database import schema
-from hpo.database.engine import follow, make_engine, storage_url
-from hpo.database.failures import explain, is_passing
-from hpo.database.url import mask, normalise
 from hpo.errors import HpoError, SchemaError
 from hpo.host.processes import HOST
 from hpo.settings import Settings
+from hpo.storage.postgres import schema
+from hpo.storage.postgres.engine import follow, make_engine, storage_url
+from hpo.storage.postgres.errors import explain, is_passing
+from hpo.storage.postgres.url import mask, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

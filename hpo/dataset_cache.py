@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from hpo.artifacts.store import ArtifactStore
     from hpo.dataset_store import Pushed
     from hpo.settings import Settings
+    from hpo.storage.artifacts.store import ArtifactStore
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from hpo.database.queries import query
 from hpo.datasets.layout import load
 from hpo.datasets.packing import own_keys, pack, packed_bytes
 from hpo.errors import DatasetError, StorageFullError, UsageError
 from hpo.host.file_lock import try_lock
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.artifacts.store import ArtifactStore
+    from hpo.storage.artifacts.store import ArtifactStore
 
 KB, MB, GB = 1e3, 1e6, 1e9
 _DRAFT = ".packing-"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from hpo.database.queries import query
 from hpo.errors import UnknownStudyError, UsageError
+from hpo.storage.postgres.queries import query
 from hpo.study import insert_waiting
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
 from hpo.errors import UnknownStudyError
 from hpo.spec import Budget, Choice, StudySpec
+from hpo.storage.postgres.queries import query
 from hpo.study import (
     Origin,
     Study,

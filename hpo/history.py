@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

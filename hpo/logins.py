@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import make_url
 
-from hpo.database.roles import Login
-from hpo.database.url import normalise
 from hpo.errors import FaultsError, UsageError
+from hpo.storage.postgres.roles import Login
+from hpo.storage.postgres.url import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -15,14 +15,14 @@ import uuid
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from hpo.database.queries import query
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy import Connection
 
-    from hpo.artifacts.store import ArtifactStore
+    from hpo.storage.artifacts.store import ArtifactStore
 
 PICTURES = "pictures/"  # files under this name are shown
 _IDS = uuid.UUID("6b0c62f5-4f0e-5d0e-9b1e-6a6d0c1f7a57")  # of our artifacts, whatever it is

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from hpo.artifacts.bucket import ensure_bucket
-from hpo.artifacts.opening import open_store
-from hpo.artifacts.s3 import S3Store
-from hpo.database import schema
-from hpo.database.administrator import Administrator, administrator
-from hpo.database.engine import make_engine
-from hpo.database.failures import explain, is_passing
-from hpo.database.grants import close_database, let_read
-from hpo.database.ownership import (
+from hpo.errors import DatabaseError, ServiceError, StoreError
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.artifacts.s3 import S3Store, ensure_bucket
+from hpo.storage.postgres import schema
+from hpo.storage.postgres.admin import Administrator, administrator
+from hpo.storage.postgres.engine import make_engine
+from hpo.storage.postgres.errors import explain, is_passing
+from hpo.storage.postgres.privileges import (
+    close_database,
     close_large_objects,
     close_schema,
     give_back,
     hand_over,
+    let_read,
     needs_administrator,
 )
-from hpo.database.roles import (
+from hpo.storage.postgres.roles import (
     READER_SETTINGS,
     become,
     ensure_owned_database,
@@ -38,17 +39,16 @@ from hpo.database.roles import (
     refuse_memberships,
     set_role,
 )
-from hpo.database.url import mask, with_database
-from hpo.errors import DatabaseError, ServiceError, StoreError
+from hpo.storage.postgres.url import mask, with_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection, Engine
 
-    from hpo.database.roles import Login
     from hpo.logins import Logins
     from hpo.settings import Settings
+    from hpo.storage.postgres.roles import Login
 
 T = TypeVar("T")
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.artifacts.store import sha256_of
 from hpo.errors import WeightsError
+from hpo.storage.artifacts.store import sha256_of
 from hpo.trainer import FileStarter, load_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hpo.artifacts.store import ArtifactStore
+    from hpo.storage.artifacts.store import ArtifactStore
     from hpo.study import Study
     from hpo.trainer import Trainer
 

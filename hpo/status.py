@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
 from hpo.errors import UnknownStudyError
+from hpo.storage.postgres.queries import query
 from hpo.study import study_state
 from hpo.trainer import load_trainer
 from hpo.trial_rows import trial_rows

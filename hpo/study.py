@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
 from hpo.errors import StudyClosedError, StudyExistsError, UnknownStudyError, UsageError
 from hpo.spec import StudySpec, differences
+from hpo.storage.postgres.queries import query
 from search_spaces.faults import SpaceFaults
 from search_spaces.names import did_you_mean
 

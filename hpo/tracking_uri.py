@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpo.database.url import database_name, mask, normalise, with_database
 from hpo.errors import UsageError
+from hpo.storage.postgres.url import database_name, mask, normalise, with_database
 
 if TYPE_CHECKING:
     from hpo.settings import Settings

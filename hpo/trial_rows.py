@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
 from hpo.errors import UsageError
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row

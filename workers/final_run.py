@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hpo.artifacts.store import Stored
     from hpo.claims import Claim
+    from hpo.storage.artifacts.store import Stored
     from hpo.trainer import Evaluation
     from workers.drain import Drain
     from workers.events import Watch

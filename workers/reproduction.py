@@ -12,14 +12,14 @@ import zipfile
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpo.artifacts.opening import open_store
-from hpo.artifacts.store import sha256_of
-from hpo.database.engine import connect
-from hpo.database.queries import query
 from hpo.errors import HpoError, MismatchError, StoreError, TrialError, UsageError, WeightsError
 from hpo.host.environment import UNSAID, differences, this_machine
 from hpo.readiness import require_same
 from hpo.start_file import model_here
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.artifacts.store import sha256_of
+from hpo.storage.postgres.engine import connect
+from hpo.storage.postgres.queries import query
 from hpo.trainer import Job, Verdict, load_trainer
 from hpo.trial_rows import trial_details, trial_rows
 from workers.device import choose_device, visible_gpus

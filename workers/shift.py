@@ -11,13 +11,13 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from hpo.artifacts.opening import open_store
 from hpo.checkpoints import clear_ended
 from hpo.claims import Claim, Claims, End, NoTrial
-from hpo.database.engine import patient
-from hpo.database.queries import query
 from hpo.errors import HpoError, RepeatedFailureError
 from hpo.host.environment import this_machine
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres.engine import patient
+from hpo.storage.postgres.queries import query
 from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
 from workers.events import Event, Kind
 from workers.final_run import FinalRun

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hpo.artifacts.store import ArtifactStore, Stored
     from hpo.claims import Claim, Claims
+    from hpo.storage.artifacts.store import ArtifactStore, Stored
     from hpo.study import Study
     from workers.drain import Drain
     from workers.process import TrainingProcess

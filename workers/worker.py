@@ -8,13 +8,13 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from hpo.artifacts.opening import open_store
-from hpo.database import schema
-from hpo.database.engine import connect, persist, storage_url
 from hpo.errors import HpoError, RepeatedFailureError, UsageError
 from hpo.finals import parent_of
 from hpo.readiness import require_same, require_test_split
 from hpo.start_file import model_here
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres import schema
+from hpo.storage.postgres.engine import connect, persist, storage_url
 from hpo.study import load_study
 from workers.device import choose_device
 from workers.drain import GRACE_S, Drain

@@ -33,10 +33,10 @@ def export_study(file: Path, *, force: bool, study_name: str | None, as_json: bo
     stdout. Weights, pictures and checkpoints are not in it: they stay in the artifact store
     (HPO_ARTIFACTS), which is to be copied or shared by itself.
     """
-    from hpo.artifacts.opening import open_store
     from hpo.backup import export_study as read
     from hpo.backup_file import require_writable, to_bytes, write
     from hpo.cli.project import opened, the_study
+    from hpo.storage.artifacts.opening import open_store
 
     if file == STREAM and as_json:
         raise UsageError("--json and the file - both want stdout", hint="Name a file.")
@@ -108,12 +108,12 @@ def import_study(file: Path, *, name: str | None, as_json: bool) -> None:
 
 def _restore(document: StudyDocument, settings: Settings) -> tuple[Imported, str, str]:
     """(what became of it, the artifact store's place here, the study's state)."""
-    from hpo.artifacts.opening import open_store
     from hpo.backup_import import import_study as restore
     from hpo.backup_import import require_free
     from hpo.cli.project import plainly
-    from hpo.database import schema
-    from hpo.database.engine import connect
+    from hpo.storage.artifacts.opening import open_store
+    from hpo.storage.postgres import schema
+    from hpo.storage.postgres.engine import connect
     from hpo.study import list_studies
 
     settings.home.mkdir(parents=True, exist_ok=True)

@@ -172,11 +172,11 @@ def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -
 
 
 def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: bool) -> None:
-    from hpo.artifacts.opening import open_store
     from hpo.cli.project import plainly
-    from hpo.database import schema
-    from hpo.database.engine import connect
     from hpo.start_file import keep
+    from hpo.storage.artifacts.opening import open_store
+    from hpo.storage.postgres import schema
+    from hpo.storage.postgres.engine import connect
     from hpo.study import create_study as store
     from hpo.study import find_study
     from hpo.trainer import load_trainer

@@ -32,10 +32,10 @@ def push_command(name: str | None, study_name: str | None, *, again: bool, as_js
     be what that study was created with; without DATA it is the study's own path. The built-in set
     is drawn on each machine and needs no push.
     """
-    from hpo.artifacts.opening import open_store
     from hpo.cli.project import plainly
-    from hpo.database import schema
-    from hpo.database.engine import connect
+    from hpo.storage.artifacts.opening import open_store
+    from hpo.storage.postgres import schema
+    from hpo.storage.postgres.engine import connect
     from hpo.study import load_study
 
     settings = Settings.read()
@@ -103,10 +103,10 @@ def _meant(name: str | None, study: Study | None, settings: Settings) -> Path | 
 def _pushed(
     engine: Engine, settings: Settings, data: Path, study: Study | None, *, again: bool
 ) -> tuple[Pushed, bool]:
-    from hpo.artifacts.opening import open_store
     from hpo.dataset_store import push
     from hpo.datasets.fingerprint import fingerprint
     from hpo.promotion.rows import actor
+    from hpo.storage.artifacts.opening import open_store
 
     with progress("files read") as told:
         content = fingerprint(data, home=settings.home, progress=told)

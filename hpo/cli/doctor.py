@@ -98,9 +98,9 @@ def _device(settings: Settings) -> str:
 
 
 def _database(settings: Settings) -> str:
-    from hpo.database import schema
-    from hpo.database.engine import connect
-    from hpo.database.ownership import require_writing
+    from hpo.storage.postgres import schema
+    from hpo.storage.postgres.engine import connect
+    from hpo.storage.postgres.privileges import require_writing
     from hpo.study import list_studies
 
     engine = connect(settings)
@@ -114,15 +114,15 @@ def _database(settings: Settings) -> str:
 
 
 def _mlflow(settings: Settings) -> str:
-    from hpo.database.engine import storage_url
+    from hpo.storage.postgres.engine import storage_url
     from hpo.tracking.client import open_client
 
     return f"MLflow answers at {open_client(settings, storage_url(settings)).place}"
 
 
 def _artifacts(settings: Settings) -> str:
-    from hpo.artifacts.folder import FolderStore
-    from hpo.artifacts.opening import open_store
+    from hpo.storage.artifacts.folder import FolderStore
+    from hpo.storage.artifacts.opening import open_store
 
     store = open_store(settings)
     if isinstance(store, FolderStore) and not store.root.is_dir():  # looked at, not made

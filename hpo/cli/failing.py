@@ -50,9 +50,9 @@ def _of_database(error: Exception) -> HpoError | None:
         cause = cause.__cause__  # Optuna wraps what its storage raises
     if cause is None:
         return None
-    from hpo.database.failures import explain
-    from hpo.database.url import normalise
     from hpo.settings import Settings
+    from hpo.storage.postgres.errors import explain
+    from hpo.storage.postgres.url import normalise
 
     plain = explain(cause, normalise(Settings.read().storage or "postgresql://hpo@localhost/hpo"))
     if plain is not None:

@@ -131,8 +131,8 @@ def _choose(name: str | None) -> tuple[Settings, Study]:
 
 def _follow(settings: Settings, study: Study, running: Launch, *, as_json: bool) -> None:
     """Show progress until all workers have ended; what cannot be read now is read next time."""
-    from hpo.database.engine import connect
     from hpo.status import status
+    from hpo.storage.postgres.engine import connect
 
     engine = connect(settings, pool_size=1)
     seen_at = time.monotonic()

@@ -11,8 +11,8 @@ import click
 
 from hpo.cli.common import json_option, show, study_option
 from hpo.cli.project import opened, the_study
-from hpo.database.queries import query
 from hpo.errors import HpoError
+from hpo.storage.postgres.queries import query
 from hpo.tracking.mirror import Synced, open_mirror
 from hpo.tracking.shown_in_dashboard import show_pending
 from hpo.tracking.verify import Difference, mend, verify

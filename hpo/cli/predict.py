@@ -86,8 +86,8 @@ def predict(
 def _load(text: str, scratch: Path) -> tuple[Version, Any]:
     from dataclasses import replace
 
-    from hpo.database.engine import storage_url
     from hpo.promotion.present import alias_of
+    from hpo.storage.postgres.engine import storage_url
     from hpo.tracking.client import open_client
     from hpo.tracking.loading import find, load, read_reference
 
@@ -104,7 +104,7 @@ def _load(text: str, scratch: Path) -> tuple[Version, Any]:
 
 def _recorded_weights(engine: Engine, version: Version) -> str | None:
     """The sha256 of a promoted version's weights by our own record: MLflow's tags are anybody's."""
-    from hpo.database.queries import query
+    from hpo.storage.postgres.queries import query
 
     if version.decision is None:
         return None

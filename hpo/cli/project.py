@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 from sqlalchemy.exc import DBAPIError
 
-from hpo.database import schema
-from hpo.database.engine import connect
-from hpo.database.failures import explain
 from hpo.errors import StudyClosedError
 from hpo.settings import Settings
+from hpo.storage.postgres import schema
+from hpo.storage.postgres.engine import connect
+from hpo.storage.postgres.errors import explain
 from hpo.study import choose_study, load_study
 
 if TYPE_CHECKING:

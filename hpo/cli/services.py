@@ -11,11 +11,11 @@ from sqlalchemy.exc import ProgrammingError
 from hpo.background import any_background, drain_backgrounds
 from hpo.bring_up import DASHBOARD_PORT, MLFLOW_PORT, Standing, Wanted, bring_up
 from hpo.cli.common import json_option, show
-from hpo.database import embedded
-from hpo.database.engine import is_private, storage_url
 from hpo.errors import UsageError
 from hpo.services import running_services, stop_services
 from hpo.settings import Settings
+from hpo.storage.postgres import embedded
+from hpo.storage.postgres.engine import is_private, storage_url
 from hpo.tracking_uri import tracking_uri
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def down(force: bool, as_json: bool) -> None:
 
 
 def _refuse_while_training(settings: Settings) -> None:
-    from hpo.database.engine import connect
-    from hpo.database.queries import query
+    from hpo.storage.postgres.engine import connect
+    from hpo.storage.postgres.queries import query
 
     if embedded.status(settings.home).pid is None:
         return

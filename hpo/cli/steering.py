@@ -163,7 +163,7 @@ def delete(study_name: str | None, yes: bool, as_json: bool) -> None:
 
 def _remove_checkpoints(settings: Settings, areas: list[str]) -> None:
     """Of trials that ran when their study was deleted."""
-    from hpo.artifacts.opening import open_store
+    from hpo.storage.artifacts.opening import open_store
 
     store = open_store(settings)
     try:

@@ -161,8 +161,8 @@ def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: boo
     from sqlalchemy.exc import DBAPIError
 
     from hpo.cli.status_view import number_text
-    from hpo.database.engine import connect
     from hpo.status import status
+    from hpo.storage.postgres.engine import connect
 
     ended = {end.value.lower(): count for end, count in summary.ended.items()}
     if summary.why == "deleted":

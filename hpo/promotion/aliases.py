@@ -17,11 +17,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from hpo.database.queries import query
 from hpo.errors import ChampionError
 from hpo.promotion import rows
 from hpo.promotion.lock import require_held
 from hpo.promotion.settled import Move, Settled, look
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     import uuid

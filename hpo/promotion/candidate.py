@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
 from hpo.errors import UsageError
+from hpo.storage.postgres.queries import query
 from hpo.trial_rows import trial_rows
 
 if TYPE_CHECKING:

@@ -13,9 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.artifacts.opening import open_store
-from hpo.database.engine import storage_url
-from hpo.database.queries import query
 from hpo.errors import ChampionError, HpoError, ServiceError, WeightsError
 from hpo.promotion import rows
 from hpo.promotion.aliases import move, put_back, settle
@@ -28,6 +25,9 @@ from hpo.promotion.registration import Registration
 from hpo.promotion.settled import Move, command, look
 from hpo.promotion.weighing import weigh
 from hpo.readiness import require_test_split
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres.engine import storage_url
+from hpo.storage.postgres.queries import query
 from hpo.tracking.client import open_client
 from hpo.tracking.registry import Registry
 

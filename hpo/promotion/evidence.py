@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
 from hpo.datasets.fingerprint import top_of
 from hpo.datasets.layout import load
 from hpo.errors import HpoError, WeightsError
@@ -17,6 +16,7 @@ from hpo.promotion.incumbent import SPLIT, load_detections
 from hpo.promotion.trial_figures import figures
 from hpo.promotion.weighing import class_differences, finalists_evidence
 from hpo.readiness import require_test_split
+from hpo.storage.postgres.queries import query
 from hpo.trainer import load_trainer
 from hpo.trial_rows import trial_rows
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from hpo.artifacts.store import ArtifactStore
     from hpo.evaluation.detections import Detections
     from hpo.promotion.candidate import Standing
     from hpo.promotion.exhibit import Pictures
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from hpo.promotion.incumbent import Incumbent
     from hpo.promotion.order import Order, Override
     from hpo.promotion.weighing import Weighing
+    from hpo.storage.artifacts.store import ArtifactStore
     from hpo.tracking.registry import Version
 
 

@@ -14,21 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.artifacts.opening import open_store
-from hpo.database.queries import query
 from hpo.errors import WeightsError
 from hpo.evaluation.evaluated import Evaluated
 from hpo.finals import SUFFIX, Wanted, asked, ensure_finals
 from hpo.promotion.candidate import candidate_of, ranked_candidates
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Connection, Engine
 
-    from hpo.artifacts.store import ArtifactStore
     from hpo.promotion.candidate import Candidate
     from hpo.settings import Settings
+    from hpo.storage.artifacts.store import ArtifactStore
     from hpo.study import Study
 
 EVALUATION = "evaluation.json"

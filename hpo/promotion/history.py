@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
 from hpo.promotion.rows import made_by
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

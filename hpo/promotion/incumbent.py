@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hpo.artifacts.store import sha256_of
-from hpo.database.queries import query
 from hpo.errors import WeightsError
 from hpo.evaluation.detections import Detections
 from hpo.evaluation.evaluated import Evaluated
+from hpo.storage.artifacts.store import sha256_of
+from hpo.storage.postgres.queries import query
 from hpo.trainer import Job, load_trainer
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from hpo.artifacts.store import ArtifactStore
+    from hpo.storage.artifacts.store import ArtifactStore
     from hpo.study import Study
     from hpo.tracking.registry import Registry, Version
     from hpo.trainer import Evaluation, Package

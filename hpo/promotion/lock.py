@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from hpo.database.failures import explain
-from hpo.database.queries import query
 from hpo.errors import DatabaseError
+from hpo.storage.postgres.errors import explain
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

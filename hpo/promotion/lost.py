@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
 from hpo.errors import TrackingError
 from hpo.promotion.rows import made_by
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row

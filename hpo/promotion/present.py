@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.engine import storage_url
 from hpo.errors import ChampionError, TrackingError
 from hpo.promotion.lost import recorded_champion
 from hpo.promotion.settled import look
+from hpo.storage.postgres.engine import storage_url
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row

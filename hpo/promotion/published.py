@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpo.database.engine import storage_url
 from hpo.promotion.files import METADATA, write_files
+from hpo.storage.postgres.engine import storage_url
 from hpo.tracking.client import open_client
 from hpo.tracking.registry import Registry
 

@@ -10,8 +10,6 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpo.database.engine import storage_url
-from hpo.database.queries import query
 from hpo.errors import ChampionError, TrackingError, UsageError
 from hpo.promotion import rows
 from hpo.promotion.aliases import complete, move
@@ -19,6 +17,8 @@ from hpo.promotion.decision import Decision, Outcome
 from hpo.promotion.history import history, succession
 from hpo.promotion.lock import promotion_lock
 from hpo.promotion.settled import Move, command, is_same, look
+from hpo.storage.postgres.engine import storage_url
+from hpo.storage.postgres.queries import query
 from hpo.tracking.client import error_code, open_client
 from hpo.tracking.registry import Registry
 

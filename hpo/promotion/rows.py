@@ -8,8 +8,8 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
 from hpo.promotion.decision import Decision
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     import uuid

@@ -7,9 +7,9 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
 from hpo.promotion.lost import recorded_champion, recorded_version
 from hpo.promotion.rows import made_by
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

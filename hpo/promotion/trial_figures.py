@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.database.queries import query
+from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

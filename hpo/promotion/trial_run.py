@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from hpo.database.queries import query
 from hpo.errors import TrackingError
+from hpo.storage.postgres.queries import query
 from hpo.tracking.mirror import open_mirror
 from hpo.tracking.runs import live_run
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from hpo.database import schema
-from hpo.database.engine import connect
 from hpo.settings import Settings
+from hpo.storage.postgres import schema
+from hpo.storage.postgres.engine import connect
 from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
 
 if TYPE_CHECKING:

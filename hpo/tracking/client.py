@@ -12,10 +12,10 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from hpo.database.engine import CONNECTING, is_lost
-from hpo.database.provision import ensure_database
-from hpo.database.url import database_name
 from hpo.errors import TrackingError
+from hpo.storage.postgres.admin import ensure_database
+from hpo.storage.postgres.engine import CONNECTING, is_lost
+from hpo.storage.postgres.url import database_name
 from hpo.tracking import quiet
 from hpo.tracking_uri import POSTGRES, shown, tracking_uri
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.artifacts.store import sha256_of
 from hpo.errors import UsageError, WeightsError
+from hpo.storage.artifacts.store import sha256_of
 from hpo.tracking import quiet
 from hpo.tracking.registry import Registry
 from search_spaces.names import did_you_mean

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from hpo.database.queries import query
+from hpo.storage.postgres.queries import query
 from hpo.tracking.rows import read_study
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hpo.artifacts.opening import open_store
-from hpo.database.engine import connect, storage_url
 from hpo.errors import MismatchError, StoreError, TrackingError, WeightsError
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres.engine import connect, storage_url
 from hpo.tracking import runs
 from hpo.tracking.client import error_code, is_missing, open_client, scrub
 from hpo.tracking.marks import Marks
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from hpo.artifacts.store import ArtifactStore
     from hpo.settings import Settings
+    from hpo.storage.artifacts.store import ArtifactStore
     from hpo.tracking.client import Client
     from hpo.tracking.rows import StudyRow, TrialRow
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from hpo.database.engine import connect
 from hpo.errors import HpoError, StoreError
+from hpo.storage.postgres.engine import connect
 from hpo.tracking.marks import Marks
 from hpo.tracking.mirror import HICCUPS, Mirror, open_mirror
 from hpo.tracking.shown_in_dashboard import show_pending

@@ -21,7 +21,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.artifacts.store import sha256_of
+from hpo.storage.artifacts.store import sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.artifacts.store import sha256_of
 from hpo.errors import WeightsError
+from hpo.storage.artifacts.store import sha256_of
 from hpo.tracking.client import error_code
 from hpo.tracking.model_files import Identity, write_model
 

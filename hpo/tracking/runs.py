@@ -18,7 +18,7 @@ from hpo.tracking_uri import is_remote
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from hpo.artifacts.store import ArtifactStore
+    from hpo.storage.artifacts.store import ArtifactStore
     from hpo.tracking.client import Client
     from hpo.tracking.rows import Point
 

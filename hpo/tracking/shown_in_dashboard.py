@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.database.queries import query
 from hpo.errors import WeightsError
 from hpo.projection_dashboard import add_note, show_pictures
+from hpo.storage.postgres.queries import query
 from hpo.tracking.pages import experiment_page, run_page
 from hpo.tracking.rows import read_study, read_trial
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.artifacts.store import sha256_of
-from hpo.database.queries import query
+from hpo.storage.artifacts.store import sha256_of
+from hpo.storage.postgres.queries import query
 from hpo.tracking import runs
 from hpo.tracking.rows import STATUS, STUDY_STATUS, read_study, read_trial
 

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-from hpo.database import embedded
+from hpo.storage.postgres import embedded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

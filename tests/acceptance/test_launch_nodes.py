@@ -12,9 +12,9 @@ from fixtures.postgres import database_of
 from fixtures.studies import simulated_study
 from sqlalchemy import create_engine
 
-from hpo.artifacts.opening import open_store
 from hpo.errors import NodesError
 from hpo.settings import Settings
+from hpo.storage.artifacts.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

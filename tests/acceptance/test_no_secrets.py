@@ -19,7 +19,7 @@ from fixtures.mlflow_server import MlflowServer
 from fixtures.ray_nodes import ray_head, ray_node
 from sqlalchemy.engine import make_url
 
-from hpo.database.url import database_name
+from hpo.storage.postgres.url import database_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ SECRET = ("HPO_STORAGE", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_T
           "MLFLOW_TRACKING_PASSWORD")  # fmt: skip
 # Shows passwords where they are meant to be hidden: the planted leak
 LEAK = """
-import hpo.database.url
+import hpo.storage.postgres.url
 hpo.database.url.mask = lambda url: url
 """
 

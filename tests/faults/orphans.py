@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from hpo.artifacts.store import DRAFT, DRAFTS_LAST_S, OBJECTS, sha256_of
+from hpo.storage.artifacts.store import DRAFT, DRAFTS_LAST_S, OBJECTS, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -40,10 +40,17 @@ TRIAL: tuple[Step, ...] = (
     Step("the parameters are stored", "hpo.claims:Claims._with_params", "before", 2),
     *_both("the attempt's beginning is recorded", "hpo.claims:Claims.resume"),
     *_both("the report of an epoch", "hpo.claims:Claims.report", 6),
-    *_both("the upload of a checkpoint", "hpo.artifacts.folder:FolderStore.put", 4),
-    Step("an uploaded draft is renamed", "hpo.artifacts.folder:FolderStore._place", "before", 4),
+    *_both("the upload of a checkpoint", "hpo.storage.artifacts.folder:FolderStore.put", 4),
+    Step(
+        "an uploaded draft is renamed",
+        "hpo.storage.artifacts.folder:FolderStore._place",
+        "before",
+        4,
+    ),
     *_both("the record of a checkpoint", "hpo.claims:Claims.keep", 4),
-    *_both("older checkpoints are removed", "hpo.artifacts.folder:FolderStore.keep_only", 3),
+    *_both(
+        "older checkpoints are removed", "hpo.storage.artifacts.folder:FolderStore.keep_only", 3
+    ),
     *_both("the trial is told", "hpo.claims:Claims.tell"),
     *_both("a trial goes to MLflow", "hpo.tracking.mirror:Mirror.sync_trial", 3),
     *_both("a run is made in MLflow", "hpo.tracking.runs:ensure_run", 2),

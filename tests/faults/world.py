@@ -18,9 +18,9 @@ from fixtures.mlflow_server import MlflowServer
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
 
-from hpo.database import embedded, schema
-from hpo.database.provision import ensure_database
-from hpo.database.url import with_database
+from hpo.storage.postgres import embedded, schema
+from hpo.storage.postgres.admin import ensure_database
+from hpo.storage.postgres.url import with_database
 
 PLANTED = Path(__file__).with_name("planted")
 COMMAND_S = 300.0  # after which a command of ours hangs

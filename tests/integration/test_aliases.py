@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from fixtures.champions import ALIAS, ChampionBench
 
-from hpo.database.provision import ensure_database
-from hpo.database.url import with_database
 from hpo.errors import ChampionError
 from hpo.promotion.aliases import move
 from hpo.promotion.lock import promotion_lock
 from hpo.promotion.settled import Move, look
+from hpo.storage.postgres.admin import ensure_database
+from hpo.storage.postgres.url import with_database
 
 if TYPE_CHECKING:
     from fixtures.mlflow_server import MlflowServer

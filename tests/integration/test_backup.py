@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.artifacts.folder import FolderStore
+    from hpo.storage.artifacts.folder import FolderStore
     from hpo.study import Study
 
 # Columns that are not in a document, each with its reason

@@ -14,9 +14,9 @@ from fixtures.finals import with_finals
 from fixtures.rich_study import NAME, rich_study, worker_on
 from fixtures.studies import simulated_study
 
-from hpo.artifacts.folder import FolderStore
 from hpo.backup_file import read
 from hpo.claims import Standing
+from hpo.storage.artifacts.folder import FolderStore
 from hpo.study import load_study
 from hpo.trainer import Epoch
 

@@ -22,18 +22,18 @@ from hpo.backup_file import read
 from hpo.backup_import import import_study
 from hpo.checkpoints import Checkpoints
 from hpo.claims import End
-from hpo.database.queries import query
 from hpo.errors import StudyExistsError, UsageError
 from hpo.finals import finals_of
 from hpo.status import status
+from hpo.storage.postgres.queries import query
 from hpo.study import delete_study, find_study, load_study, set_state
 from hpo.trainer import Epoch
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from hpo.artifacts.folder import FolderStore
     from hpo.backup_document import StudyDocument
+    from hpo.storage.artifacts.folder import FolderStore
     from hpo.study import Study
 
 # `hpo export` of the rich study by the version of this package whose files had version 1

@@ -15,13 +15,13 @@ from fixtures.rich_study import NAME, checkpointed, told, worker_on
 from fixtures.studies import simulated_study
 from sqlalchemy import text
 
-from hpo.artifacts.folder import FolderStore
 from hpo.backup import export_study
 from hpo.backup_import import import_study, require_free
 from hpo.checkpoints import Checkpoints
 from hpo.claims import Claim, End, Standing
 from hpo.errors import FaultsError, StudyExistsError, UnknownStudyError
 from hpo.status import status
+from hpo.storage.artifacts.folder import FolderStore
 from hpo.study import delete_study, load_study, set_state
 from hpo.tracking.mirror import open_mirror
 from hpo.tracking.shown_in_dashboard import show_pending
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from fixtures.mirrored import Bench
     from sqlalchemy import Engine
 
-    from hpo.artifacts.store import Stored
     from hpo.settings import Settings
+    from hpo.storage.artifacts.store import Stored
     from hpo.study import Study
 
 

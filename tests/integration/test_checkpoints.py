@@ -11,10 +11,10 @@ from fixtures.claiming import claimed, claims_of, epoch, expire
 from fixtures.studies import simulated_study
 from fixtures.training import wait_until
 
-from hpo.artifacts.folder import FolderStore
 from hpo.checkpoints import Checkpoints, checkpoint_areas, clear_ended
 from hpo.claims import Claims, End, Standing
 from hpo.errors import WeightsError
+from hpo.storage.artifacts.folder import FolderStore
 from hpo.trainer import Checkpoint
 from workers import checkpoint_uploader
 from workers.checkpoint_uploader import CheckpointUploader

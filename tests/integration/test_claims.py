@@ -13,7 +13,7 @@ from fixtures.studies import HYPERBAND, TPE, simulated_study
 from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End, NoTrial, Standing
-from hpo.database.engine import make_engine
+from hpo.storage.postgres.engine import make_engine
 from hpo.study import enqueue, extend, set_state
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from fixtures.pushing import elsewhere, pushed_set, shapes
 from fixtures.studies import simulated_spec
 
-from hpo.artifacts.folder import FolderStore
-from hpo.artifacts.opening import open_store
 from hpo.cli.main import cli
 from hpo.dataset_store import pushed
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import WeightsError
 from hpo.readiness import require_same
+from hpo.storage.artifacts.folder import FolderStore
+from hpo.storage.artifacts.opening import open_store
 from hpo.study import create_study
 
 if TYPE_CHECKING:

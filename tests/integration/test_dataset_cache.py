@@ -14,13 +14,13 @@ import pytest
 from fixtures.pushing import elsewhere, fetched_and_ended, fetcher, pushed_set, shapes
 from sqlalchemy import text
 
-from hpo.artifacts.folder import FolderStore
-from hpo.artifacts.opening import open_store
 from hpo.dataset_cache import GB, DatasetCache
 from hpo.dataset_store import Pushed, keeping, pushed, size_text
 from hpo.datasets.fingerprint import fingerprint
 from hpo.datasets.held_out import held_out
 from hpo.errors import StorageFullError, UsageError, WeightsError
+from hpo.storage.artifacts.folder import FolderStore
+from hpo.storage.artifacts.opening import open_store
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier

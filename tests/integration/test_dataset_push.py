@@ -12,14 +12,14 @@ from click.testing import CliRunner, Result
 from fixtures.pushing import pushed_set, shapes
 from fixtures.studies import simulated_spec
 
-from hpo.artifacts.opening import open_store
 from hpo.backup import export_study
 from hpo.backup_import import import_study
 from hpo.cli.main import cli
-from hpo.database.engine import connect
 from hpo.dataset_store import _draft, all_pushed, pushed
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import DatasetError, HpoError, StorageFullError, UsageError
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres.engine import connect
 from hpo.study import create_study, load_study
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def test_a_study_takes_its_datasets_place_along(
     settings: Settings, engine: Engine, data: Path, empty_database_url: str
 ) -> None:
     """`hpo export` and `import`: not the archive, which stays in the store, but where it is."""
-    from hpo.database import schema
+    from hpo.storage.postgres import schema
 
     one = pushed_set(settings, engine, data)
     study = study_on(data, settings, engine)

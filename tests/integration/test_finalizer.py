@@ -14,10 +14,10 @@ from fixtures.told import PromotionBench, promotions
 from sqlalchemy import text
 
 from hpo.claims import End
-from hpo.database.engine import make_engine
 from hpo.errors import TrackingError, WeightsError
 from hpo.promotion.decision import Outcome
 from hpo.promotion.finalizer import finalize
+from hpo.storage.postgres.engine import make_engine
 from hpo.tracking.registry import Registry
 from workers.process import TrainingProcess
 
@@ -147,7 +147,7 @@ def test_two_studies_of_one_model_are_decided_one_after_the_other(bench: Promoti
 
 HOLDER = """
 import sys, time
-from hpo.database.engine import make_engine
+from hpo.storage.postgres.engine import make_engine
 from hpo.promotion.lock import promotion_lock
 
 with promotion_lock(make_engine(sys.argv[1]), sys.argv[2], lambda: None):

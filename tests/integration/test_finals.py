@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from hpo.artifacts.opening import open_store
 from hpo.evaluation.detections import Detections
 from hpo.evaluation.evaluated import Evaluated
 from hpo.finals import finals_of
 from hpo.promotion.decision import Outcome
 from hpo.spec import Promotion
+from hpo.storage.artifacts.opening import open_store
 from hpo.study import load_study
 from workers.shift import Limits
 from workers.worker import Worker

@@ -11,9 +11,9 @@ from fixtures.command_line import wait_for
 from fixtures.told import promotions
 from sqlalchemy import text
 
-from hpo.artifacts.opening import open_store
 from hpo.promotion.decision import Outcome
 from hpo.spec import Promotion
+from hpo.storage.artifacts.opening import open_store
 
 if TYPE_CHECKING:
     from fixtures.told import PromotionBench

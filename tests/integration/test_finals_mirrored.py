@@ -13,9 +13,9 @@ from fixtures.mirrored import Bench
 from fixtures.rich_study import worker_on
 from sqlalchemy import text
 
-from hpo.artifacts.opening import open_store
 from hpo.claims import End
 from hpo.status import status
+from hpo.storage.artifacts.opening import open_store
 from hpo.tracking.mirror import Mirror, open_mirror
 from hpo.tracking.mirror_thread import MirrorThread
 from hpo.tracking.shown_in_dashboard import show_pending

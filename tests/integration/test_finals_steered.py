@@ -18,12 +18,12 @@ from fixtures.rich_study import worker_on
 from fixtures.studies import simulated_study
 from sqlalchemy import text
 
-from hpo.artifacts.folder import FolderStore
 from hpo.claims import End, NoTrial
 from hpo.errors import UnknownStudyError, UsageError
 from hpo.final_retry import retry_final
 from hpo.finals import finals_of
 from hpo.status import status
+from hpo.storage.artifacts.folder import FolderStore
 from hpo.study import (
     choose_study,
     delete_study,

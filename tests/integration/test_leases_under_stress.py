@@ -19,13 +19,13 @@ from fixtures.training import wait_until
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from hpo.artifacts.opening import open_store
 from hpo.checkpoints import Checkpoints
 from hpo.claims import Claim, Claims, NoTrial, Standing
-from hpo.database import embedded, schema, server_start
-from hpo.database import engine as engines
-from hpo.database.engine import make_engine, patient
 from hpo.errors import DatabaseError
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres import embedded, embedded_server, schema
+from hpo.storage.postgres import engine as engines
+from hpo.storage.postgres.engine import make_engine, patient
 from hpo.study import extend
 from hpo.trainer import Checkpoint
 from hpo.trial_rows import trial_rows
@@ -110,7 +110,7 @@ def test_a_full_server_is_waited_for(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With max_connections reached a worker's write waits, and is made when there is room."""
-    monkeypatch.setitem(server_start.OPTIONS, "max_connections", "8")
+    monkeypatch.setitem(embedded_server.OPTIONS, "max_connections", "8")
     engine = make_engine(embedded.ensure_running(home))
     schema.upgrade(engine)
     study = simulated_study(engine, trials=1)

@@ -13,11 +13,11 @@ from fixtures.studies import simulated_spec
 from fixtures.training import TRAIN, make_images, make_job
 from optuna.trial import create_trial
 
-from hpo.artifacts.folder import FolderStore
 from hpo.errors import CheckpointError, MismatchError, TrialError, WeightsError
 from hpo.evaluation.detections import Detections
 from hpo.policy import make_sampler
 from hpo.spec import Choice
+from hpo.storage.artifacts.folder import FolderStore
 from hpo.trainer import Checkpoint, Verdict
 from workers.process import TrainingProcess
 from workers.yolo.label_cache import load_labels

@@ -14,7 +14,7 @@ from fixtures.command_line import HPO, PREFIXES
 from fixtures.finals import evaluated, with_finals
 from fixtures.rich_study import worker_on
 
-from hpo.artifacts.opening import open_store
+from hpo.storage.artifacts.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

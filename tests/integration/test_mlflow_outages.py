@@ -19,8 +19,8 @@ from fixtures.mlflow_server import MlflowServer
 from fixtures.studies import simulated_spec
 from sqlalchemy import text
 
-from hpo.artifacts.opening import open_store
 from hpo.spec import Promotion
+from hpo.storage.artifacts.opening import open_store
 from hpo.study import create_study
 from hpo.tracking.mirror_thread import MirrorThread
 from hpo.tracking.verify import verify

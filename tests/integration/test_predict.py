@@ -16,9 +16,9 @@ from fixtures.studies import simulated_study
 from fixtures.training import Recorder, make_images, make_job
 from PIL import Image, ImageChops
 
-from hpo.artifacts.store import sha256_of
 from hpo.promotion import rows
 from hpo.promotion.decision import Decision, Outcome
+from hpo.storage.artifacts.store import sha256_of
 from workers.simulated import SimulatedTrainer
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from hpo.database import schema
-from hpo.database.administrator import administrator
-from hpo.database.url import with_database
 from hpo.errors import DatabaseError, FaultsError, UsageError
 from hpo.logins import read_logins
 from hpo.provisioning import provision
 from hpo.settings import Settings
+from hpo.storage.postgres import schema
+from hpo.storage.postgres.admin import administrator
+from hpo.storage.postgres.url import with_database
 
 if TYPE_CHECKING:
     from fixtures.provisioned import Server

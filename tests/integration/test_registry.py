@@ -14,9 +14,9 @@ import pytest
 from fixtures.command_line import HPO
 from fixtures.told import PromotionBench, promotions
 
-from hpo.artifacts.store import sha256_of
-from hpo.database.engine import storage_url
 from hpo.promotion.present import champion
+from hpo.storage.artifacts.store import sha256_of
+from hpo.storage.postgres.engine import storage_url
 from hpo.tracking.client import open_client
 
 if TYPE_CHECKING:

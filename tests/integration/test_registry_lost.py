@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from fixtures.told import PromotionBench, promotions
 
-from hpo.database.provision import ensure_database
-from hpo.database.url import with_database
 from hpo.errors import TrackingError
 from hpo.promotion.decision import Outcome
 from hpo.promotion.present import champion
+from hpo.storage.postgres.admin import ensure_database
+from hpo.storage.postgres.url import with_database
 from hpo.study import delete_study
 
 if TYPE_CHECKING:

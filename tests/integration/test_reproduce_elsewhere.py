@@ -10,8 +10,8 @@ import pytest
 from fixtures.reproducing import again, change, work
 from fixtures.studies import simulated_study
 
-from hpo.artifacts.opening import open_store
 from hpo.host.environment import this_machine
+from hpo.storage.artifacts.opening import open_store
 from hpo.trial_rows import trial_details
 from workers.events import Event, Kind
 from workers.reproduced import Sameness

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from hpo.database import schema
-from hpo.database.failures import explain
 from hpo.errors import DatabaseError
+from hpo.storage.postgres import schema
+from hpo.storage.postgres.errors import explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

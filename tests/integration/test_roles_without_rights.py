@@ -13,10 +13,10 @@ from fixtures.studies import simulated_study
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from hpo.artifacts.folder import FolderStore
-from hpo.database.failures import explain
-from hpo.database.ownership import require_writing
 from hpo.errors import DatabaseError
+from hpo.storage.artifacts.folder import FolderStore
+from hpo.storage.postgres.errors import explain
+from hpo.storage.postgres.privileges import require_writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpo.database.provision import ensure_database
-from hpo.database.url import with_database
 from hpo.errors import ChampionError, TrackingError, UsageError
 from hpo.promotion.decision import Outcome
 from hpo.promotion.rollback import Request, roll_back
+from hpo.storage.postgres.admin import ensure_database
+from hpo.storage.postgres.url import with_database
 
 if TYPE_CHECKING:
     from fixtures.champions import ChampionBench

@@ -13,9 +13,9 @@ from fixtures.studies import simulated_study
 from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End, Standing
-from hpo.database.engine import make_engine
 from hpo.policy import make_pruner
 from hpo.spec import Choice
+from hpo.storage.postgres.engine import make_engine
 from hpo.study import enqueue
 from hpo.trainer import Epoch
 from search_spaces.reader import read_space

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from sqlalchemy.engine import make_url
 
-from hpo.database import embedded
 from hpo.host.processes import any_free
 from hpo.services import stop_services
+from hpo.storage.postgres import embedded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,9 @@ from fixtures.studies import simulated_spec, simulated_study
 from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End
-from hpo.database.engine import make_engine
 from hpo.errors import StudyExistsError, UnknownStudyError
 from hpo.spec import Choice, Promotion, differences
+from hpo.storage.postgres.engine import make_engine
 from hpo.study import (
     create_study,
     delete_study,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ray.util import get_node_ip_address
 from sqlalchemy.exc import DBAPIError
 
-from hpo.artifacts.opening import open_store
-from hpo.database import schema
-from hpo.database.engine import connect
-from hpo.database.failures import explain
 from hpo.errors import HpoError, NodesError, ServiceError, UsageError, WeightsError
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres import schema
+from hpo.storage.postgres.engine import connect
+from hpo.storage.postgres.errors import explain
 from hpo.study import find_study
 from workers.device import choose_device
 from workers.ray_launcher.base import Base

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from hpo.artifacts.opening import open_store
 from hpo.errors import NodesError, StoreError, UsageError
+from hpo.storage.artifacts.opening import open_store
 from workers.ray_launcher.asking import Inquiry, fault_in
 from workers.ray_launcher.room import Node, no_room, nodes
 

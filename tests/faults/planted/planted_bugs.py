@@ -33,7 +33,11 @@ def _record_nothing(_real: Any) -> Any:
 
 # Name -> (module, qualified name, what makes the replacement of the real function).
 BUGS: dict[str, tuple[str, str, Any]] = {
-    "content is not checked": ("hpo.artifacts.folder", "FolderStore.fetch", _fetch_unchecked),
+    "content is not checked": (
+        "hpo.storage.artifacts.folder",
+        "FolderStore.fetch",
+        _fetch_unchecked,
+    ),
     "checkpoints are not recorded": ("hpo.claims", "Claims.keep", _record_nothing),
     "a version is not looked up": ("hpo.tracking.registry", "Registry.find", _find_nothing),
 }

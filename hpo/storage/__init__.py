@@ -1,0 +1,1 @@
+"""Where everything is kept: PostgreSQL, and files by content."""
