@@ -24,10 +24,9 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from hpo.evaluation.average_precision import figures
-from hpo.evaluation.bootstrap import EXPANDED, PERCENTILE, resampled_gains
-from hpo.evaluation.evaluated import Evaluated
 from hpo.evaluation.gate import INCONCLUSIVE, KEPT, PROMOTED, judge
-from hpo.evaluation.swapping import p_value
+from hpo.evaluation.record import Evaluated
+from hpo.evaluation.significance import EXPANDED, PERCENTILE, p_value, resampled_gains
 from hpo.spec import Promotion
 
 RULES = Promotion("bench", "champion")

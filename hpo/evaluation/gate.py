@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.evaluation.bootstrap import fewest_images
+from hpo.evaluation.significance import fewest_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from hpo.evaluation.bootstrap import Difference
-    from hpo.evaluation.evaluated import Evaluated
+    from hpo.evaluation.record import Evaluated
+    from hpo.evaluation.significance import Difference
     from hpo.spec import Promotion
 
 PROMOTED, KEPT, INCONCLUSIVE = "promoted", "kept", "inconclusive"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import WeightsError
-from hpo.evaluation.evaluated import Evaluated
+from hpo.evaluation.record import Evaluated
 from hpo.finals import SUFFIX, Wanted, asked, ensure_finals
 from hpo.promotion.candidate import candidate_of, ranked_candidates
 from hpo.storage.artifacts.opening import open_store

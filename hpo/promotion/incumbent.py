@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hpo.errors import WeightsError
 from hpo.evaluation.detections import Detections
-from hpo.evaluation.evaluated import Evaluated
+from hpo.evaluation.record import Evaluated
 from hpo.storage.artifacts.store import sha256_of
 from hpo.storage.postgres.queries import query
 from hpo.trainer import Job, load_trainer

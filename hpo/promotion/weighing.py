@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.evaluation.average_precision import METRICS
-from hpo.evaluation.bootstrap import difference, interval, unpaired
 from hpo.evaluation.gate import judge
+from hpo.evaluation.significance import difference, interval, unpaired
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hpo.evaluation.bootstrap import Difference
     from hpo.evaluation.detections import Detections
-    from hpo.evaluation.evaluated import Evaluated
     from hpo.evaluation.gate import Verdict
+    from hpo.evaluation.record import Evaluated
+    from hpo.evaluation.significance import Difference
     from hpo.promotion.finalists import Finalist
     from hpo.promotion.incumbent import Incumbent
     from hpo.study import Study

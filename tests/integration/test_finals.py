@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from hpo.evaluation.detections import Detections
-from hpo.evaluation.evaluated import Evaluated
+from hpo.evaluation.record import Evaluated
 from hpo.finals import finals_of
 from hpo.promotion.decision import Outcome
 from hpo.spec import Promotion

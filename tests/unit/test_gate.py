@@ -9,9 +9,9 @@ import pytest
 from fixtures.found import Drawn, draw
 
 from hpo.evaluation.average_precision import figures
-from hpo.evaluation.bootstrap import EXPANDED, Difference, difference
-from hpo.evaluation.evaluated import Evaluated
 from hpo.evaluation.gate import Verdict, chance, images_needed, judge
+from hpo.evaluation.record import Evaluated
+from hpo.evaluation.significance import EXPANDED, Difference, difference
 from hpo.spec import Promotion
 
 RULES = Promotion("model", "champion")

@@ -11,8 +11,8 @@ from fixtures import exhibits
 from fixtures.found import Drawn, draw, without_truth
 
 from hpo.evaluation.average_precision import figures
-from hpo.evaluation.bootstrap import difference
-from hpo.evaluation.evaluated import Evaluated
+from hpo.evaluation.record import Evaluated
+from hpo.evaluation.significance import difference
 from hpo.promotion.incumbent import Incumbent
 from hpo.promotion.weighing import Weighing, weigh
 

@@ -12,7 +12,7 @@ from fixtures.found import Drawn, draw, keep, without_truth
 from scipy.stats import norm, t
 
 from hpo.evaluation.average_precision import METRICS, figures
-from hpo.evaluation.bootstrap import (
+from hpo.evaluation.significance import (
     EXPANDED,
     PERCENTILE,
     Difference,
@@ -20,10 +20,10 @@ from hpo.evaluation.bootstrap import (
     difference,
     fewest_images,
     interval,
+    p_value,
     resampled_gains,
     unpaired,
 )
-from hpo.evaluation.swapping import p_value
 
 if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections

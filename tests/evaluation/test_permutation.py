@@ -11,7 +11,7 @@ import pytest
 from fixtures.found import Drawn, draw, keep, without_truth
 
 from hpo.evaluation.average_precision import METRICS, figures
-from hpo.evaluation.swapping import Swapper, p_value
+from hpo.evaluation.significance import Swapper, p_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ultralytics.utils.metrics import DetMetrics
 
 from hpo.evaluation.average_precision import METRICS, figures
-from hpo.evaluation.resampled import Resampler
+from hpo.evaluation.resampling import Resampler
 
 if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections
