@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from hpo.dataset_cache import DatasetCache
-from hpo.dataset_store import pushed
 from hpo.datasets.builtin import BUILT_IN, resolve
+from hpo.datasets.cache import DatasetCache
 from hpo.datasets.fingerprint import fingerprint
 from hpo.datasets.held_out import held_out, simulated_fingerprint
+from hpo.datasets.remote import pushed
 from hpo.errors import DatasetError, MismatchError, MissingDatasetError, WeightsError
 from hpo.storage.artifacts.opening import open_store
 from hpo.trainer import load_trainer

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hpo.datasets.keys import SPLITS
+from hpo.datasets.data_yaml import SPLITS
 from hpo.errors import DatasetError, WeightsError
 from hpo.evaluation.average_precision import figures
 from hpo.trainer import Evaluation

@@ -153,8 +153,8 @@ def _from_here(data: str) -> str:
 
 def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -> StudySpec:
     from hpo.datasets.builtin import BUILT_IN, planned, resolve
-    from hpo.datasets.check import require
     from hpo.datasets.held_out import held_out
+    from hpo.datasets.validation import require
     from hpo.spec_reader import read_study_file
 
     def resolve_data(name: str, base: Path) -> Path:

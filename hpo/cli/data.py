@@ -11,7 +11,7 @@ import click
 
 from hpo.cli.common import json_option, print_json, progress, show
 from hpo.cli.data_push import list_command, push_command
-from hpo.datasets.shapes import LARGEST_PX, SMALLEST_PX, parameters
+from hpo.datasets.generated import LARGEST_PX, SMALLEST_PX, parameters
 from hpo.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def shapes(output: Path | None, as_json: bool, **asked: int) -> None:
     Without -o, into datasets/shapes. The built-in set `shapes` has these defaults and is made
     below .hpo when it is first used.
     """
-    from hpo.datasets.folder import stands
-    from hpo.datasets.shapes import make_shapes
+    from hpo.datasets.generated import make_shapes, stands
 
     folder = output or Path("datasets/shapes")
     there = stands(folder, parameters(**asked))
@@ -88,9 +87,9 @@ def tiny_person(source: Path | None, output: Path | None, as_json: bool) -> None
     Class person only, 320 px, 40 to train, 10 to validate, 10 to test, always the same ones.
     Without -o, into datasets/tiny-person.
     """
-    from hpo.datasets import coco128
-    from hpo.datasets.folder import stands
-    from hpo.datasets.tiny_person import MARK, make_tiny_person
+    from hpo.datasets import coco
+    from hpo.datasets.coco import MARK, make_tiny_person
+    from hpo.datasets.generated import stands
 
     folder = output or Path("datasets/tiny-person")
     there = stands(folder, MARK)
@@ -98,9 +97,9 @@ def tiny_person(source: Path | None, output: Path | None, as_json: bool) -> None
     if source:
         path = make_tiny_person(source, folder)
     elif not there:
-        url = coco128.address()
+        url = coco.address()
         click.echo(f"downloading {url}", err=True)
-        with progress("bytes") as told, coco128.downloaded(url, progress=told) as found:
+        with progress("bytes") as told, coco.downloaded(url, progress=told) as found:
             path = make_tiny_person(found, folder)
     _made(path, there, as_json)
 
@@ -131,8 +130,8 @@ def check_command(name: str, as_json: bool) -> None:
     with 0 where there is none, else with 2 and a list of them. Also says whether the test split
     can judge a promotion.
     """
-    from hpo.datasets.check import check, leaks, refusal
-    from hpo.datasets.layout import load
+    from hpo.datasets.data_yaml import load
+    from hpo.datasets.validation import check, leaks, refusal
 
     path, home = _resolved(name)
     splits = tuple(load(path).splits)
@@ -208,10 +207,10 @@ def split_command(
     dataset that grew is divided as before. A test split that is there stays as it is. No image
     or label is moved or changed.
     """
-    from hpo.datasets.check import require
-    from hpo.datasets.layout import load
+    from hpo.datasets.data_yaml import load
     from hpo.datasets.split import divide
     from hpo.datasets.summary import summary
+    from hpo.datasets.validation import require
 
     path, _ = _resolved(name)
     require(path, splits=tuple(load(path).splits))
@@ -253,8 +252,8 @@ def _resolved(name: str) -> tuple[Path, Path]:
 def _made(
     path: Path, there: bool, as_json: bool, extra: Mapping[str, object] | None = None
 ) -> None:
-    from hpo.datasets.check import require
-    from hpo.datasets.layout import load
+    from hpo.datasets.data_yaml import load
+    from hpo.datasets.validation import require
 
     path = path.resolve()
     require(path)  # one that was there already may have been altered

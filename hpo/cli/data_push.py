@@ -15,7 +15,7 @@ from hpo.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from hpo.dataset_store import Pushed
+    from hpo.datasets.remote import Pushed
     from hpo.study import Study
 
 
@@ -60,7 +60,7 @@ def push_command(name: str | None, study_name: str | None, *, again: bool, as_js
     document.pop("studies")
 
     def text() -> None:
-        from hpo.dataset_store import size_text
+        from hpo.datasets.remote import size_text
 
         done = "Pushed" if new else "Is there already, nothing to push:"
         click.echo(f"{done} {data}: {_images(found)}, {size_text(found.bytes)}, in {place}")
@@ -74,8 +74,8 @@ def push_command(name: str | None, study_name: str | None, *, again: bool, as_js
 def list_command(*, as_json: bool) -> None:
     """List the datasets in the artifact store: content, size, when, studies that use it."""
     from hpo.cli.project import opened
-    from hpo.dataset_cache import DatasetCache
-    from hpo.dataset_store import all_pushed
+    from hpo.datasets.cache import DatasetCache
+    from hpo.datasets.remote import all_pushed
 
     with opened() as (settings, engine):
         found = all_pushed(engine)
@@ -103,8 +103,8 @@ def _meant(name: str | None, study: Study | None, settings: Settings) -> Path | 
 def _pushed(
     engine: Engine, settings: Settings, data: Path, study: Study | None, *, again: bool
 ) -> tuple[Pushed, bool]:
-    from hpo.dataset_store import push
     from hpo.datasets.fingerprint import fingerprint
+    from hpo.datasets.remote import push
     from hpo.promotion.rows import actor
     from hpo.storage.artifacts.opening import open_store
 
@@ -138,7 +138,7 @@ def _document(found: Pushed) -> dict[str, Any]:
 def _table(found: list[Pushed], here: dict[str, int]) -> None:
     from rich.table import Table
 
-    from hpo.dataset_store import size_text
+    from hpo.datasets.remote import size_text
 
     if not found:
         click.echo("No dataset was pushed. `hpo data push DATA` does that.")

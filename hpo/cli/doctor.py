@@ -135,7 +135,7 @@ def _artifacts(settings: Settings) -> str:
 
 
 def _datasets(settings: Settings) -> str:
-    from hpo.dataset_cache import GB, DatasetCache
+    from hpo.datasets.cache import GB, DatasetCache
 
     here = DatasetCache(settings).entries()
     size, limit = sum(here.values()) / GB, settings.dataset_cache_gb

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpo.datasets.layout import IMAGE_SUFFIXES
+from hpo.datasets.data_yaml import IMAGE_SUFFIXES
 from hpo.errors import FaultsError, UsageError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hpo.datasets.shapes import make_shapes, parameters
+from hpo.datasets.generated import make_shapes, parameters
 from hpo.errors import DatasetError
 from search_spaces.names import did_you_mean
 

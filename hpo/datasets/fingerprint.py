@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.datasets.layout import Dataset, Split, label_path, load
+from hpo.datasets.data_yaml import Dataset, Split, label_path, load
 from hpo.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hpo.datasets import labels
+from hpo.datasets import validation
+from hpo.datasets.data_yaml import Dataset, Split, label_path, load
 from hpo.datasets.fingerprint import Cache, digests, head, named_files, remembered
-from hpo.datasets.layout import Dataset, Split, label_path, load
 from hpo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def _labelled(dataset: Dataset, test: Split) -> bool:
     """Whether there is a true box; without one, every model scores the same."""
     columns = dataset.keypoint_columns
     files = map(label_path, test.images)
-    return any(file.is_file() and labels.read(file, dataset.names, columns)[0] for file in files)
+    return any(
+        file.is_file() and validation.read(file, dataset.names, columns)[0] for file in files
+    )
 
 
 def _told(what: str, names: list[str], test: Split) -> list[str]:

@@ -11,10 +11,9 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.datasets import labels
+from hpo.datasets import validation
+from hpo.datasets.data_yaml import SPLITS, Dataset, label_path, load
 from hpo.datasets.fingerprint import digests
-from hpo.datasets.keys import SPLITS
-from hpo.datasets.layout import Dataset, label_path, load
 from hpo.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ def _boxes(dataset: Dataset, image: Path) -> int:
     file = label_path(image)
     if not file.is_file():
         return 0
-    return len(labels.read(file, dataset.names, dataset.keypoint_columns)[0])
+    return len(validation.read(file, dataset.names, dataset.keypoint_columns)[0])
 
 
 def _require_usable(

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpo.datasets import labels
-from hpo.datasets.layout import label_path, load
+from hpo.datasets import validation
+from hpo.datasets.data_yaml import label_path, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ def summary(yaml_path: Path) -> Summary:
         for image in split.images:
             file = label_path(image)
             columns = dataset.keypoint_columns
-            found = labels.read(file, dataset.names, columns)[0] if file.is_file() else []
+            found = validation.read(file, dataset.names, columns)[0] if file.is_file() else []
             unlabelled += not found
             counts.update(label.cls for label in found)
         by_class = {cls: counts[number] for number, cls in enumerate(dataset.names)}

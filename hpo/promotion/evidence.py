@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from hpo.datasets.data_yaml import load
 from hpo.datasets.fingerprint import top_of
-from hpo.datasets.layout import load
 from hpo.errors import HpoError, WeightsError
 from hpo.host.serialization import finite
 from hpo.promotion.decision import Decision, Outcome, promotion_id

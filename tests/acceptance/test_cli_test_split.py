@@ -9,8 +9,8 @@ import pytest
 from fixtures.asking import ask, refused
 from fixtures.command_line import Project, project_in
 
+from hpo.datasets.generated import make_shapes
 from hpo.datasets.held_out import held_out
-from hpo.datasets.shapes import make_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,8 @@ from fixtures.studies import simulated_spec
 from hpo.backup import export_study
 from hpo.backup_import import import_study
 from hpo.cli.main import cli
-from hpo.dataset_store import _draft, all_pushed, pushed
 from hpo.datasets.fingerprint import fingerprint
+from hpo.datasets.remote import _draft, all_pushed, pushed
 from hpo.errors import DatasetError, HpoError, StorageFullError, UsageError
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import connect
@@ -141,7 +141,7 @@ class TestUnfinished:
 
     def test_interrupted(self, pusher: Settings, engine: Engine, data: Path) -> None:
         """No draft, no record, nothing in the store."""
-        from hpo.dataset_store import push
+        from hpo.datasets.remote import push
 
         def interrupt(_done: int, _total: int) -> None:
             raise KeyboardInterrupt
@@ -159,7 +159,7 @@ class TestUnfinished:
 
     def test_changed_meanwhile(self, pusher: Settings, engine: Engine, data: Path) -> None:
         """Nothing is recorded under a content that it has not."""
-        from hpo.dataset_store import push
+        from hpo.datasets.remote import push
 
         store = open_store(pusher)
         store.require_writable()

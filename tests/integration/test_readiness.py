@@ -12,8 +12,8 @@ from fixtures.pushing import elsewhere, pushed_set
 from fixtures.studies import simulated_spec
 
 from hpo.datasets.fingerprint import fingerprint
+from hpo.datasets.generated import make_shapes
 from hpo.datasets.held_out import held_out, simulated_fingerprint
-from hpo.datasets.shapes import make_shapes
 from hpo.errors import MismatchError, WeightsError
 from hpo.readiness import data_here, require_same, require_test_split
 from hpo.settings import Settings

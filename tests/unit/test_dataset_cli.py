@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hpo.datasets.shapes import make_shapes
+from hpo.datasets.generated import make_shapes
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 COCO128 = SHARED / "data/coco128"

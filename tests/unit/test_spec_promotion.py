@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from hpo import spec_promotion
+from hpo.datasets.generated import make_shapes
 from hpo.datasets.held_out import held_out
-from hpo.datasets.shapes import make_shapes
 from hpo.errors import SpecError
 from hpo.spec import Promotion, StudySpec
 from hpo.spec_reader import TEMPLATE, read_study_file

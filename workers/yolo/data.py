@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from hpo.datasets.layout import load
+from hpo.datasets.data_yaml import load
 
 if TYPE_CHECKING:
     from pathlib import Path

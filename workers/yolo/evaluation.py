@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
 
+from hpo.datasets.data_yaml import load
 from hpo.datasets.fingerprint import top_of
-from hpo.datasets.layout import load
 from hpo.errors import DatasetError
 from hpo.trainer import Evaluation
 from workers.yolo.arguments import PREDICT_PARAMS

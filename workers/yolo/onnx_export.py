@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ultralytics import YOLO
 
-from hpo.datasets.layout import load
+from hpo.datasets.data_yaml import load
 from hpo.errors import ExportError
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from hpo.dataset_store import keeping, require_room, size_text
+from hpo.datasets.archive import YAML_NAME, unpack
 from hpo.datasets.fingerprint import fingerprint as fingerprint_of
-from hpo.datasets.packing import YAML_NAME, unpack
+from hpo.datasets.remote import keeping, require_room, size_text
 from hpo.errors import DatasetError, WeightsError
 from hpo.host.file_lock import file_lock, try_lock
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from hpo.dataset_store import Pushed
+    from hpo.datasets.remote import Pushed
     from hpo.settings import Settings
     from hpo.storage.artifacts.store import ArtifactStore
 

@@ -10,10 +10,10 @@ import pytest
 
 from hpo.datasets import fingerprint as module
 from hpo.datasets.builtin import resolve
+from hpo.datasets.coco import make_tiny_person
 from hpo.datasets.fingerprint import fingerprint
+from hpo.datasets.generated import make_shapes
 from hpo.datasets.held_out import held_out, simulated_fingerprint
-from hpo.datasets.shapes import make_shapes
-from hpo.datasets.tiny_person import make_tiny_person
 from hpo.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from hpo.datasets.layout import load
-from hpo.datasets.packing import own_keys, pack, packed_bytes
+from hpo.datasets.archive import own_keys, pack, packed_bytes
+from hpo.datasets.data_yaml import load
 from hpo.errors import DatasetError, StorageFullError, UsageError
 from hpo.host.file_lock import try_lock
 from hpo.storage.postgres.queries import query

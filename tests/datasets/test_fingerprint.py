@@ -11,7 +11,7 @@ import pytest
 
 from hpo.datasets import fingerprint as module
 from hpo.datasets.fingerprint import fingerprint
-from hpo.datasets.shapes import make_shapes
+from hpo.datasets.generated import make_shapes
 from hpo.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpo.datasets.coco128 import OTHER_WAY, address, downloaded
+from hpo.datasets.coco import OTHER_WAY, address, downloaded
 from hpo.errors import DatasetError, HpoError, ServiceError
 
 if TYPE_CHECKING:

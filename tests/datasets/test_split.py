@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpo.datasets.check import check
+from hpo.datasets.data_yaml import label_path, load
 from hpo.datasets.fingerprint import digest
+from hpo.datasets.generated import make_shapes
 from hpo.datasets.held_out import held_out
-from hpo.datasets.layout import label_path, load
-from hpo.datasets.shapes import make_shapes
 from hpo.datasets.split import Division, divide
+from hpo.datasets.validation import check
 from hpo.errors import DatasetError, UsageError
 
 COCO128 = Path(__file__).resolve().parents[2].parent / "shared/data/coco128"

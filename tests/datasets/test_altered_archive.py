@@ -13,8 +13,8 @@ from fixtures.pushing import elsewhere, pushed_set, shapes
 from fixtures.studies import simulated_spec
 
 from hpo.cli.main import cli
-from hpo.dataset_store import pushed
 from hpo.datasets.fingerprint import fingerprint
+from hpo.datasets.remote import pushed
 from hpo.errors import WeightsError
 from hpo.readiness import require_same
 from hpo.storage.artifacts.folder import FolderStore
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.dataset_store import Pushed
+    from hpo.datasets.remote import Pushed
     from hpo.settings import Settings
     from hpo.study import Study
 

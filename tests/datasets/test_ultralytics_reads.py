@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hpo.datasets import labels
-from hpo.datasets.layout import IMAGE_SUFFIXES, label_path, load
-from hpo.datasets.shapes import make_shapes
+from hpo.datasets import validation
+from hpo.datasets.data_yaml import IMAGE_SUFFIXES, label_path, load
+from hpo.datasets.generated import make_shapes
 from hpo.datasets.split import divide
 
 # Runs in a process of its own: Ultralytics reads its settings' folder when it is imported.
@@ -91,7 +91,7 @@ def test_ultralytics_reads_the_same(layouts: list[Path], tmp_path: Path) -> None
             assert [Path(image) for image, _, _ in found[split]] == list(images)
             for image, classes, boxes in found[split]:
                 file = label_path(Path(image))
-                wanted = labels.read(file, ours.names)[0] if file.is_file() else []
+                wanted = validation.read(file, ours.names)[0] if file.is_file() else []
                 assert classes == [label.cls for label in wanted]
                 for box, label in zip(boxes, wanted, strict=True):
                     assert box == pytest.approx(label.box(), abs=1e-6)

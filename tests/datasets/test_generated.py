@@ -11,13 +11,12 @@ import pytest
 from PIL import Image
 
 from hpo.datasets.builtin import resolve
-from hpo.datasets.check import check, leaks
+from hpo.datasets.coco import COUNTS, make_tiny_person, people
+from hpo.datasets.data_yaml import load
 from hpo.datasets.fingerprint import fingerprint
-from hpo.datasets.folder import make
-from hpo.datasets.layout import load
-from hpo.datasets.shapes import NAMES, draw, make_shapes
+from hpo.datasets.generated import NAMES, draw, make, make_shapes
 from hpo.datasets.summary import summary
-from hpo.datasets.tiny_person import COUNTS, make_tiny_person, people
+from hpo.datasets.validation import check, leaks
 from hpo.errors import DatasetError, UsageError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -81,11 +80,11 @@ def test_every_shape_touches_its_box(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn on black without noise, the pixels that are lit span the label exactly."""
     import numpy as np
 
-    from hpo.datasets import shapes
+    from hpo.datasets import generated
 
-    monkeypatch.setattr(shapes, "GROUND", (0, 1))
-    monkeypatch.setattr(shapes, "NOISE", 0)
-    monkeypatch.setattr(shapes, "MOST_SHAPES", 1)
+    monkeypatch.setattr(generated, "GROUND", (0, 1))
+    monkeypatch.setattr(generated, "NOISE", 0)
+    monkeypatch.setattr(generated, "MOST_SHAPES", 1)
     seen = set()
     for number in range(60):
         pixels, ((cls, x, y, w, h),) = draw(64, 0, 0, number)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpo.datasets.layout import label_path, load
-from hpo.datasets.shapes import make_shapes
+from hpo.datasets.data_yaml import label_path, load
+from hpo.datasets.generated import make_shapes
 from hpo.errors import DatasetError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"

@@ -18,9 +18,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from hpo.datasets.data_yaml import KEYS, SPLITS, Dataset, Split, label_path, load
 from hpo.datasets.fingerprint import combined, named_files
-from hpo.datasets.keys import KEYS, SPLITS
-from hpo.datasets.layout import Dataset, Split, label_path, load
 from hpo.errors import DatasetError, WeightsError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hpo.datasets.check import MOST_FAULTS, check, leaks, require
-from hpo.datasets.shapes import make_shapes
+from hpo.datasets.generated import make_shapes
 from hpo.datasets.summary import summary
+from hpo.datasets.validation import MOST_FAULTS, check, leaks, require
 from hpo.errors import DatasetError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"

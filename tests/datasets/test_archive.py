@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from hpo.datasets.archive import pack, packed_bytes, unpack
+from hpo.datasets.data_yaml import label_path, load
 from hpo.datasets.fingerprint import fingerprint
+from hpo.datasets.generated import make_shapes
 from hpo.datasets.held_out import held_out
-from hpo.datasets.layout import label_path, load
-from hpo.datasets.packing import pack, packed_bytes, unpack
-from hpo.datasets.shapes import make_shapes
 from hpo.errors import DatasetError, WeightsError
 
 if TYPE_CHECKING:

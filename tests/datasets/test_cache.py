@@ -14,10 +14,10 @@ import pytest
 from fixtures.pushing import elsewhere, fetched_and_ended, fetcher, pushed_set, shapes
 from sqlalchemy import text
 
-from hpo.dataset_cache import GB, DatasetCache
-from hpo.dataset_store import Pushed, keeping, pushed, size_text
+from hpo.datasets.cache import GB, DatasetCache
 from hpo.datasets.fingerprint import fingerprint
 from hpo.datasets.held_out import held_out
+from hpo.datasets.remote import Pushed, keeping, pushed, size_text
 from hpo.errors import StorageFullError, UsageError, WeightsError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.artifacts.opening import open_store
@@ -216,7 +216,7 @@ def test_a_cache_that_cannot_be_made_is_wrong_input(
 
 
 def packed(settings: Settings, data: Path) -> None:
-    from hpo.dataset_store import _draft
+    from hpo.datasets.remote import _draft
 
     with _draft(settings.dataset_cache, data.stat().st_size):
         pass
