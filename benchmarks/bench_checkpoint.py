@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.datasets import builtin
-from hpo.spec_reader import read_study_file
 from hpo.storage.artifacts.folder import FolderStore
+from hpo.studies.study_file import read_study_file
 from hpo.trainer import Job, Verdict
 from workers.process import TrainingProcess
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from hpo.spec import StudySpec
     from hpo.storage.artifacts.store import Stored
+    from hpo.studies.spec import StudySpec
     from hpo.trainer import Epoch
 
 AREA = "checkpoints/bench/0"

@@ -30,7 +30,7 @@ def ours(url: str, study_name: str, index: int, start: Any, answers: Any) -> Non
     """One worker on our claims, until the budget is spent."""
     from hpo.claims import Claim, Claims, End
     from hpo.storage.postgres.engine import make_engine
-    from hpo.study import load_study
+    from hpo.studies.store import load_study
     from hpo.trainer import Epoch
 
     engine = make_engine(url, pool_size=1)
@@ -133,8 +133,8 @@ def run(target: Any, workers: int, *arguments: Any) -> tuple[float, dict[str, li
 
 def make_our_study(engine: Any, name: str, trials: int) -> None:
     """A stored study with the benchmark's space."""
-    from hpo.spec import Budget, Choice, Objective, Promotion, StudySpec
-    from hpo.study import create_study
+    from hpo.studies.spec import Budget, Choice, Objective, Promotion, StudySpec
+    from hpo.studies.store import create_study
     from search_spaces.space import SearchSpace
 
     parameters = {f"p{i}": {"type": "float", "low": 0.0, "high": 1.0} for i in range(PARAMETERS)}

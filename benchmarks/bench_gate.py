@@ -27,7 +27,7 @@ from hpo.evaluation.average_precision import figures
 from hpo.evaluation.gate import INCONCLUSIVE, KEPT, PROMOTED, judge
 from hpo.evaluation.record import Evaluated
 from hpo.evaluation.significance import EXPANDED, PERCENTILE, p_value, resampled_gains
-from hpo.spec import Promotion
+from hpo.studies.spec import Promotion
 
 RULES = Promotion("bench", "champion")
 METRIC = "mAP50"

@@ -31,8 +31,8 @@ from scale_world import (
 )
 from sqlalchemy import text
 
-from hpo.spec import Choice
-from hpo.study import load_study
+from hpo.studies.spec import Choice
+from hpo.studies.store import load_study
 from hpo.tracking.marks import Marks
 
 if TYPE_CHECKING:

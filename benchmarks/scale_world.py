@@ -14,9 +14,9 @@ from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End
 from hpo.history import History
-from hpo.spec import Choice
 from hpo.storage.postgres.engine import make_engine
-from hpo.study import load_study
+from hpo.studies.spec import Choice
+from hpo.studies.store import load_study
 from hpo.trainer import Epoch
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hpo.claims import Kept, Standing
 from hpo.storage.postgres.queries import query
+from hpo.studies.names import area_of
 from hpo.trainer import Checkpoint
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from hpo.claims import Claim, Claims
     from hpo.storage.artifacts.store import ArtifactStore, Stored
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 class Checkpoints:
@@ -94,11 +95,6 @@ class Checkpoints:
 
     def _area(self, token: uuid.UUID) -> str:
         return area_of(self._claims.study.uid, self._claim.number, token)
-
-
-def area_of(study: uuid.UUID, number: int, token: uuid.UUID) -> str:
-    """Where an attempt's checkpoints lie in the store."""
-    return f"checkpoints/{study}/{number:04d}-{token.hex[:12]}"
 
 
 def checkpoint_areas(engine: Engine, study: Study) -> list[str]:

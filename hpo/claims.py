@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
     from hpo.trainer import Epoch
 
 

@@ -7,11 +7,11 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.policy import make_pruner, make_sampler
+from hpo.studies.samplers import make_pruner, make_sampler
 
 if TYPE_CHECKING:
     from hpo.snapshot import Snapshot
-    from hpo.spec import StudySpec
+    from hpo.studies.spec import StudySpec
 
 
 @dataclass(frozen=True)

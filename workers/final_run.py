@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hpo.claims import Standing
 from hpo.errors import DatasetError, TrialError, WeightsError
 from hpo.evaluation.record import Evaluated
-from hpo.finals import final_of_row
+from hpo.studies.finals import final_of_row
 from hpo.trainer import Epoch, Result, Verdict
 from workers.trial_run import LostError, TrialRun
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpo.errors import HpoError, MismatchError, StoreError, TrialError, UsageError, WeightsError
 from hpo.host.environment import UNSAID, differences, this_machine
-from hpo.readiness import require_same
-from hpo.start_file import model_here
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.artifacts.store import sha256_of
 from hpo.storage.postgres.engine import connect
 from hpo.storage.postgres.queries import query
+from hpo.studies.model_file import model_here
+from hpo.studies.preflight import require_same
+from hpo.studies.trials import trial_details, trial_rows
 from hpo.trainer import Job, Verdict, load_trainer
-from hpo.trial_rows import trial_details, trial_rows
 from workers.device import choose_device, visible_gpus
 from workers.process import TrainingProcess
 from workers.reproduced import ComparedEpoch, Failure, Reproduction, compare
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
     from hpo.trainer import Epoch, Result
 
 T = TypeVar("T")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
     from workers.drain import Drain
     from workers.events import Watch
     from workers.process import TrainingProcess

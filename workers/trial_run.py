@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hpo.claims import Claim, Claims
     from hpo.storage.artifacts.store import ArtifactStore, Stored
-    from hpo.study import Study
+    from hpo.studies.store import Study
     from workers.drain import Drain
     from workers.process import TrainingProcess
 

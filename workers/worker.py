@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from hpo.errors import HpoError, RepeatedFailureError, UsageError
-from hpo.finals import parent_of
-from hpo.readiness import require_same, require_test_split
-from hpo.start_file import model_here
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.engine import connect, persist, storage_url
-from hpo.study import load_study
+from hpo.studies.finals import parent_of
+from hpo.studies.model_file import model_here
+from hpo.studies.preflight import require_same, require_test_split
+from hpo.studies.store import load_study
 from workers.device import choose_device
 from workers.drain import GRACE_S, Drain
 from workers.events import Event, Kind, Watch, nobody
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

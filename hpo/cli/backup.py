@@ -12,9 +12,9 @@ from hpo.cli.common import json_option, show, study_option
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
-    from hpo.backup_document import StudyDocument
-    from hpo.backup_import import Imported
     from hpo.settings import Settings
+    from hpo.studies.backup.document import StudyDocument
+    from hpo.studies.backup.restore import Imported
 
 STREAM = Path("-")
 KB, MB = 1e3, 1e6
@@ -33,10 +33,10 @@ def export_study(file: Path, *, force: bool, study_name: str | None, as_json: bo
     stdout. Weights, pictures and checkpoints are not in it: they stay in the artifact store
     (HPO_ARTIFACTS), which is to be copied or shared by itself.
     """
-    from hpo.backup import export_study as read
-    from hpo.backup_file import require_writable, to_bytes, write
     from hpo.cli.project import opened, the_study
     from hpo.storage.artifacts.opening import open_store
+    from hpo.studies.backup.export import export_study as read
+    from hpo.studies.backup.file import require_writable, to_bytes, write
 
     if file == STREAM and as_json:
         raise UsageError("--json and the file - both want stdout", hint="Name a file.")
@@ -78,9 +78,9 @@ def import_study(file: Path, *, name: str | None, as_json: bool) -> None:
     are made anew, by the next worker or `hpo mirror sync`. Under a NEW name the study is one of
     its own, about which nothing was decided: promotions stay out. FILE - is stdin.
     """
-    from hpo.backup_file import from_bytes, read
     from hpo.settings import Settings
-    from hpo.spec_names import name_fault
+    from hpo.studies.backup.file import from_bytes, read
+    from hpo.studies.names import name_fault
 
     if name is not None and (fault := name_fault(name, "/:")):
         raise UsageError(f"--name {fault}")
@@ -108,13 +108,13 @@ def import_study(file: Path, *, name: str | None, as_json: bool) -> None:
 
 def _restore(document: StudyDocument, settings: Settings) -> tuple[Imported, str, str]:
     """(what became of it, the artifact store's place here, the study's state)."""
-    from hpo.backup_import import import_study as restore
-    from hpo.backup_import import require_free
     from hpo.cli.project import plainly
     from hpo.storage.artifacts.opening import open_store
     from hpo.storage.postgres import schema
     from hpo.storage.postgres.engine import connect
-    from hpo.study import list_studies
+    from hpo.studies.backup.restore import import_study as restore
+    from hpo.studies.backup.restore import require_free
+    from hpo.studies.store import list_studies
 
     settings.home.mkdir(parents=True, exist_ok=True)
     store = open_store(settings)

@@ -14,7 +14,7 @@ from hpo.errors import UsageError
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
-    from hpo.spec import StudySpec
+    from hpo.studies.spec import StudySpec
     from hpo.trainer import Description
 
 SUFFIX = ".yaml"
@@ -34,7 +34,7 @@ def init(name: str | None, output: Path) -> None:
     NAME is the study's name. `hpo create-study` finds the file as hpo.yaml.
     """
     from hpo.settings import Settings
-    from hpo.spec_reader import TEMPLATE
+    from hpo.studies.study_file import TEMPLATE
 
     settings = Settings.read()
     if output.exists():
@@ -59,7 +59,7 @@ def _renamed(text: str, name: str) -> str:
     Raises:
         UsageError: a name that neither could have.
     """
-    from hpo.spec_names import name_fault
+    from hpo.studies.names import name_fault
 
     if fault := name_fault(name, "/:"):
         raise UsageError(f"NAME {fault}")
@@ -108,7 +108,7 @@ def create_study(
     shapes. Nothing is written before everything was checked.
     """
     from hpo.settings import Settings
-    from hpo.spec_fields import set_path
+    from hpo.studies.fields import set_path
 
     settings = Settings.read()
     if file is None and DEFAULT_FILE.is_file():
@@ -134,7 +134,7 @@ def create_study(
 
 
 def _overrides(given: tuple[str, ...]) -> dict[str, Any]:
-    from hpo.spec_fields import set_path
+    from hpo.studies.fields import set_path
 
     values: dict[str, Any] = {}
     for item in given:
@@ -155,7 +155,7 @@ def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -
     from hpo.datasets.builtin import BUILT_IN, planned, resolve
     from hpo.datasets.held_out import held_out
     from hpo.datasets.validation import require
-    from hpo.spec_reader import read_study_file
+    from hpo.studies.study_file import read_study_file
 
     def resolve_data(name: str, base: Path) -> Path:
         if name in BUILT_IN:
@@ -173,12 +173,12 @@ def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -
 
 def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: bool) -> None:
     from hpo.cli.project import plainly
-    from hpo.start_file import keep
     from hpo.storage.artifacts.opening import open_store
     from hpo.storage.postgres import schema
     from hpo.storage.postgres.engine import connect
-    from hpo.study import create_study as store
-    from hpo.study import find_study
+    from hpo.studies.model_file import keep
+    from hpo.studies.store import create_study as store
+    from hpo.studies.store import find_study
     from hpo.trainer import load_trainer
 
     settings.home.mkdir(parents=True, exist_ok=True)

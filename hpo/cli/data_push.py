@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.datasets.remote import Pushed
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @click.command("push")
@@ -36,7 +36,7 @@ def push_command(name: str | None, study_name: str | None, *, again: bool, as_js
     from hpo.storage.artifacts.opening import open_store
     from hpo.storage.postgres import schema
     from hpo.storage.postgres.engine import connect
-    from hpo.study import load_study
+    from hpo.studies.store import load_study
 
     settings = Settings.read()
     if name is None and study_name is None:

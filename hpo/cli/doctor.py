@@ -101,7 +101,7 @@ def _database(settings: Settings) -> str:
     from hpo.storage.postgres import schema
     from hpo.storage.postgres.engine import connect
     from hpo.storage.postgres.privileges import require_writing
-    from hpo.study import list_studies
+    from hpo.studies.store import list_studies
 
     engine = connect(settings)
     try:

@@ -25,7 +25,7 @@ from hpo.errors import HpoError
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
     from workers.ray_launcher.launch import Launch
 
 LOOK_S = 1.0
@@ -119,7 +119,7 @@ def launch(
 
 def _choose(name: str | None) -> tuple[Settings, Study]:
     from hpo.cli.project import opened, require_open, the_study
-    from hpo.readiness import require_same
+    from hpo.studies.preflight import require_same
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, name, writing=True)
@@ -131,8 +131,8 @@ def _choose(name: str | None) -> tuple[Settings, Study]:
 
 def _follow(settings: Settings, study: Study, running: Launch, *, as_json: bool) -> None:
     """Show progress until all workers have ended; what cannot be read now is read next time."""
-    from hpo.status import status
     from hpo.storage.postgres.engine import connect
+    from hpo.studies.status import status
 
     engine = connect(settings, pool_size=1)
     seen_at = time.monotonic()
@@ -159,7 +159,7 @@ def _follow(settings: Settings, study: Study, running: Launch, *, as_json: bool)
 def _end(study: Study, notes: list[str], errors: list[HpoError], *, as_json: bool) -> None:
     from hpo.cli.project import opened
     from hpo.cli.status_view import status_view
-    from hpo.status import status
+    from hpo.studies.status import status
 
     with opened() as (settings, engine):
         document = status(engine, study)

@@ -13,14 +13,14 @@ from hpo.settings import Settings
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.engine import connect
 from hpo.storage.postgres.errors import explain
-from hpo.study import choose_study, load_study
+from hpo.studies.store import choose_study, load_study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Engine
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @contextmanager

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hpo.promotion.decision import Decision
     from hpo.promotion.order import Override
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 onnx_option = click.option(
     "--no-onnx", is_flag=True, help="Leave out the ONNX file that the study's promotion asks for."
@@ -104,7 +104,7 @@ def promote(
 
 def _parent(engine: Engine, study: Study) -> Study:
     """The study itself, or the one whose finals were named."""
-    from hpo.finals import parent_of
+    from hpo.studies.finals import parent_of
 
     return study if study.parent_id is None else parent_of(engine, study)
 

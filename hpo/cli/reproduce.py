@@ -50,7 +50,7 @@ def reproduce(
     """
     from hpo.cli.project import opened, the_study
     from hpo.cli.worker import seconds_of
-    from hpo.status import is_simulated
+    from hpo.studies.status import is_simulated
     from workers.reproduced import Sameness
     from workers.reproduction import read_trial
     from workers.reproduction import reproduce as train

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from hpo.trial_rows import TrialRow
+    from hpo.studies.trials import TrialRow
 
 SIMULATED = "SIMULATED: no model is trained, the figures mean nothing"
 

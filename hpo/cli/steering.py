@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @click.command()
@@ -26,7 +26,7 @@ def enqueue(values: tuple[str, ...], study_name: str | None, as_json: bool) -> N
 
     Parameters left out take the trainer's defaults.
     """
-    from hpo.study import enqueue as put
+    from hpo.studies.store import enqueue as put
 
     params: dict[str, Any] = {}
     for item in values:
@@ -57,7 +57,7 @@ def retry(number: int, study_name: str | None, as_json: bool) -> None:
 
     Of finals (--study NAME/finals) a failed trial is queued again, whatever the budget.
     """
-    from hpo.final_retry import retry_final
+    from hpo.studies.finals import retry_final
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=True)
@@ -72,8 +72,8 @@ def retry(number: int, study_name: str | None, as_json: bool) -> None:
 
 def _retry(engine: Engine, study: Study, number: int) -> int:
     """Queue an ended trial's parameters again; the new trial's number."""
-    from hpo.study import enqueue as put
-    from hpo.trial_rows import trial_rows
+    from hpo.studies.store import enqueue as put
+    from hpo.studies.trials import trial_rows
 
     with engine.connect() as connection:
         rows = trial_rows(connection, study, number)
@@ -96,7 +96,7 @@ def _retry(engine: Engine, study: Study, number: int) -> int:
 @json_option
 def extend(trials: int, study_name: str | None, as_json: bool) -> None:
     """Raise a study's budget to a new total of trials; a finished one opens again."""
-    from hpo.study import extend as put
+    from hpo.studies.store import extend as put
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=True)
@@ -125,7 +125,7 @@ def resume(study_name: str | None, as_json: bool) -> None:
 
 
 def _set_state(name: str | None, state: str, said: str, *, as_json: bool) -> None:
-    from hpo.study import set_state
+    from hpo.studies.store import set_state
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, name, writing=True)
@@ -144,8 +144,8 @@ def delete(study_name: str | None, yes: bool, as_json: bool) -> None:
     Finals deleted alone (--study NAME/finals) are made again by the next `hpo finalize`.
     """
     from hpo.checkpoints import checkpoint_areas
-    from hpo.finals import finals_of
-    from hpo.study import delete_study
+    from hpo.studies.finals import finals_of
+    from hpo.studies.store import delete_study
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=True)

@@ -15,7 +15,7 @@ from hpo.host.serialization import finite
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 WATCH_S = 2.0
 
@@ -24,7 +24,7 @@ WATCH_S = 2.0
 @json_option
 def list_studies(as_json: bool) -> None:
     """List all studies, the newest first, and the finals of each below it."""
-    from hpo.study import list_studies as listed
+    from hpo.studies.store import list_studies as listed
 
     with opened() as (_, engine):
         studies = listed(engine)
@@ -58,7 +58,7 @@ def status(study_name: str | None, watch: bool, as_json: bool) -> None:
 
     With --watch --json: one document a line. Without a terminal, --watch prints what changed.
     """
-    from hpo.status import status as read
+    from hpo.studies.status import status as read
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=False)
@@ -70,7 +70,7 @@ def status(study_name: str | None, watch: bool, as_json: bool) -> None:
 
 
 def _watch(engine: Engine, study: Study, *, as_json: bool) -> None:
-    from hpo.status import status as read
+    from hpo.studies.status import status as read
 
     if as_json:
         while True:
@@ -108,8 +108,8 @@ def _print_status(document: dict[str, Any]) -> None:
 @json_option
 def trials(study_name: str | None, as_json: bool) -> None:
     """List a study's trials with their values and parameters."""
-    from hpo.status import is_simulated
-    from hpo.trial_rows import trial_rows
+    from hpo.studies.status import is_simulated
+    from hpo.studies.trials import trial_rows
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=False)
@@ -131,8 +131,8 @@ def trials(study_name: str | None, as_json: bool) -> None:
 @json_option
 def show_trial(number: int, study_name: str | None, as_json: bool) -> None:
     """Show one trial: parameters, every epoch, files, takeovers."""
-    from hpo.status import is_simulated
-    from hpo.trial_rows import trial_details
+    from hpo.studies.status import is_simulated
+    from hpo.studies.trials import trial_details
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=False)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
     from workers.events import Event
     from workers.shift import Summary
 
@@ -104,7 +104,7 @@ def seconds_of(option: str, text: str | None, *, zero: bool = False) -> float | 
     Raises:
         UsageError: it is no duration.
     """
-    from hpo.spec_fields import seconds
+    from hpo.studies.fields import seconds
 
     if text is None:
         return None
@@ -161,8 +161,8 @@ def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: boo
     from sqlalchemy.exc import DBAPIError
 
     from hpo.cli.status_view import number_text
-    from hpo.status import status
     from hpo.storage.postgres.engine import connect
+    from hpo.studies.status import status
 
     ended = {end.value.lower(): count for end, count in summary.ended.items()}
     if summary.why == "deleted":

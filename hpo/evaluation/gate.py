@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hpo.evaluation.record import Evaluated
     from hpo.evaluation.significance import Difference
-    from hpo.spec import Promotion
+    from hpo.studies.spec import Promotion
 
 PROMOTED, KEPT, INCONCLUSIVE = "promoted", "kept", "inconclusive"
 _MISSING, _MEASURED = "not measured", "a figure"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError
 from hpo.storage.postgres.queries import query
-from hpo.trial_rows import trial_rows
+from hpo.studies.trials import trial_rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @dataclass(frozen=True)

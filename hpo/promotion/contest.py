@@ -24,10 +24,10 @@ from hpo.promotion.lost import recorded_champion, require_restored
 from hpo.promotion.registration import Registration
 from hpo.promotion.settled import Move, command, look
 from hpo.promotion.weighing import weigh
-from hpo.readiness import require_test_split
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import storage_url
 from hpo.storage.postgres.queries import query
+from hpo.studies.preflight import require_test_split
 from hpo.tracking.client import open_client
 from hpo.tracking.registry import Registry
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 _NAMESPACE = uuid.UUID("6f1d2b0e-5a0c-5d39-9b64-0c9d5c8b7c11")
 

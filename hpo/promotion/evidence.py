@@ -15,10 +15,10 @@ from hpo.promotion.files import documents
 from hpo.promotion.incumbent import SPLIT, load_detections
 from hpo.promotion.trial_figures import figures
 from hpo.promotion.weighing import class_differences, finalists_evidence
-from hpo.readiness import require_test_split
 from hpo.storage.postgres.queries import query
+from hpo.studies.preflight import require_test_split
+from hpo.studies.trials import trial_rows
 from hpo.trainer import load_trainer
-from hpo.trial_rows import trial_rows
 
 if TYPE_CHECKING:
     import uuid

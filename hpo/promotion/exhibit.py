@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections
     from hpo.promotion.decision import Decision
     from hpo.promotion.trial_figures import TrialFigures
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
     Pictures = Callable[[str], Image | None]
 

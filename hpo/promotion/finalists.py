@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import WeightsError
 from hpo.evaluation.record import Evaluated
-from hpo.finals import SUFFIX, Wanted, asked, ensure_finals
 from hpo.promotion.candidate import candidate_of, ranked_candidates
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.queries import query
+from hpo.studies.finals import SUFFIX, Wanted, asked, ensure_finals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hpo.promotion.candidate import Candidate
     from hpo.settings import Settings
     from hpo.storage.artifacts.store import ArtifactStore
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 EVALUATION = "evaluation.json"
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hpo.promotion.incumbent import Workshop
     from hpo.promotion.order import Override
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 def finalize(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from hpo.storage.artifacts.store import ArtifactStore
-    from hpo.study import Study
+    from hpo.studies.store import Study
     from hpo.tracking.registry import Registry, Version
     from hpo.trainer import Evaluation, Package
 

@@ -11,7 +11,7 @@ from hpo.storage.postgres.queries import query
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
     from hpo.tracking.registry import Registry, Version
 
 

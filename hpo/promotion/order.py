@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hpo.promotion.incumbent import Workshop
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @dataclass(frozen=True)

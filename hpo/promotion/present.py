@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hpo.promotion.settled import Settled
     from hpo.settings import Settings
-    from hpo.spec import Promotion
+    from hpo.studies.spec import Promotion
     from hpo.tracking.registry import Registry, Version
 
 DEFAULT = "champion"  # alias of a model that nothing is recorded of

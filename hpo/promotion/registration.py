@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.finals import finals_of
 from hpo.promotion.card import model_card
 from hpo.promotion.trial_run import trial_run_id
-from hpo.readiness import data_here
+from hpo.studies.finals import finals_of
+from hpo.studies.preflight import data_here
 from hpo.tracking.registry import DECISION
 from hpo.trainer import Job
 

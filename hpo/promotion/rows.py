@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 def recorded(connection: Connection, promotion_id: uuid.UUID) -> Decision | None:

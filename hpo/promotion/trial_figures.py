@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
     from hpo.tracking.mirror import Mirror
 
 BUSY_S = 60.0  # how long to wait for another mirror that writes this trial

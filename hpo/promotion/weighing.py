@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hpo.evaluation.significance import Difference
     from hpo.promotion.finalists import Finalist
     from hpo.promotion.incumbent import Incumbent
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @dataclass(frozen=True)

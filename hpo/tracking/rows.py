@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpo.spec import StudySpec
 from hpo.storage.postgres.queries import query
+from hpo.studies.spec import StudySpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,10 +16,10 @@ from hpo.cli.main import cli
 from hpo.datasets.fingerprint import fingerprint
 from hpo.datasets.remote import pushed
 from hpo.errors import WeightsError
-from hpo.readiness import require_same
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.artifacts.opening import open_store
-from hpo.study import create_study
+from hpo.studies.preflight import require_same
+from hpo.studies.store import create_study
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from hpo.datasets.remote import Pushed
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from faults.steps import RELEASE
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from hpo.checkpoints import area_of
+from hpo.studies.names import area_of
 
 if TYPE_CHECKING:
     import random

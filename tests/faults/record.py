@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from faults import audit
 from sqlalchemy import text
 
-from hpo.study import load_study
-from hpo.trial_rows import trial_rows
+from hpo.studies.store import load_study
+from hpo.studies.trials import trial_rows
 
 if TYPE_CHECKING:
     from faults.ordeal import Ordeal
     from faults.world import World
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 _LEASES = text("""
     select l.*, t.number, t.state::text as state, v.value as told_value

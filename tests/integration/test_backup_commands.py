@@ -14,10 +14,10 @@ from fixtures.finals import with_finals
 from fixtures.rich_study import NAME, rich_study, worker_on
 from fixtures.studies import simulated_study
 
-from hpo.backup_file import read
 from hpo.claims import Standing
 from hpo.storage.artifacts.folder import FolderStore
-from hpo.study import load_study
+from hpo.studies.backup.file import read
+from hpo.studies.store import load_study
 from hpo.trainer import Epoch
 
 if TYPE_CHECKING:

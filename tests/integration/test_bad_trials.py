@@ -16,7 +16,7 @@ from fixtures.worker_process import HPO
 from sqlalchemy import text
 
 from hpo.errors import TRIAL_FAIL_REASONS
-from hpo.trial_rows import trial_details, trial_rows
+from hpo.studies.trials import trial_details, trial_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 # Misbehaves before its second epoch is reported, each trial in its own way
 TROUBLED = """

@@ -15,7 +15,7 @@ from hpo.promotion import rows
 from hpo.promotion.decision import Decision, Outcome
 from hpo.promotion.history import Reign, history, succession
 from hpo.promotion.present import champion
-from hpo.status import status
+from hpo.studies.status import status
 
 if TYPE_CHECKING:
     from fixtures.champions import ChampionBench

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.claims import Claim, Kept
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End, NoTrial, Standing
 from hpo.storage.postgres.engine import make_engine
-from hpo.study import enqueue, extend, set_state
+from hpo.studies.store import enqueue, extend, set_state
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 
 from hpo.cli.main import cli
 from hpo.promotion.lock import promotion_lock
-from hpo.spec import Promotion
+from hpo.studies.spec import Promotion
 from hpo.tracking.client import open_client
 from hpo.tracking.mirror_thread import MirrorThread
 from workers.worker import Worker

@@ -12,15 +12,15 @@ from click.testing import CliRunner, Result
 from fixtures.pushing import pushed_set, shapes
 from fixtures.studies import simulated_spec
 
-from hpo.backup import export_study
-from hpo.backup_import import import_study
 from hpo.cli.main import cli
 from hpo.datasets.fingerprint import fingerprint
 from hpo.datasets.remote import _draft, all_pushed, pushed
 from hpo.errors import DatasetError, HpoError, StorageFullError, UsageError
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import connect
-from hpo.study import create_study, load_study
+from hpo.studies.backup.export import export_study
+from hpo.studies.backup.restore import import_study
+from hpo.studies.store import create_study, load_study
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @pytest.fixture

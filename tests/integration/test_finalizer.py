@@ -23,7 +23,7 @@ from workers.process import TrainingProcess
 
 if TYPE_CHECKING:
     from hpo.promotion.decision import Decision
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

@@ -12,8 +12,8 @@ from fixtures.told import PromotionBench, Teller, promotions
 from hpo.errors import ChampionError, TrackingError
 from hpo.promotion.decision import Outcome
 from hpo.promotion.order import Override
-from hpo.spec import Objective
-from hpo.study import extend, load_study
+from hpo.studies.spec import Objective
+from hpo.studies.store import extend, load_study
 from hpo.tracking.registry import Registry
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from hpo.promotion.decision import Outcome
 from hpo.tracking.registry import Registry
 
 if TYPE_CHECKING:
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 PLANTED = Path(__file__).resolve().parents[1] / "faults" / "planted"
 MLFLOW = "mlflow.tracking.client:MlflowClient"

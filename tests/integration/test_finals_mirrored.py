@@ -14,8 +14,8 @@ from fixtures.rich_study import worker_on
 from sqlalchemy import text
 
 from hpo.claims import End
-from hpo.status import status
 from hpo.storage.artifacts.opening import open_store
+from hpo.studies.status import status
 from hpo.tracking.mirror import Mirror, open_mirror
 from hpo.tracking.mirror_thread import MirrorThread
 from hpo.tracking.shown_in_dashboard import show_pending
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 PARENT = "mlflow.parentRunId"
 

@@ -26,9 +26,9 @@ from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres import embedded, embedded_server, schema
 from hpo.storage.postgres import engine as engines
 from hpo.storage.postgres.engine import make_engine, patient
-from hpo.study import extend
+from hpo.studies.store import extend
+from hpo.studies.trials import trial_rows
 from hpo.trainer import Checkpoint
-from hpo.trial_rows import trial_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
-    from hpo.trial_rows import TrialRow
+    from hpo.studies.store import Study
+    from hpo.studies.trials import TrialRow
 
 SHIFTED = str(Path(__file__).parents[1] / "faults" / "shifted")
 DAY_S = 86400

@@ -15,9 +15,9 @@ from optuna.trial import create_trial
 
 from hpo.errors import CheckpointError, MismatchError, TrialError, WeightsError
 from hpo.evaluation.detections import Detections
-from hpo.policy import make_sampler
-from hpo.spec import Choice
 from hpo.storage.artifacts.folder import FolderStore
+from hpo.studies.samplers import make_sampler
+from hpo.studies.spec import Choice
 from hpo.trainer import Checkpoint, Verdict
 from workers.process import TrainingProcess
 from workers.yolo.label_cache import load_labels

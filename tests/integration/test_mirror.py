@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from hpo.claims import End
 from hpo.errors import TrackingError
-from hpo.study import delete_study, extend
+from hpo.studies.store import delete_study, extend
 from hpo.tracking.client import open_client
 from hpo.tracking.verify import verify
 from hpo.trainer import Epoch

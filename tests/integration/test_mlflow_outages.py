@@ -19,9 +19,9 @@ from fixtures.mlflow_server import MlflowServer
 from fixtures.studies import simulated_spec
 from sqlalchemy import text
 
-from hpo.spec import Promotion
 from hpo.storage.artifacts.opening import open_store
-from hpo.study import create_study
+from hpo.studies.spec import Promotion
+from hpo.studies.store import create_study
 from hpo.tracking.mirror_thread import MirrorThread
 from hpo.tracking.verify import verify
 

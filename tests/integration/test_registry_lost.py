@@ -14,10 +14,10 @@ from hpo.promotion.decision import Outcome
 from hpo.promotion.present import champion
 from hpo.storage.postgres.admin import ensure_database
 from hpo.storage.postgres.url import with_database
-from hpo.study import delete_study
+from hpo.studies.store import delete_study
 
 if TYPE_CHECKING:
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 

@@ -22,9 +22,9 @@ from sqlalchemy import text
 from hpo.claims import Claim
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import UsageError
-from hpo.spec import Budget, Choice, Promotion
-from hpo.study import create_study
-from hpo.trial_rows import trial_rows
+from hpo.studies.spec import Budget, Choice, Promotion
+from hpo.studies.store import create_study
+from hpo.studies.trials import trial_rows
 from search_spaces.reader import load_space
 from workers.reproduced import Sameness
 from workers.reproduction import job_of, read_trial, reproduce

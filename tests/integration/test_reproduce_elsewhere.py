@@ -12,7 +12,7 @@ from fixtures.studies import simulated_study
 
 from hpo.host.environment import this_machine
 from hpo.storage.artifacts.opening import open_store
-from hpo.trial_rows import trial_details
+from hpo.studies.trials import trial_details
 from workers.events import Event, Kind
 from workers.reproduced import Sameness
 from workers.reproduction import read_trial

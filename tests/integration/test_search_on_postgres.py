@@ -13,17 +13,17 @@ from fixtures.studies import simulated_study
 from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End, Standing
-from hpo.policy import make_pruner
-from hpo.spec import Choice
 from hpo.storage.postgres.engine import make_engine
-from hpo.study import enqueue
+from hpo.studies.samplers import make_pruner
+from hpo.studies.spec import Choice
+from hpo.studies.store import enqueue
 from hpo.trainer import Epoch
 from search_spaces.reader import read_space
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 GRID = read_space(
     """name: grid

@@ -12,8 +12,8 @@ import pytest
 from fixtures.studies import simulated_study
 
 from hpo.cli.watch_view import Printed, watch_view
-from hpo.status import status
-from hpo.study import set_state
+from hpo.studies.status import status
+from hpo.studies.store import set_state
 
 if TYPE_CHECKING:
     from pathlib import Path

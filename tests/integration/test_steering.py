@@ -12,15 +12,15 @@ from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End
 from hpo.errors import StudyClosedError, UnknownStudyError, UsageError
-from hpo.spec import Choice
-from hpo.status import status
-from hpo.study import choose_study, enqueue, extend, list_studies, load_study, set_state
+from hpo.studies.spec import Choice
+from hpo.studies.status import status
+from hpo.studies.store import choose_study, enqueue, extend, list_studies, load_study, set_state
 from hpo.trainer import Epoch
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 POINT = {"x": 0.9, "y": 0.01, "kind": "a"}
 

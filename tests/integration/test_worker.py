@@ -15,10 +15,10 @@ from sqlalchemy import text
 from hpo.claims import Claim, Claims, End
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import MismatchError, RepeatedFailureError, UsageError
-from hpo.readiness import require_same
-from hpo.spec import Choice, Objective
-from hpo.study import create_study, delete_study, set_state
-from hpo.trial_rows import trial_rows
+from hpo.studies.preflight import require_same
+from hpo.studies.spec import Choice, Objective
+from hpo.studies.store import create_study, delete_study, set_state
+from hpo.studies.trials import trial_rows
 from search_spaces.reader import load_space
 from workers.events import Event, Kind
 from workers.shift import Limits, Summary
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
-    from hpo.trial_rows import TrialRow
+    from hpo.studies.store import Study
+    from hpo.studies.trials import TrialRow
 
 
 def work(settings: Settings, study: Study, **limits: Any) -> Summary:

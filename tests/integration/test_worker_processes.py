@@ -19,9 +19,9 @@ from fixtures.worker_process import HPO
 from sqlalchemy import text
 
 from hpo.claims import Claim, Claims, End
-from hpo.status import status
-from hpo.study import extend
-from hpo.trial_rows import trial_details, trial_rows
+from hpo.studies.status import status
+from hpo.studies.store import extend
+from hpo.studies.trials import trial_details, trial_rows
 from workers.events import Event, Kind
 from workers.shift import Limits
 from workers.worker import Worker
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.settings import Settings
-    from hpo.study import Study
-    from hpo.trial_rows import TrialRow
+    from hpo.studies.store import Study
+    from hpo.studies.trials import TrialRow
 
 SLOW = {"epoch_s": 0.5}  # an epoch in which a signal or another hand may come
 

@@ -14,15 +14,15 @@ from fixtures.postgres import up_for_long
 from fixtures.studies import simulated_spec
 from sqlalchemy import create_engine, text
 
-from hpo import study as studies
 from hpo.checkpoints import clear_ended
 from hpo.claims import Claim, End, NoTrial, Standing
 from hpo.errors import SchemaError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.queries import query
-from hpo.study import Study, load_study
-from hpo.trial_rows import trial_details, trial_rows
+from hpo.studies import store as studies
+from hpo.studies.store import Study, load_study
+from hpo.studies.trials import trial_details, trial_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ from hpo.host.processes import any_free
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.embedded_files import server_user
 from hpo.storage.postgres.engine import connect, persist
-from hpo.study import list_studies
+from hpo.studies.store import list_studies
 from hpo.tracking_uri import tracking_uri
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from click.testing import CliRunner
 
 from hpo.cli.create import _from_here, _overrides, init
 from hpo.errors import UsageError
-from hpo.spec_reader import TEMPLATE, read_study_file
+from hpo.studies.study_file import TEMPLATE, read_study_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hpo.spec import StudySpec
+    from hpo.studies.spec import StudySpec
 
 
 @pytest.fixture(autouse=True)

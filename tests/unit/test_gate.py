@@ -12,7 +12,7 @@ from hpo.evaluation.average_precision import figures
 from hpo.evaluation.gate import Verdict, chance, images_needed, judge
 from hpo.evaluation.record import Evaluated
 from hpo.evaluation.significance import EXPANDED, Difference, difference
-from hpo.spec import Promotion
+from hpo.studies.spec import Promotion
 
 RULES = Promotion("model", "champion")
 GAIN = Difference(0.05, 0.01, 0.09, 0.98, 2000, 0, 0.95, EXPANDED, 100, 0.021)

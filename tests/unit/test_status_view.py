@@ -14,7 +14,7 @@ from hpo.cli.common import print_json, print_view
 from hpo.cli.status_view import duration, params_text, status_view, trials_view
 from hpo.cli.trial_view import trial_view
 from hpo.host.serialization import finite
-from hpo.trial_rows import TrialRow
+from hpo.studies.trials import TrialRow
 
 STATUS: dict[str, Any] = {
     "study": "blood-cells", "state": "running", "simulated": False, "metric": "mAP50",

@@ -16,7 +16,7 @@ from hpo.settings import Settings
 if TYPE_CHECKING:
     from typing import Self
 
-    from hpo.study import Study
+    from hpo.studies.store import Study
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.engine import connect
 from hpo.storage.postgres.errors import explain
-from hpo.study import find_study
+from hpo.studies.store import find_study
 from workers.device import choose_device
 from workers.ray_launcher.base import Base
 

@@ -1,0 +1,1 @@
+"""What a study is: its file, its spec, its rows, its status and its backup."""

@@ -1,0 +1,1 @@
+"""A study as one file: export it, restore it elsewhere."""

@@ -1,0 +1,113 @@
+"""A study's trials for people (`hpo trials`, `hpo show`); reads PostgreSQL, loads no Optuna."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import UsageError
+from hpo.storage.postgres.queries import query
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+    from hpo.studies.store import Study
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial, with the keys of `hpo trials --json`.
+
+    Attributes:
+        state: `complete`, `pruned`, `failed`, `running` or `waiting`.
+        value: of the best epoch, told under a lease; None while there is none.
+        epochs: how many are recorded.
+        worker: `host:pid` of the worker that ran it last.
+        takeovers: how often it changed hands.
+        run_id: its MLflow run.
+        reason: why it failed.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    params: dict[str, Any]
+    epochs: int
+    worker: str | None
+    takeovers: int
+    run_id: str | None
+    best_epoch: int | None
+    reason: str | None
+
+
+STATES = {"FAIL": "failed"}  # the others are Optuna's names in small letters
+
+
+def trial_rows(connection: Connection, study: Study, number: int | None = None) -> list[TrialRow]:
+    """The trials by number, or the one of that number."""
+    rows = connection.execute(
+        query("trial_rows"), {"study_id": study.study_id, "number": number}
+    ).all()
+    return [_row(row, study) for row in rows]
+
+
+def trial_details(connection: Connection, study: Study, number: int) -> dict[str, Any]:
+    """One trial with its epochs, attempts, checkpoints, files and attributes, JSON-able.
+
+    Raises:
+        UsageError: there is no such trial.
+    """
+    found = connection.execute(
+        query("trial_rows"), {"study_id": study.study_id, "number": number}
+    ).one_or_none()
+    if found is None:
+        raise UsageError(
+            f"the study '{study.name}' has no trial {number}",
+            hint=f"`hpo trials --study {study.name}` lists them.",
+        )
+    key = {"trial_id": found.trial_id}
+    attrs = connection.execute(query("trial_attrs"), key).all()
+    return vars(_row(found, study)) | {
+        "started": found.datetime_start,
+        "ended": found.datetime_complete,
+        "history": [
+            {"epoch": row.epoch, "at": row.recorded_at, **row.metrics}
+            for row in connection.execute(query("trial_epochs"), key)
+        ],
+        "attempts": _dicts(connection, "trial_attempts", key),
+        "checkpoints": _dicts(connection, "trial_checkpoints", key),
+        "files": _dicts(connection, "trial_files", key),
+        "attributes": {row.key: json.loads(row.value_json) for row in attrs},
+    }
+
+
+def _dicts(connection: Connection, name: str, key: dict[str, Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(query(name), key).mappings()]
+
+
+def _row(row: Row[Any], study: Study) -> TrialRow:
+    stored = {name: _external(*pair) for name, pair in row.params.items()}
+    # A waiting trial has no parameters yet, only those that it was enqueued with.
+    params = stored or (json.loads(row.fixed) if row.fixed else {})
+    order = [item.name for item in study.spec.space.parameters]
+    told = row.told_state is not None
+    return TrialRow(
+        number=row.number, state=STATES.get(row.state, row.state.lower()),
+        value=row.value if told and row.told_state != "FAIL" else None,
+        params={name: params[name] for name in sorted(params, key=lambda n: _place(order, n))},
+        epochs=row.epochs, worker=f"{row.host}:{row.pid}" if row.host else None,
+        takeovers=row.takeovers, run_id=row.run_id, best_epoch=row.best_epoch, reason=row.reason,
+    )  # fmt: skip
+
+
+def _place(order: list[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def _external(value: float, distribution_json: str) -> Any:
+    """A stored parameter as its user knows it, by Optuna's JSON of its distribution."""
+    kind = json.loads(distribution_json)
+    if kind["name"] == "CategoricalDistribution":
+        return kind["attributes"]["choices"][int(value)]
+    return int(value) if kind["name"].startswith("Int") else float(value)
