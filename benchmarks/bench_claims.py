@@ -28,7 +28,7 @@ def curve(params: dict[str, Any], epoch: int) -> float:
 
 def ours(url: str, study_name: str, index: int, start: Any, answers: Any) -> None:
     """One worker on our claims, until the budget is spent."""
-    from hpo.claims import Claim, Claims, End
+    from hpo.claims.claims import Claim, Claims, End
     from hpo.storage.postgres.engine import make_engine
     from hpo.studies.store import load_study
     from hpo.trainer import Epoch

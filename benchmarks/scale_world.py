@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from bench_claims import EPOCHS, curve, make_our_study
 from sqlalchemy import text
 
-from hpo.claims import Claim, Claims, End
-from hpo.history import History
+from hpo.claims.claims import Claim, Claims, End
+from hpo.claims.history import History
 from hpo.storage.postgres.engine import make_engine
 from hpo.studies.spec import Choice
 from hpo.studies.store import load_study

@@ -10,7 +10,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from hpo.claims import Standing
+from hpo.claims.claims import Standing
 from hpo.errors import HpoError, StoreError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from hpo.checkpoints import Checkpoints
+    from hpo.claims.checkpoints import Checkpoints
     from hpo.trainer import Checkpoint
 
 log = logging.getLogger(__name__)

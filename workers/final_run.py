@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from hpo.claims import Standing
+from hpo.claims.claims import Standing
 from hpo.errors import DatasetError, TrialError, WeightsError
 from hpo.evaluation.record import Evaluated
 from hpo.studies.finals import final_of_row
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hpo.claims import Claim
+    from hpo.claims.claims import Claim
     from hpo.storage.artifacts.store import Stored
     from hpo.trainer import Evaluation
     from workers.drain import Drain

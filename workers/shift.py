@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from hpo.checkpoints import clear_ended
-from hpo.claims import Claim, Claims, End, NoTrial
+from hpo.claims.checkpoints import clear_ended
+from hpo.claims.claims import Claim, Claims, End, NoTrial
 from hpo.errors import HpoError, RepeatedFailureError
 from hpo.host.environment import this_machine
 from hpo.storage.artifacts.opening import open_store

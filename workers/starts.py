@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from hpo.checkpoints import Checkpoints
+    from hpo.claims.checkpoints import Checkpoints
     from hpo.trainer import Checkpoint
 
 

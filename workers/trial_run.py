@@ -9,10 +9,10 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from hpo.checkpoints import Checkpoints
-from hpo.claims import End, Standing
+from hpo.claims.checkpoints import Checkpoints
+from hpo.claims.claims import End, Standing
+from hpo.claims.heartbeat import LeaseKeeper
 from hpo.errors import CheckpointError, HpoError, ServiceError, StoreError, TrialError
-from hpo.lease import LeaseKeeper
 from hpo.trainer import Epoch, Job, Result, Verdict
 from workers.checkpoint_uploader import CheckpointUploader
 from workers.events import Event, Kind, Watch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hpo.claims import Claim, Claims
+    from hpo.claims.claims import Claim, Claims
     from hpo.storage.artifacts.store import ArtifactStore, Stored
     from hpo.studies.store import Study
     from workers.drain import Drain

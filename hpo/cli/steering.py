@@ -143,7 +143,7 @@ def delete(study_name: str | None, yes: bool, as_json: bool) -> None:
 
     Finals deleted alone (--study NAME/finals) are made again by the next `hpo finalize`.
     """
-    from hpo.checkpoints import checkpoint_areas
+    from hpo.claims.checkpoints import checkpoint_areas
     from hpo.studies.finals import finals_of
     from hpo.studies.store import delete_study
 

@@ -34,12 +34,12 @@ def _both(name: str, function: str, latest: int = 1) -> tuple[Step, Step]:
 
 
 # A worker is asked to leave for these, as nothing else leads there
-RELEASE = _both("the release", "hpo.claims:Claims.release")
+RELEASE = _both("the release", "hpo.claims.claims:Claims.release")
 TRIAL: tuple[Step, ...] = (
-    *_both("the claim", "hpo.claims:Claims.claim", 2),
-    Step("the parameters are stored", "hpo.claims:Claims._with_params", "before", 2),
-    *_both("the attempt's beginning is recorded", "hpo.claims:Claims.resume"),
-    *_both("the report of an epoch", "hpo.claims:Claims.report", 6),
+    *_both("the claim", "hpo.claims.claims:Claims.claim", 2),
+    Step("the parameters are stored", "hpo.claims.claims:Claims._with_params", "before", 2),
+    *_both("the attempt's beginning is recorded", "hpo.claims.claims:Claims.resume"),
+    *_both("the report of an epoch", "hpo.claims.claims:Claims.report", 6),
     *_both("the upload of a checkpoint", "hpo.storage.artifacts.folder:FolderStore.put", 4),
     Step(
         "an uploaded draft is renamed",
@@ -47,11 +47,11 @@ TRIAL: tuple[Step, ...] = (
         "before",
         4,
     ),
-    *_both("the record of a checkpoint", "hpo.claims:Claims.keep", 4),
+    *_both("the record of a checkpoint", "hpo.claims.claims:Claims.keep", 4),
     *_both(
         "older checkpoints are removed", "hpo.storage.artifacts.folder:FolderStore.keep_only", 3
     ),
-    *_both("the trial is told", "hpo.claims:Claims.tell"),
+    *_both("the trial is told", "hpo.claims.claims:Claims.tell"),
     *_both("a trial goes to MLflow", "hpo.tracking.mirror:Mirror.sync_trial", 3),
     *_both("a run is made in MLflow", "hpo.tracking.runs:ensure_run", 2),
     *RELEASE,

@@ -14,7 +14,7 @@ from fixtures.finals import with_finals
 from fixtures.rich_study import NAME, rich_study, worker_on
 from fixtures.studies import simulated_study
 
-from hpo.claims import Standing
+from hpo.claims.claims import Standing
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.studies.backup.file import read
 from hpo.studies.store import load_study

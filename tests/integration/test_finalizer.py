@@ -13,7 +13,7 @@ import pytest
 from fixtures.told import PromotionBench, promotions
 from sqlalchemy import text
 
-from hpo.claims import End
+from hpo.claims.claims import End
 from hpo.errors import TrackingError, WeightsError
 from hpo.promotion.decision import Outcome
 from hpo.promotion.finalizer import finalize

@@ -13,7 +13,7 @@ from fixtures.mirrored import Bench
 from fixtures.rich_study import worker_on
 from sqlalchemy import text
 
-from hpo.claims import End
+from hpo.claims.claims import End
 from hpo.storage.artifacts.opening import open_store
 from hpo.studies.status import status
 from hpo.tracking.mirror import Mirror, open_mirror

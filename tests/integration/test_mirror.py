@@ -12,7 +12,7 @@ import pytest
 from fixtures.mirrored import FINGERPRINT, METRICS, Bench
 from sqlalchemy import text
 
-from hpo.claims import End
+from hpo.claims.claims import End
 from hpo.errors import TrackingError
 from hpo.studies.store import delete_study, extend
 from hpo.tracking.client import open_client

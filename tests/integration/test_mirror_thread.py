@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fixtures.mirrored import Bench
 from sqlalchemy import text
 
-from hpo.claims import Standing
+from hpo.claims.claims import Standing
 from hpo.tracking.mirror_thread import MirrorThread
 from hpo.tracking.verify import verify
 from hpo.trainer import Epoch

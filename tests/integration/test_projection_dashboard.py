@@ -8,7 +8,7 @@ import optuna
 import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 
-from hpo.claims import End
+from hpo.claims.claims import End
 from hpo.projection_dashboard import add_note
 from hpo.tracking.shown_in_dashboard import show_pending
 

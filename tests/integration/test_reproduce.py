@@ -19,7 +19,7 @@ from fixtures.training import TRAIN, is_running, make_images, wait_until
 from fixtures.worker_process import HPO
 from sqlalchemy import text
 
-from hpo.claims import Claim
+from hpo.claims.claims import Claim
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import UsageError
 from hpo.studies.spec import Budget, Choice, Promotion

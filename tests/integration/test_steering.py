@@ -10,7 +10,7 @@ import pytest
 from fixtures.studies import simulated_study
 from sqlalchemy import text
 
-from hpo.claims import Claim, Claims, End
+from hpo.claims.claims import Claim, Claims, End
 from hpo.errors import StudyClosedError, UnknownStudyError, UsageError
 from hpo.studies.spec import Choice
 from hpo.studies.status import status

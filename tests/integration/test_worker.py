@@ -12,7 +12,7 @@ from fixtures.studies import simulated_spec, simulated_study
 from fixtures.training import make_images
 from sqlalchemy import text
 
-from hpo.claims import Claim, Claims, End
+from hpo.claims.claims import Claim, Claims, End
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import MismatchError, RepeatedFailureError, UsageError
 from hpo.studies.preflight import require_same

@@ -18,7 +18,7 @@ from fixtures.training import is_running, wait_until
 from fixtures.worker_process import HPO
 from sqlalchemy import text
 
-from hpo.claims import Claim, Claims, End
+from hpo.claims.claims import Claim, Claims, End
 from hpo.studies.status import status
 from hpo.studies.store import extend
 from hpo.studies.trials import trial_details, trial_rows

@@ -14,8 +14,8 @@ from fixtures.postgres import up_for_long
 from fixtures.studies import simulated_spec
 from sqlalchemy import create_engine, text
 
-from hpo.checkpoints import clear_ended
-from hpo.claims import Claim, End, NoTrial, Standing
+from hpo.claims.checkpoints import clear_ended
+from hpo.claims.claims import Claim, End, NoTrial, Standing
 from hpo.errors import SchemaError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.postgres import schema

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-from hpo.claims import Claim, Claims, End
+from hpo.claims.claims import Claim, Claims, End
 from hpo.errors import SchemaError
 from hpo.storage.postgres import schema
 from hpo.trainer import Epoch

@@ -13,7 +13,7 @@ from fixtures.rich_study import NAME, storage_of, told, worker_on
 from fixtures.studies import simulated_study
 from sqlalchemy import text
 
-from hpo.claims import End
+from hpo.claims.claims import End
 from hpo.studies.backup.document import SECTIONS, STUDY
 from hpo.studies.backup.export import export_study
 from hpo.studies.backup.file import to_bytes

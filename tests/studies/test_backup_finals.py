@@ -17,8 +17,8 @@ from fixtures.rich_study import NAME, checkpointed, worker_on
 from fixtures.studies import simulated_study
 from sqlalchemy import text
 
-from hpo.checkpoints import Checkpoints
-from hpo.claims import End
+from hpo.claims.checkpoints import Checkpoints
+from hpo.claims.claims import End
 from hpo.errors import StudyExistsError, UsageError
 from hpo.storage.postgres.queries import query
 from hpo.studies.backup.export import export_study

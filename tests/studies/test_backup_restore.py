@@ -15,8 +15,8 @@ from fixtures.rich_study import NAME, checkpointed, told, worker_on
 from fixtures.studies import simulated_study
 from sqlalchemy import text
 
-from hpo.checkpoints import Checkpoints
-from hpo.claims import Claim, End, Standing
+from hpo.claims.checkpoints import Checkpoints
+from hpo.claims.claims import Claim, End, Standing
 from hpo.errors import FaultsError, StudyExistsError, UnknownStudyError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.studies.backup.export import export_study

@@ -18,7 +18,7 @@ from fixtures.rich_study import worker_on
 from fixtures.studies import simulated_study
 from sqlalchemy import text
 
-from hpo.claims import End, NoTrial
+from hpo.claims.claims import End, NoTrial
 from hpo.errors import UnknownStudyError, UsageError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.studies.finals import finals_of, retry_final
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.claims import Claims
+    from hpo.claims.claims import Claims
     from hpo.settings import Settings
     from hpo.studies.store import Study
 

@@ -14,8 +14,8 @@ from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search import should_prune, suggest
-from hpo.snapshot import Snapshot
+from hpo.claims.snapshot import Snapshot
+from hpo.claims.suggest import should_prune, suggest
 from hpo.studies.samplers import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from hpo.studies.spec import Choice
 from search_spaces.reader import load_space, read_space

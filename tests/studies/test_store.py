@@ -11,7 +11,7 @@ import pytest
 from fixtures.studies import simulated_spec, simulated_study
 from sqlalchemy import text
 
-from hpo.claims import Claim, Claims, End
+from hpo.claims.claims import Claim, Claims, End
 from hpo.errors import StudyExistsError, UnknownStudyError
 from hpo.storage.postgres.engine import make_engine
 from hpo.studies.spec import Choice, Promotion, differences

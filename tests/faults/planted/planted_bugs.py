@@ -24,7 +24,7 @@ def _find_nothing(_real: Any) -> Any:
 
 def _record_nothing(_real: Any) -> Any:
     def keep(_self: Any, _claim: Any, _kept: Any) -> Any:
-        from hpo.claims import Standing
+        from hpo.claims.claims import Standing
 
         return Standing.GO
 
@@ -38,7 +38,7 @@ BUGS: dict[str, tuple[str, str, Any]] = {
         "FolderStore.fetch",
         _fetch_unchecked,
     ),
-    "checkpoints are not recorded": ("hpo.claims", "Claims.keep", _record_nothing),
+    "checkpoints are not recorded": ("hpo.claims.claims", "Claims.keep", _record_nothing),
     "a version is not looked up": ("hpo.tracking.registry", "Registry.find", _find_nothing),
 }
 

@@ -89,7 +89,7 @@ def _tracing(file: str) -> tuple[str, str, Wrap]:
 
         return traced
 
-    return "hpo.checkpoints", "Checkpoints.keep", wrap
+    return "hpo.claims.checkpoints", "Checkpoints.keep", wrap
 
 
 def _planting(name: str) -> tuple[str, str, Wrap]:

@@ -12,7 +12,7 @@ from fixtures.claiming import claimed, claims_of, epoch, expire
 from fixtures.studies import HYPERBAND, TPE, simulated_study
 from sqlalchemy import text
 
-from hpo.claims import Claim, Claims, End, NoTrial, Standing
+from hpo.claims.claims import Claim, Claims, End, NoTrial, Standing
 from hpo.storage.postgres.engine import make_engine
 from hpo.studies.store import enqueue, extend, set_state
 

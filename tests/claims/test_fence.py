@@ -13,7 +13,7 @@ from fixtures.claiming import claimed, claims_of, epoch, expire
 from fixtures.studies import simulated_study
 from sqlalchemy import text
 
-from hpo.claims import Claim, Claims, End, NoTrial, Standing
+from hpo.claims.claims import Claim, Claims, End, NoTrial, Standing
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

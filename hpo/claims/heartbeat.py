@@ -6,14 +6,14 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from hpo.claims import Standing
+from hpo.claims.claims import Standing
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from hpo.claims import Claim, Claims
+    from hpo.claims.claims import Claim, Claims
 
 log = logging.getLogger(__name__)
 

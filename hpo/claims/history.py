@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from sqlalchemy import Connection, Row
 
-    from hpo.snapshot import Snapshot
+    from hpo.claims.snapshot import Snapshot
 
 _SPECIAL = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
 
@@ -31,7 +31,7 @@ class History:
         """All trials at this moment, by number."""
         from optuna.study import StudyDirection
 
-        from hpo.snapshot import Snapshot
+        from hpo.claims.snapshot import Snapshot
 
         rows = connection.execute(
             query("history"), {"study_id": self._study_id, "known": list(self._finished)}

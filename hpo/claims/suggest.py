@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.studies.samplers import make_pruner, make_sampler
 
 if TYPE_CHECKING:
-    from hpo.snapshot import Snapshot
+    from hpo.claims.snapshot import Snapshot
     from hpo.studies.spec import StudySpec
 
 

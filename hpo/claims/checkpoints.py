@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from hpo.claims import Kept, Standing
+from hpo.claims.claims import Kept, Standing
 from hpo.storage.postgres.queries import query
 from hpo.studies.names import area_of
 from hpo.trainer import Checkpoint
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.claims import Claim, Claims
+    from hpo.claims.claims import Claim, Claims
     from hpo.storage.artifacts.store import ArtifactStore, Stored
     from hpo.studies.store import Study
 

@@ -11,8 +11,8 @@ from fixtures.claiming import claimed, claims_of, epoch, expire
 from fixtures.studies import simulated_study
 from fixtures.training import wait_until
 
-from hpo.checkpoints import Checkpoints, checkpoint_areas, clear_ended
-from hpo.claims import Claims, End, Standing
+from hpo.claims.checkpoints import Checkpoints, checkpoint_areas, clear_ended
+from hpo.claims.claims import Claims, End, Standing
 from hpo.errors import WeightsError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.trainer import Checkpoint
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.claims import Claim, Kept
+    from hpo.claims.claims import Claim, Kept
     from hpo.studies.store import Study
 
 

@@ -19,8 +19,8 @@ from fixtures.training import wait_until
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from hpo.checkpoints import Checkpoints
-from hpo.claims import Claim, Claims, NoTrial, Standing
+from hpo.claims.checkpoints import Checkpoints
+from hpo.claims.claims import Claim, Claims, NoTrial, Standing
 from hpo.errors import DatabaseError
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres import embedded, embedded_server, schema

@@ -12,7 +12,7 @@ import pytest
 from fixtures.studies import simulated_study
 from sqlalchemy import text
 
-from hpo.claims import Claim, Claims, End, Standing
+from hpo.claims.claims import Claim, Claims, End, Standing
 from hpo.storage.postgres.engine import make_engine
 from hpo.studies.samplers import make_pruner
 from hpo.studies.spec import Choice

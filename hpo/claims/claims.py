@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpo.history import History
-from hpo.search import should_prune, suggest
+from hpo.claims.history import History
+from hpo.claims.suggest import should_prune, suggest
 from hpo.storage.artifacts.store import Stored
 from hpo.storage.postgres.engine import patient
 from hpo.storage.postgres.queries import query

@@ -1,0 +1,1 @@
+"""Who may run which trial, with which parameters."""
