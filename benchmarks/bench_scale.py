@@ -33,7 +33,7 @@ from sqlalchemy import text
 
 from hpo.studies.spec import Choice
 from hpo.studies.store import load_study
-from hpo.tracking.marks import Marks
+from hpo.tracking.sync_state import Marks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

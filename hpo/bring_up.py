@@ -16,7 +16,7 @@ from hpo.storage.postgres import schema
 from hpo.storage.postgres.engine import connect
 from hpo.storage.postgres.url import mask
 from hpo.tracking.client import open_client
-from hpo.tracking_uri import artifact_root, is_remote, shown, tracking_uri
+from hpo.tracking.uri import artifact_root, is_remote, shown, tracking_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable

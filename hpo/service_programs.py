@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hpo.host.processes import HOST
-from hpo.tracking_uri import artifact_root, tracking_uri
+from hpo.tracking.uri import artifact_root, tracking_uri
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

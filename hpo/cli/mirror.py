@@ -13,8 +13,8 @@ from hpo.cli.common import json_option, show, study_option
 from hpo.cli.project import opened, the_study
 from hpo.errors import HpoError
 from hpo.storage.postgres.queries import query
+from hpo.tracking.dashboard import show_pending
 from hpo.tracking.mirror import Synced, open_mirror
-from hpo.tracking.shown_in_dashboard import show_pending
 from hpo.tracking.verify import Difference, mend, verify
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from hpo.services import running_services, stop_services
 from hpo.settings import Settings
 from hpo.storage.postgres import embedded
 from hpo.storage.postgres.engine import is_private, storage_url
-from hpo.tracking_uri import tracking_uri
+from hpo.tracking.uri import tracking_uri
 
 if TYPE_CHECKING:
     from hpo.services import Service

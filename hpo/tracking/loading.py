@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError, WeightsError
 from hpo.storage.artifacts.store import sha256_of
-from hpo.tracking import quiet
 from hpo.tracking.registry import Registry
 from search_spaces.names import did_you_mean
 
@@ -106,7 +105,7 @@ def load(client: Client, version: Version, folder: Path, weights: str | None = N
             of them was run.
         TrackingError: MLflow cannot be reached.
     """
-    quiet.load()
+    client.load()
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import load_model

@@ -16,9 +16,9 @@ from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import connect, storage_url
 from hpo.tracking import runs
 from hpo.tracking.client import error_code, is_missing, open_client, scrub
-from hpo.tracking.marks import Marks
-from hpo.tracking.rows import STATUS, STUDY_STATUS, read_study, read_trial
-from hpo.tracking_uri import artifact_root
+from hpo.tracking.projection import STATUS, STUDY_STATUS, read_study, read_trial
+from hpo.tracking.sync_state import Marks
+from hpo.tracking.uri import artifact_root
 
 if TYPE_CHECKING:
     import threading
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.storage.artifacts.store import ArtifactStore
     from hpo.tracking.client import Client
-    from hpo.tracking.rows import StudyRow, TrialRow
+    from hpo.tracking.projection import StudyRow, TrialRow
 
 BUSY_S = 60.0  # how long `sync_study` waits for trials that another mirror writes
 HICCUPS = 5  # passes in a row with something that may pass, before it is left for later

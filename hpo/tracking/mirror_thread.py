@@ -19,9 +19,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.errors import HpoError, StoreError
 from hpo.storage.postgres.engine import connect
-from hpo.tracking.marks import Marks
+from hpo.tracking.dashboard import show_pending
 from hpo.tracking.mirror import HICCUPS, Mirror, open_mirror
-from hpo.tracking.shown_in_dashboard import show_pending
+from hpo.tracking.sync_state import Marks
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import MismatchError
 from hpo.tracking.client import error_code, is_missing
-from hpo.tracking_uri import is_remote
+from hpo.tracking.uri import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from hpo.storage.artifacts.store import ArtifactStore
     from hpo.tracking.client import Client
-    from hpo.tracking.rows import Point
+    from hpo.tracking.projection import Point
 
 LONGEST_DIGEST = 36  # characters of a dataset's digest, MLflow's limit
 PAGE = 1000  # runs a request

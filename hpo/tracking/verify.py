@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.storage.artifacts.store import sha256_of
 from hpo.storage.postgres.queries import query
 from hpo.tracking import runs
-from hpo.tracking.rows import STATUS, STUDY_STATUS, read_study, read_trial
+from hpo.tracking.projection import STATUS, STUDY_STATUS, read_study, read_trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.tracking.client import Client
-    from hpo.tracking.rows import Point, StudyRow, TrialRow
+    from hpo.tracking.projection import Point, StudyRow, TrialRow
 
 _PARENT = "mlflow.parentRunId"
 _NOTHING = "nothing"

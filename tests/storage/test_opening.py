@@ -12,7 +12,7 @@ from hpo.settings import Settings
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.artifacts.s3 import S3Store
-from hpo.tracking_uri import artifact_root
+from hpo.tracking.uri import artifact_root
 
 
 def settings(artifacts: str) -> Settings:

@@ -21,7 +21,7 @@ from hpo.storage.postgres import schema
 from hpo.storage.postgres.embedded_files import server_user
 from hpo.storage.postgres.engine import connect, persist
 from hpo.studies.store import list_studies
-from hpo.tracking_uri import tracking_uri
+from hpo.tracking.uri import tracking_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

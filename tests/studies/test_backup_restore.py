@@ -24,8 +24,8 @@ from hpo.studies.backup.restore import import_study, require_free
 from hpo.studies.status import status
 from hpo.studies.store import delete_study, load_study, set_state
 from hpo.studies.trials import trial_rows
+from hpo.tracking.dashboard import show_pending
 from hpo.tracking.mirror import open_mirror
-from hpo.tracking.shown_in_dashboard import show_pending
 from hpo.tracking.verify import verify
 from hpo.trainer import Epoch
 from workers.shift import Limits

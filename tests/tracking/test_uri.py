@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpo.settings import Settings
-from hpo.tracking_uri import artifact_root, is_remote, shown, tracking_uri
+from hpo.tracking.uri import artifact_root, is_remote, shown, tracking_uri
 
 STORAGE = "postgresql+psycopg2://ada:s3cr3t@db:5433/lab?sslmode=require"
 

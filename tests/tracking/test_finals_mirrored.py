@@ -16,9 +16,9 @@ from sqlalchemy import text
 from hpo.claims.claims import End
 from hpo.storage.artifacts.opening import open_store
 from hpo.studies.status import status
+from hpo.tracking.dashboard import show_pending
 from hpo.tracking.mirror import Mirror, open_mirror
 from hpo.tracking.mirror_thread import MirrorThread
-from hpo.tracking.shown_in_dashboard import show_pending
 from hpo.tracking.verify import mend, verify
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 
 from hpo.claims.claims import End
-from hpo.projection_dashboard import add_note
-from hpo.tracking.shown_in_dashboard import show_pending
+from hpo.tracking.dashboard import add_note, show_pending
 
 if TYPE_CHECKING:
     from pathlib import Path

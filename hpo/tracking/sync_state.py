@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from hpo.storage.postgres.queries import query
-from hpo.tracking.rows import read_study
+from hpo.tracking.projection import read_study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Connection, Engine, Row
 
-    from hpo.tracking.rows import StudyRow, TrialRow
+    from hpo.tracking.projection import StudyRow, TrialRow
 
 SLOT_S = 0.2  # between two looks for a place to write MLflow from
 
