@@ -24,9 +24,9 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from hpo.evaluation.average_precision import figures
-from hpo.evaluation.gate import INCONCLUSIVE, KEPT, PROMOTED, judge
 from hpo.evaluation.record import Evaluated
 from hpo.evaluation.significance import EXPANDED, PERCENTILE, p_value, resampled_gains
+from hpo.promotion.gate import INCONCLUSIVE, KEPT, PROMOTED, judge
 from hpo.studies.spec import Promotion
 
 RULES = Promotion("bench", "champion")

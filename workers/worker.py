@@ -211,8 +211,7 @@ class Worker:
 
 def _called(place: Place, study: Study) -> tuple[bool, Study | None]:
     """(whether the study is over, its finals: None when there is nothing to look at again)."""
-    from hpo.promotion.candidate import standing
-    from hpo.promotion.finalists import call_finals
+    from hpo.promotion.candidates import call_finals, standing
 
     with place.engine.connect() as connection:
         stands = standing(connection, study)

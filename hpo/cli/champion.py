@@ -45,7 +45,7 @@ def the_model(
         UsageError: both a study and a model are named, or an alias without a model.
     """
     from hpo.errors import UsageError
-    from hpo.promotion.present import alias_of
+    from hpo.promotion.champion import alias_of
 
     if model is None:
         if alias is not None:
@@ -70,9 +70,9 @@ def champion(
     The record in PostgreSQL counts; where MLflow's alias differs from it, that is said, with the
     command that mends it. --history asks the record alone.
     """
-    from hpo.promotion.history import entry
-    from hpo.promotion.history import history as every
-    from hpo.promotion.present import champion as read
+    from hpo.promotion.champion import champion as read
+    from hpo.promotion.ledger import entry
+    from hpo.promotion.ledger import history as every
 
     with opened() as (settings, engine):
         name, called = the_model(settings, engine, study_name, model, alias, writing=False)

@@ -105,7 +105,7 @@ def _pushed(
 ) -> tuple[Pushed, bool]:
     from hpo.datasets.fingerprint import fingerprint
     from hpo.datasets.remote import push
-    from hpo.promotion.rows import actor
+    from hpo.promotion.ledger import actor
     from hpo.storage.artifacts.opening import open_store
 
     with progress("files read") as told:

@@ -27,7 +27,7 @@ def run_finals(settings: Settings, engine: Engine, study: Study, numbers: list[i
         MismatchError: the test split is not here, or not as it was.
         KeyboardInterrupt: it was asked to leave before.
     """
-    from hpo.promotion.finalists import call_finals
+    from hpo.promotion.candidates import call_finals
     from workers.worker import Worker
 
     finals = call_finals(engine, study, numbers)
@@ -45,7 +45,7 @@ def run_finals(settings: Settings, engine: Engine, study: Study, numbers: list[i
 
 
 def _are_over(engine: Engine, finals: Study) -> bool:
-    from hpo.promotion.candidate import standing
+    from hpo.promotion.candidates import standing
 
     with engine.connect() as connection:
         stands = standing(connection, finals)

@@ -86,7 +86,7 @@ def predict(
 def _load(text: str, scratch: Path) -> tuple[Version, Any]:
     from dataclasses import replace
 
-    from hpo.promotion.present import alias_of
+    from hpo.promotion.champion import alias_of
     from hpo.storage.postgres.engine import storage_url
     from hpo.tracking.client import open_client
     from hpo.tracking.loading import find, load, read_reference

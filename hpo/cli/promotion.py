@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.promotion.decision import Decision
-    from hpo.promotion.order import Override
+    from hpo.promotion.request import Override
     from hpo.settings import Settings
     from hpo.studies.store import Study
 
@@ -81,9 +81,9 @@ def promote(
     """
     from hpo.cli.finals import run_finals
     from hpo.errors import MismatchError, UsageError
-    from hpo.promotion.order import Override
-    from hpo.promotion.present import require_alias
-    from hpo.promotion.rows import actor
+    from hpo.promotion.champion import require_alias
+    from hpo.promotion.ledger import actor
+    from hpo.promotion.request import Override
 
     if not why.strip():
         raise UsageError("--why is empty", hint="Say why this trial is promoted past the gate.")
@@ -132,7 +132,7 @@ def _decided(
 
 def _files(settings: Settings, study: Study, decision: Decision, out: Path | None) -> Path | None:
     """Where the decision's files were written; None where it has none."""
-    from hpo.promotion.published import fetch_files
+    from hpo.promotion.report.files import fetch_files
 
     if decision.dry_run or "run_id" not in decision.evidence:
         return None
@@ -169,7 +169,7 @@ def _tell(
 
 def _since(decision: Decision, engine: Engine, settings: Settings) -> str:
     """Who is champion by now, where that is not what was decided; "" where it is."""
-    from hpo.promotion.present import champion
+    from hpo.promotion.champion import champion
 
     now = champion(engine, settings, decision.model, decision.alias)
     if now is None or now["version"] is None:

@@ -51,8 +51,8 @@ def rollback(
     goes one champion further back. Where another hand moved the alias in MLflow, --to says whether
     to accept that or to put it back.
     """
+    from hpo.promotion.ledger import actor
     from hpo.promotion.rollback import Request, roll_back
-    from hpo.promotion.rows import actor
 
     with opened() as (settings, engine):
         name, called = the_model(settings, engine, study_name, model, alias, writing=True)

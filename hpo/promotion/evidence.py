@@ -9,12 +9,11 @@ from hpo.datasets.data_yaml import load
 from hpo.datasets.fingerprint import top_of
 from hpo.errors import HpoError, WeightsError
 from hpo.host.serialization import finite
+from hpo.promotion.champion_evaluation import SPLIT, load_detections
 from hpo.promotion.decision import Decision, Outcome, promotion_id
-from hpo.promotion.exhibit import Exhibit
-from hpo.promotion.files import documents
-from hpo.promotion.incumbent import SPLIT, load_detections
-from hpo.promotion.trial_figures import figures
-from hpo.promotion.weighing import class_differences, finalists_evidence
+from hpo.promotion.gate import class_differences, finalists_evidence
+from hpo.promotion.report.context import Exhibit, figures
+from hpo.promotion.report.files import documents
 from hpo.storage.postgres.queries import query
 from hpo.studies.preflight import require_test_split
 from hpo.studies.trials import trial_rows
@@ -27,12 +26,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from hpo.evaluation.detections import Detections
-    from hpo.promotion.candidate import Standing
-    from hpo.promotion.exhibit import Pictures
-    from hpo.promotion.finalists import Finalist
-    from hpo.promotion.incumbent import Incumbent
-    from hpo.promotion.order import Order, Override
-    from hpo.promotion.weighing import Weighing
+    from hpo.promotion.candidates import Finalist, Standing
+    from hpo.promotion.champion_evaluation import Incumbent
+    from hpo.promotion.gate import Weighing
+    from hpo.promotion.report.context import Pictures
+    from hpo.promotion.request import Order, Override
     from hpo.storage.artifacts.store import ArtifactStore
     from hpo.tracking.registry import Version
 

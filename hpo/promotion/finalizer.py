@@ -14,12 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.errors import TrackingError
-from hpo.promotion import rows
-from hpo.promotion.candidate import candidate_of, ranked_candidates, standing
+from hpo.promotion import ledger
+from hpo.promotion.candidates import (
+    candidate_of,
+    finalists,
+    finals_missing,
+    ranked_candidates,
+    standing,
+    unexamined,
+)
 from hpo.promotion.decision import Decision, Outcome, none_id
-from hpo.promotion.finalists import finalists, finals_missing, unexamined
 from hpo.promotion.lock import promotion_lock
-from hpo.promotion.order import Order
+from hpo.promotion.request import Order
 from hpo.tracking.client import error_code
 
 if TYPE_CHECKING:
@@ -28,10 +34,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.promotion.candidate import Candidate, Standing
-    from hpo.promotion.finalists import Finalist
-    from hpo.promotion.incumbent import Workshop
-    from hpo.promotion.order import Override
+    from hpo.promotion.candidates import Candidate, Finalist, Standing
+    from hpo.promotion.champion_evaluation import Workshop
+    from hpo.promotion.request import Override
     from hpo.settings import Settings
     from hpo.studies.store import Study
 
@@ -152,10 +157,10 @@ def _waiting(order: Order, candidates: list[Candidate], missing: str) -> Decisio
 
 def _contested(order: Order, stands: Standing, field: list[Finalist]) -> Decision:
     """The decision about the first finalist that nothing speaks against."""
-    from hpo.promotion.contest import Contest
+    from hpo.promotion.challenge import Contest
 
     contest = Contest(order, stands, field)
-    done = None if order.override else rows.recorded(order.connection, contest.key)
+    done = None if order.override else ledger.recorded(order.connection, contest.key)
     if done is None:
         return contest.decide()
     if not order.open_ok:
@@ -184,8 +189,8 @@ def _record_nothing(order: Order, stands: Standing, field: list[Finalist]) -> De
     if stands.open_because or order.dry_run:
         return decision
     name = none_id(order.study, stands.counts, of_finals)
-    before = rows.recorded(order.connection, name)
+    before = ledger.recorded(order.connection, name)
     decision = replace(decision, evidence={**decision.evidence, "trials": stands.counts})
     if before is None:
-        rows.insert(order.connection, order.study, name, decision)
+        ledger.insert(order.connection, order.study, name, decision)
     return before or decision

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpo.errors import ChampionError, TrackingError, UsageError
-from hpo.promotion import rows
-from hpo.promotion.aliases import complete, move
+from hpo.promotion import ledger
+from hpo.promotion.alias import Move, command, complete, is_same, look, move
 from hpo.promotion.decision import Decision, Outcome
-from hpo.promotion.history import history, succession
+from hpo.promotion.ledger import history, succession
 from hpo.promotion.lock import promotion_lock
-from hpo.promotion.settled import Move, command, is_same, look
 from hpo.storage.postgres.engine import storage_url
 from hpo.storage.postgres.queries import query
 from hpo.tracking.client import error_code, open_client
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from hpo.promotion.settled import Settled
+    from hpo.promotion.alias import Settled
     from hpo.settings import Settings
     from hpo.tracking.registry import Version
 
@@ -204,12 +203,12 @@ class _Rollback:
             None if promoted is None else promoted.trial_number, to, before, evidence,
             why=request.why, actor=request.actor,
         )  # fmt: skip
-        row = rows.row_of_study(study_id, decision_id, decision)
+        row = ledger.row_of_study(study_id, decision_id, decision)
         move(
             self._connection, self._registry,
             Move(request.model, request.alias, to, before, decision_id, row),
         )  # fmt: skip
-        rows.write(self._connection, row)
+        ledger.write(self._connection, row)
         return decision
 
     @staticmethod
@@ -242,7 +241,7 @@ class _Rollback:
         return found.study_id, found.name
 
     def _recorded(self, earlier: Move) -> Decision:
-        found = rows.recorded(self._connection, earlier.decision_id)
+        found = ledger.recorded(self._connection, earlier.decision_id)
         if found is None:
             raise ChampionError(f"the row {earlier.decision_id} was not written")
         return replace(found, already=True)

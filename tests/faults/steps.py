@@ -61,5 +61,5 @@ PROMOTION: tuple[Step, ...] = (
     *_both("the version is made", "hpo.tracking.registry:Registry.create"),
     *_both("decision.md is stored", "hpo.tracking.registry:Registry.log_text"),
     *_both("the alias is moved", "hpo.tracking.registry:Registry.move_alias"),
-    *_both("the promotion is recorded", "hpo.promotion.rows:write"),
+    *_both("the promotion is recorded", "hpo.promotion.ledger:write"),
 )

@@ -11,10 +11,10 @@ import pytest
 from fixtures.champions import ALIAS
 from fixtures.command_line import HPO
 
-from hpo.promotion import rows
+from hpo.promotion import ledger
+from hpo.promotion.champion import champion
 from hpo.promotion.decision import Decision, Outcome
-from hpo.promotion.history import Reign, history, succession
-from hpo.promotion.present import champion
+from hpo.promotion.ledger import Reign, history, succession
 from hpo.studies.status import status
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def keep(bench: ChampionBench) -> None:
         Outcome.KEPT, bench.study.name, bench.model, ALIAS, "it is not better", 3, 2, 2, evidence,
     )  # fmt: skip
     with bench.engine.begin() as connection:
-        rows.insert(connection, bench.study, uuid.uuid4(), decision)
+        ledger.insert(connection, bench.study, uuid.uuid4(), decision)
 
 
 def test_the_history_tells_every_decision_the_newest_first(champions: ChampionBench) -> None:
@@ -85,7 +85,7 @@ def test_an_override_is_marked_in_the_history(champions: ChampionBench) -> None:
         actor="ada@lab",
     )  # fmt: skip
     with champions.engine.begin() as connection:
-        rows.insert(connection, champions.study, uuid.uuid4(), decision)
+        ledger.insert(connection, champions.study, uuid.uuid4(), decision)
     text = said(champions, "--history")
     assert "promoted (override)" in text
     assert "the client asked" in text

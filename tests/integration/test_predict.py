@@ -16,7 +16,7 @@ from fixtures.studies import simulated_study
 from fixtures.training import Recorder, make_images, make_job
 from PIL import Image, ImageChops
 
-from hpo.promotion import rows
+from hpo.promotion import ledger
 from hpo.promotion.decision import Decision, Outcome
 from hpo.storage.artifacts.store import sha256_of
 from workers.simulated import SimulatedTrainer
@@ -173,7 +173,7 @@ def test_a_promoted_version_is_compared_with_postgresql_before_its_code_runs(
         Outcome.PROMOTED, study.name, simulated.model, "champion", "better", 0, 1, None, evidence
     )
     with engine.begin() as connection:
-        rows.insert(connection, study, uuid.uuid4(), decision)
+        ledger.insert(connection, study, uuid.uuid4(), decision)
     images = make_images(desk.folder / "images", count=1).parent / "images" / "val"
     desk.run(simulated.model, images)
     ran = desk.folder / "ran"

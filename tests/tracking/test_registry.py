@@ -14,7 +14,7 @@ import pytest
 from fixtures.command_line import HPO
 from fixtures.told import PromotionBench, promotions
 
-from hpo.promotion.present import champion
+from hpo.promotion.champion import champion
 from hpo.storage.artifacts.store import sha256_of
 from hpo.storage.postgres.engine import storage_url
 from hpo.tracking.client import open_client

@@ -10,8 +10,8 @@ import pytest
 from fixtures.told import PromotionBench, promotions
 
 from hpo.errors import TrackingError
+from hpo.promotion.champion import champion
 from hpo.promotion.decision import Outcome
-from hpo.promotion.present import champion
 from hpo.storage.postgres.admin import ensure_database
 from hpo.storage.postgres.url import with_database
 from hpo.studies.store import delete_study

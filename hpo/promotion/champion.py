@@ -1,0 +1,133 @@
+"""Who is champion now, by our record and by MLflow's alias, and where the two differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import ChampionError, TrackingError
+from hpo.promotion.alias import look
+from hpo.promotion.ledger import recorded_champion
+from hpo.storage.postgres.engine import storage_url
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, Row
+
+    from hpo.promotion.alias import Settled
+    from hpo.settings import Settings
+    from hpo.studies.spec import Promotion
+    from hpo.tracking.registry import Registry, Version
+
+DEFAULT = "champion"  # alias of a model that nothing is recorded of
+_UNKNOWN = (
+    "version", "trial", "study", "metric", "value", "test_value", "decided_at", "decision",
+    "outcome", "why", "actor",
+)  # fmt: skip
+
+
+def alias_of(connection: Connection, model: str) -> str:
+    """The alias that a model's champion has, by our record."""
+    row = recorded_champion(connection, model)
+    return DEFAULT if row is None else str(row.alias)
+
+
+def champion(
+    engine: Engine, settings: Settings, model: str, alias: str | None = None
+) -> dict[str, Any] | None:
+    """The champion of a registered model, JSON-able; None where there never was one.
+
+    `version` is None after a rollback to none, or where only MLflow knows of a champion.
+
+    Args:
+        engine: the database, whose record counts.
+        settings: where MLflow is; where it cannot be reached, `mlflow_version` is None and
+            `difference` says so.
+        model: the registered model.
+        alias: of its champion; None: the one that was decided about last.
+    """
+    with engine.connect() as connection:
+        alias = alias or alias_of(connection, model)
+        row = recorded_champion(connection, model, alias)
+        stands, trouble = _stands(connection, settings, model, alias)
+    shown = None if stands is None else stands.champion
+    if row is None and shown is None:
+        return None
+    return {
+        "model": model,
+        "alias": alias,
+        **(dict.fromkeys(_UNKNOWN) if row is None else _known(row)),
+        "simulated": row is not None and bool(row.evidence.get("simulated")),
+        "mlflow_version": None if shown is None else shown.number,
+        "difference": trouble,
+    }
+
+
+def _stands(
+    connection: Connection, settings: Settings, model: str, alias: str
+) -> tuple[Settled | None, str]:
+    """How alias and record stand to each other, and their difference in words."""
+    try:
+        stands = look(connection, _registry(settings), model, alias)
+    except TrackingError as error:
+        return None, str(error)
+    return stands, _difference(stands)
+
+
+def _registry(settings: Settings) -> Registry:
+    from hpo.tracking.client import open_client
+    from hpo.tracking.registry import Registry
+
+    return Registry(open_client(settings, storage_url(settings)))
+
+
+def _known(row: Row[Any]) -> dict[str, Any]:
+    evidence = row.evidence
+    return {
+        "version": row.version,
+        "trial": row.trial_number,
+        "study": row.study_name,
+        "metric": evidence.get("metric"),
+        "value": evidence.get("value"),
+        "test_value": evidence.get("test_value"),
+        "decided_at": row.decided_at,
+        "decision": str(row.promotion_id),
+        "outcome": row.outcome,
+        "why": row.why,
+        "actor": row.actor,
+    }
+
+
+def _difference(stands: Settled) -> str:
+    """Where MLflow's alias is not what was recorded, in words; "" where it is."""
+    record = stands.record
+    if stands.pending is not None:
+        return (
+            f"the alias '{stands.pending.alias}' was moved, and whoever did it was stopped before "
+            "it was recorded: the next `hpo finalize` or `hpo rollback` completes it"
+        )
+    if stands.moved_by_hand or record is None or record.version is None:
+        return stands.moved_by_hand
+    if stands.lost:
+        return (
+            f"MLflow does not hold version {record.version} any more: its records were lost, or "
+            f"this is another MLflow; `hpo finalize --study {record.study_name}` makes it again"
+        )
+    return _renumbered(record, stands.champion)
+
+
+def _renumbered(record: Row[Any], shown: Version | None) -> str:
+    if shown is None or shown.number == record.version:
+        return ""
+    return f"MLflow has it as version {shown.number}, made again after a loss"
+
+
+def require_alias(engine: Engine, settings: Settings, target: Promotion) -> None:
+    """Refuse to begin what an alias that another hand moved would stop in the end.
+
+    Raises:
+        ChampionError: another hand moved it, and a person must say first what is to be.
+        TrackingError: MLflow cannot be reached.
+    """
+    with engine.connect() as connection:
+        stands = look(connection, _registry(settings), target.model, target.alias)
+    if stands.moved_by_hand and not stands.gone:
+        raise ChampionError(stands.moved_by_hand, hint="Settle that first; then promote again.")

@@ -1,0 +1,1 @@
+"""The record of a decision: documents, charts, pictures and files."""

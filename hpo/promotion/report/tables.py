@@ -1,0 +1,269 @@
+"""The tables of a decision's record, as texts; how they are written is for Markdown and HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpo.promotion.report.context import best_baseline, champion_of, ranked
+from hpo.promotion.report.formatting import (
+    NO_FIGURE,
+    counted,
+    figure,
+    hours,
+    megabytes,
+    signed,
+    span,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hpo.promotion.report.context import Exhibit
+
+SHOWN_TRIALS = 10
+METRICS = ("mAP50", "mAP50-95", "precision", "recall")  # shown where they exist
+# Intervals are in the plot above it
+_DETAILS = ("interval", "precision on test", "recall on test", "ms p95", "parameters", "GFLOPs")
+DIGITS = 5  # of validation figures, which are compared with those of `hpo trials`
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        caption: what it shows.
+        head: the columns' titles.
+        rows: a text for each column.
+        marked: indices of rows that stand out.
+    """
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: frozenset[int] = frozenset()
+
+
+def rules(exhibit: Exhibit) -> Table | None:
+    """Each rule of the gate, and how it was met."""
+    found = exhibit.evidence.get("rules") or ()
+    rows = tuple(
+        (str(rule["rule"]), str(rule["wanted"]), str(rule["seen"]),
+         "met" if rule["met"] else "NOT met")
+        for rule in found
+    )  # fmt: skip
+    broken = frozenset(at for at, rule in enumerate(found) if not rule["met"])
+    head = ("rule", "wanted", "seen", "met")
+    return Table("How each was met", head, rows, broken) if rows else None
+
+
+def finalists(exhibit: Exhibit, *, brief: bool = False) -> Table | None:
+    """The finalists with their figures on the test split, and the champion below them.
+
+    Args:
+        exhibit: the decision.
+        brief: without what a page has no room for.
+    """
+    found = exhibit.evidence.get("finalists") or ()
+    if not found:
+        return None
+    metric = exhibit.metric
+    others = tuple(name for name in METRICS if name != metric)
+    head = (
+        "trial", "note", f"{metric} in validation", "seeds", f"{metric} on test", "interval",
+        *(f"{name} on test" for name in others), "ms median", "ms p95", "parameters", "GFLOPs",
+        "size",
+    )  # fmt: skip
+    rows = [
+        (
+            str(one["trial"]), _note(one, exhibit.decision.trial), _mean(one), _seeds(one),
+            *_tested(one.get("evaluation") or {}, metric, others, span(one.get("interval"))),
+        )
+        for one in found
+    ]  # fmt: skip
+    marked = {at for at, one in enumerate(found) if one["trial"] == exhibit.decision.trial}
+    champion = champion_of(exhibit.evidence)
+    if champion.get("evaluation"):
+        tested = _tested(champion["evaluation"], metric, others, "")
+        replaced = exhibit.decision.outcome.value == "promoted"
+        who = "champion before" if replaced else "champion"
+        rows.append((f"version {champion['version']}", who, "", "", *tested))
+    caption = "The finalists, best in validation first"
+    table = Table(caption, head, tuple(rows), frozenset(marked))
+    return _without(table, _DETAILS) if brief else table
+
+
+def classes(exhibit: Exhibit) -> Table | None:
+    """AP50 of each class, of the challenger and of the champion where there is one."""
+    found = exhibit.evidence.get("classes") or ()
+    if not found:
+        return None
+    boxes = _true_boxes(exhibit)
+    rows = tuple(
+        (
+            str(one["name"]), str(boxes.get(one["name"], NO_FIGURE)), figure(one["challenger"]),
+            figure(one["champion"]), signed(one["difference"]),
+        )
+        for one in found
+    )  # fmt: skip
+    head = ("class", "true boxes", "AP50 challenger", "AP50 champion", "difference")
+    table = Table("Each class on the test split", head, rows)
+    alone = all(one["champion"] is None for one in found)
+    return _without(table, head[3:]) if alone else table
+
+
+def trials(exhibit: Exhibit) -> Table | None:
+    """The study's best trials with their figures in validation and their parameters."""
+    best = ranked(exhibit.study, exhibit.trials)[:SHOWN_TRIALS]
+    if not best:
+        return None
+    metric = exhibit.metric
+    shown = [
+        name for name in METRICS if name != metric and any(name in one.metrics for one in best)
+    ]
+    names = list(dict.fromkeys(name for one in best for name in one.params))
+    rows = tuple(
+        (
+            str(one.number), one.state.lower(), figure(one.value, DIGITS), _text(one.best_epoch),
+            *(figure(one.metrics.get(name), DIGITS) for name in shown),
+            *(_text(one.params.get(name)) for name in names),
+        )
+        for one in best
+    )  # fmt: skip
+    head = ("trial", "state", metric, "best epoch", *shown, *names)
+    return Table("The best trials, in validation", head, rows)
+
+
+def parameters(exhibit: Exhibit) -> Table | None:
+    """The challenger's parameters."""
+    found = exhibit.evidence.get("params") or {}
+    rows = tuple((name, _text(value)) for name, value in found.items())
+    return Table("Its parameters", ("parameter", "value"), rows) if rows else None
+
+
+def cost(exhibit: Exhibit) -> Table | None:
+    """Time spent, by kind of device; finals are evaluated on the test split too."""
+    spent = exhibit.evidence.get("cost") or {}
+    of_trials, of_finals = spent.get("trials_s") or {}, spent.get("finals_s") or {}
+    kinds = sorted({*of_trials, *of_finals})
+    rows = tuple(
+        (
+            kind.upper(), hours(of_trials.get(kind, 0.0)), hours(of_finals.get(kind, 0.0)),
+            f"{(of_trials.get(kind, 0.0) + of_finals.get(kind, 0.0)) / 3600:.3f} h",
+        )
+        for kind in kinds
+    )  # fmt: skip
+    head = ("device", "trials", "finals", "together")
+    caption = "Time that the devices spent in training, validation and evaluation"
+    return Table(caption, head, rows) if rows else None
+
+
+def cost_sentence(exhibit: Exhibit) -> str:
+    """How many trials there were, and what their epochs took; the finals are not among them."""
+    states: dict[str, int] = {}
+    for trial in exhibit.trials:
+        state = "failed" if trial.state == "FAIL" else trial.state.lower()
+        states[state] = states.get(state, 0) + 1
+    if not states:
+        return "No trial ended."
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    spent = sum(trial.train_s for trial in exhibit.trials)
+    trials = counted(len(exhibit.trials), "trial")
+    return f"{trials} ({counts}), {spent:.1f} s of training and validation without the finals."
+
+
+def baseline_sentence(exhibit: Exhibit) -> str:
+    """The gain in validation over the best baseline, each by its one training in the study.
+
+    A mean over the seeds of the finals is no match for it: a baseline has no such mean.
+    """
+    best, number = best_baseline(exhibit.study, exhibit.trials), exhibit.decision.trial
+    if best is None or best.value is None:
+        return "no baseline ran to compare with"
+    state = "" if best.state == "COMPLETE" else f", {best.state.lower()}"
+    baseline = f"baseline: {figure(best.value, DIGITS)} (trial {best.number}{state})"
+    value = next((one.value for one in exhibit.trials if one.number == number), None)
+    if value is None:
+        return baseline
+    sign = 1 if exhibit.study.spec.objective.direction == "maximize" else -1
+    gain = signed(sign * (value - best.value), DIGITS)
+    return f"{baseline}; gain {gain} by {figure(value, DIGITS)} of trial {number} in the study"
+
+
+def identity(exhibit: Exhibit) -> Table:
+    """Every name by which the decision and what it is about are found again."""
+    evidence, study, decision = exhibit.evidence, exhibit.study, exhibit.decision
+    trial = None if decision.trial is None else str(decision.trial)
+    version = decision.version if decision.outcome.value == "promoted" else None
+    rows = (
+        ("decision", exhibit.decision_id), ("model", f"{decision.model}@{decision.alias}"),
+        ("version", version), ("champion before", _version(decision.previous_version)),
+        ("champion after", _version(decision.version)),
+        ("study", study.name), ("study uid", study.uid), ("trial", trial),
+        ("MLflow run", evidence.get("run_id")), ("weights", evidence.get("weights_name")),
+        ("weights sha256", evidence.get("weights_sha256")), ("spec sha256", study.spec_sha256),
+        ("dataset fingerprint", study.fingerprint or "none, the trainer needs no data"),
+        ("test split fingerprint", evidence.get("test_fingerprint") or study.test_fingerprint),
+        ("trainer", f"{study.spec.trainer} ({study.code_version}), model {study.spec.model}"),
+    )  # fmt: skip
+    kept = tuple((name, str(value)) for name, value in rows if value not in (None, ""))
+    return Table("By these it is found again", ("what", "which"), kept)
+
+
+def _without(table: Table, titles: Sequence[str]) -> Table:
+    """The table without some of its columns."""
+    kept = [at for at, title in enumerate(table.head) if title not in titles]
+    head = tuple(table.head[at] for at in kept)
+    rows = tuple(tuple(row[at] for at in kept) for row in table.rows)
+    return replace(table, head=head, rows=rows)
+
+
+def _version(number: int | None) -> str | None:
+    return None if number is None else f"version {number}"
+
+
+def _tested(
+    evaluation: Mapping[str, Any], metric: str, others: Sequence[str], interval: str
+) -> tuple[str, ...]:
+    """An evaluation's cells of the table of finalists."""
+    metrics, latency = evaluation.get("metrics") or {}, evaluation.get("latency_ms") or {}
+    parameters, gflops = evaluation.get("parameters"), evaluation.get("gflops")
+    return (
+        figure(metrics.get(metric)), interval, *(figure(metrics.get(name)) for name in others),
+        figure(latency.get("median"), 1), figure(latency.get("p95"), 1),
+        f"{parameters:,}" if parameters else NO_FIGURE, figure(gflops, 2),
+        megabytes(evaluation.get("weights_bytes")),
+    )  # fmt: skip
+
+
+def _mean(finalist: Mapping[str, Any]) -> str:
+    spread = finalist.get("spread")
+    return figure(finalist.get("value")) + ("" if spread is None else f" ± {figure(spread)}")
+
+
+def _seeds(finalist: Mapping[str, Any]) -> str:
+    pairs = [f"{run['seed']}:\N{NO-BREAK SPACE}{figure(run['value'])}" for run in finalist["seeds"]]
+    return ", ".join(pairs)
+
+
+def _note(finalist: Mapping[str, Any], challenger: int | None) -> str:
+    if finalist.get("out"):
+        return f"out: {finalist['out']}"
+    return "challenger" if finalist["trial"] == challenger else ""
+
+
+def _true_boxes(exhibit: Exhibit) -> dict[str, int]:
+    found = exhibit.challenger
+    if found is None:
+        return {}
+    counts = np.bincount(found.true_kind, minlength=len(found.names))
+    return {name: int(count) for name, count in zip(found.names, counts, strict=False)}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)

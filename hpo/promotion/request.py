@@ -1,0 +1,54 @@
+"""What a promotion was asked: by whom, for which study, with what at hand; does nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy import Connection, Engine
+
+    from hpo.promotion.champion_evaluation import Workshop
+    from hpo.settings import Settings
+    from hpo.studies.store import Study
+
+
+@dataclass(frozen=True)
+class Override:
+    """A person's wish to promote a trial past the gate.
+
+    Attributes:
+        trial: its number.
+        why: what the person says.
+        actor: who that is, `user@host`.
+    """
+
+    trial: int
+    why: str
+    actor: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `finalize` was asked; its docstring explains each.
+
+    Attributes:
+        connection: holds the lock; what is read and recorded goes through it.
+        scratch: a folder that is removed afterwards.
+    """
+
+    engine: Engine
+    settings: Settings
+    study: Study
+    workshop: Workshop
+    open_ok: bool
+    dry_run: bool
+    override: Override | None
+    onnx: bool
+    say: Callable[[str], None]
+    device: str
+    connection: Connection
+    scratch: Path

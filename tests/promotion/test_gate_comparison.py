@@ -1,0 +1,71 @@
+"""A challenger weighed against the champion: what is compared, and what cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from fixtures import exhibits
+from fixtures.found import Drawn, draw, without_truth
+
+from hpo.evaluation.average_precision import figures
+from hpo.evaluation.record import Evaluated
+from hpo.evaluation.significance import difference
+from hpo.promotion.champion_evaluation import Incumbent
+from hpo.promotion.gate import Weighing, weigh
+
+if TYPE_CHECKING:
+    from hpo.evaluation.detections import Detections
+
+STUDY = exhibits.study(max_class_loss=None, max_latency_ms=None, max_size_mb=None)
+FORTY = Drawn(images=40)
+GOOD, POOR = draw(1, FORTY), draw(1, replace(FORTY, found=0.2), model=1)
+
+
+def evaluated(found: Detections | None) -> Evaluated:
+    metrics = {"mAP50": 0.5} if found is None else figures(found).metrics
+    return Evaluated("sha", "print", metrics, 40)
+
+
+def weighed(challenger: Detections | None, champion: Detections | None) -> Weighing:
+    incumbent = Incumbent(3, "before", 4, evaluated(champion), champion, again=False)
+    return weigh(STUDY, evaluated(challenger), challenger, incumbent)
+
+
+def test_the_evidence_is_the_difference_with_its_luck() -> None:
+    """By the rules of the study; each rule of the gate is listed."""
+    found = weighed(GOOD, POOR)
+    rules = STUDY.spec.promotion
+    expected = difference(
+        GOOD, POOR, "mAP50",
+        resamples=rules.resamples, seed=rules.seed, confidence=rules.confidence,
+    )  # fmt: skip
+    assert found.verdict.outcome == "promoted"
+    evidence = found.evidence()
+    assert evidence["difference"] == asdict(expected)
+    assert evidence["difference"]["luck"] == 1 / 2001
+    assert [rule["rule"] for rule in evidence["rules"]] == ["gain", "luck"]
+    assert evidence["comparable"]
+
+
+@pytest.mark.parametrize(
+    ("champion", "why"),
+    [
+        (None, "the trainer keeps no detections"),
+        (replace(POOR, names=POOR.names[::-1]), "their classes differ: "),
+        (replace(POOR, images=POOR.images[::-1]), "they were evaluated on other images"),
+        (
+            without_truth(POOR, np.arange(1, len(POOR.true_kind))),
+            "the true boxes of their images differ",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_said(champion: Detections | None, why: str) -> None:
+    """In words, not as an error; nothing is promoted over it."""
+    found = weighed(GOOD, champion)
+    assert found.incomparable.startswith(why)
+    assert found.difference is None
+    assert found.verdict.outcome == "kept"
+    assert found.evidence()["reason"] == found.incomparable
