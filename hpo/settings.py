@@ -33,7 +33,7 @@ VARIABLES: dict[str, str] = {
     "MLFLOW_BACKEND_STORE_URI": "`hpo provision` only: PostgreSQL URL of MLflow's server",
     "HPO_DASHBOARD_STORAGE": "PostgreSQL URL of optuna-dashboard instead of the reader's; with "
     "HPO_STORAGE's, visitors may finish and delete",
-    "HPO_DASHBOARD_BIND": "address that `python -m hpo.dashboard_app` listens at (default "
+    "HPO_DASHBOARD_BIND": "address that `python -m hpo.services.dashboard` listens at (default "
     "127.0.0.1)",
     "HPO_DASHBOARD_HOSTS": "hosts, with commas, as which it may be visited beside loopback",
     "HPO_DASHBOARD_READ_ONLY": "1: it refuses what would write, whatever its role may",

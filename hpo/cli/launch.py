@@ -183,7 +183,7 @@ def _end(study: Study, notes: list[str], errors: list[HpoError], *, as_json: boo
 
 def _detach(settings: Settings, study: Study, address: str | None, *, as_json: bool) -> None:
     """Start the same command without --detach as a process of its own."""
-    from hpo.background import start_background
+    from hpo.services.background import start_background
 
     if address:
         from workers.ray_launcher.entry import enter

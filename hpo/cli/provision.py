@@ -8,8 +8,8 @@ from dataclasses import asdict
 import click
 
 from hpo.cli.common import json_option, show
-from hpo.logins import read_logins
-from hpo.provisioning import Provisioned, provision
+from hpo.services.credentials import read_logins
+from hpo.services.provisioning import Provisioned, provision
 from hpo.settings import Settings
 
 WAIT_S = 120.0

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from sqlalchemy.exc import ProgrammingError
 
-from hpo.background import any_background, drain_backgrounds
-from hpo.bring_up import DASHBOARD_PORT, MLFLOW_PORT, Standing, Wanted, bring_up
 from hpo.cli.common import json_option, show
 from hpo.errors import UsageError
-from hpo.services import running_services, stop_services
+from hpo.services.background import any_background, drain_backgrounds
+from hpo.services.processes import running_services, stop_services
+from hpo.services.up import DASHBOARD_PORT, MLFLOW_PORT, Standing, Wanted, bring_up
 from hpo.settings import Settings
 from hpo.storage.postgres import embedded
 from hpo.storage.postgres.engine import is_private, storage_url
 from hpo.tracking.uri import tracking_uri
 
 if TYPE_CHECKING:
-    from hpo.services import Service
+    from hpo.services.processes import Service
 
 PORT = click.IntRange(1, 65535)
 TITLES = {"mlflow": "MLflow", "dashboard": "optuna-dashboard", "postgresql": "PostgreSQL"}

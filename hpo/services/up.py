@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import UsageError
 from hpo.host.processes import HOST, is_free, next_free
-from hpo.service_programs import dashboard_program, mlflow_program
-from hpo.services import running_services, services_lock, start_service, stop_service
+from hpo.services.processes import (
+    dashboard_program,
+    mlflow_program,
+    running_services,
+    services_lock,
+    start_service,
+    stop_service,
+)
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.engine import connect
 from hpo.storage.postgres.url import mask
@@ -21,8 +27,7 @@ from hpo.tracking.uri import artifact_root, is_remote, shown, tracking_uri
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hpo.service_programs import Program
-    from hpo.services import Service
+    from hpo.services.processes import Program, Service
     from hpo.settings import Settings
 
 MLFLOW_PORT = 5000

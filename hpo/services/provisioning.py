@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from hpo.logins import Logins
+    from hpo.services.credentials import Logins
     from hpo.settings import Settings
     from hpo.storage.postgres.roles import Login
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpo.errors import FaultsError, UsageError
-from hpo.logins import read_logins, weakness
+from hpo.services.credentials import read_logins, weakness
 
 GOOD = {
     "HPO_ADMIN_STORAGE": "postgresql://postgres:aaZ7-first@db/postgres",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hpo.dashboard_doors import HEALTH, only_for, only_reading, with_health
+from hpo.services.dashboard import HEALTH, only_for, only_reading, with_health
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -40,7 +40,7 @@ class Dashboard:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "hpo.dashboard_app", str(self.port)],
+                [sys.executable, "-m", "hpo.services.dashboard", str(self.port)],
                 env=inherited | {"HPO_HOME": str(folder / ".hpo")} | env,
                 stdout=log,
                 stderr=log,

@@ -20,8 +20,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from hpo.errors import DatabaseError, FaultsError, UsageError
-from hpo.logins import read_logins
-from hpo.provisioning import provision
+from hpo.services.credentials import read_logins
+from hpo.services.provisioning import provision
 from hpo.settings import Settings
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.admin import administrator

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from hpo.host.processes import any_free
-from hpo.services import stop_services
+from hpo.services.processes import stop_services
 from hpo.storage.postgres import embedded
 
 if TYPE_CHECKING:

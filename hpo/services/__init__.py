@@ -1,0 +1,1 @@
+"""Servers of this machine, and servers elsewhere made ready for the service."""
