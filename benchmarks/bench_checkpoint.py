@@ -21,7 +21,7 @@ from hpo.datasets import builtin
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.studies.study_file import read_study_file
 from hpo.trainer import Job, Verdict
-from workers.process import TrainingProcess
+from workers.training_process.client import TrainingProcess
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

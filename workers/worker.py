@@ -17,11 +17,11 @@ from hpo.studies.model_file import model_here
 from hpo.studies.preflight import require_same, require_test_split
 from hpo.studies.store import load_study
 from workers.device import choose_device
-from workers.drain import GRACE_S, Drain
 from workers.events import Event, Kind, Watch, nobody
-from workers.process import TrainingProcess
-from workers.run_folders import own_folder
-from workers.shift import Limits, Place, Shift, Summary
+from workers.shutdown import GRACE_S, Drain
+from workers.study_loop import Limits, Place, Shift, Summary
+from workers.training_process.client import TrainingProcess
+from workers.workspace import own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -224,7 +224,7 @@ def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: boo
 
 def _prepared(spec: StudySpec, settings: Settings) -> Path:
     """The file that trainings start from, seen to be of use; some seconds."""
-    from workers.process import TrainingProcess
+    from workers.training_process.client import TrainingProcess
 
     click.echo(f"hpo: loading {spec.model} once, to see that trainings can start from it", err=True)
     with TrainingProcess(spec.trainer, settings.home / "logs") as process:

@@ -89,12 +89,12 @@ def launch(
         _detach(settings, study, address, as_json=as_json)
         return 0
     from workers.ray_launcher.actor import Plan
-    from workers.ray_launcher.base import Base
     from workers.ray_launcher.cluster import cluster
-    from workers.ray_launcher.grounds import Grounds, refuse_far_nodes, witnessed
     from workers.ray_launcher.launch import Launch
-    from workers.ray_launcher.room import nodes
-    from workers.shift import Limits
+    from workers.ray_launcher.node_pool import Grounds, refuse_far_nodes, witnessed
+    from workers.ray_launcher.node_settings import Base
+    from workers.ray_launcher.nodes import nodes
+    from workers.study_loop import Limits
 
     click.echo(f"hpo: starting {workers} workers on {address or 'a private Ray'}", err=True)
     told = Base.of(settings, study, private=address is None)
@@ -186,7 +186,7 @@ def _detach(settings: Settings, study: Study, address: str | None, *, as_json: b
     from hpo.services.background import start_background
 
     if address:
-        from workers.ray_launcher.entry import enter
+        from workers.ray_launcher.cluster import enter
 
         enter(address)  # a cluster that is not there is said here, not in a log alone
     arguments = [item for item in sys.argv[1:] if item not in ("--detach", "--json")]

@@ -120,7 +120,7 @@ def _decided(
 ) -> Decision:
     from hpo.promotion.finalizer import finalize as decide
     from workers.device import choose_device
-    from workers.process import TrainingProcess
+    from workers.training_process.client import TrainingProcess
 
     with TrainingProcess(study.spec.trainer, settings.home / "logs") as process:
         return decide(

@@ -11,8 +11,8 @@ from hpo.cli.common import COUNT, json_option, show, study_option
 from hpo.cli.worker_options import stall_option
 
 if TYPE_CHECKING:
-    from workers.reproduced import ComparedEpoch, Reproduction
-    from workers.reproduction import Recorded
+    from workers.reproduce.report import ComparedEpoch, Reproduction
+    from workers.reproduce.run import Recorded
 
 DIFFERENT = 1  # exit code
 
@@ -51,9 +51,9 @@ def reproduce(
     from hpo.cli.project import opened, the_study
     from hpo.cli.worker import seconds_of
     from hpo.studies.status import is_simulated
-    from workers.reproduced import Sameness
-    from workers.reproduction import read_trial
-    from workers.reproduction import reproduce as train
+    from workers.reproduce.report import Sameness
+    from workers.reproduce.run import read_trial
+    from workers.reproduce.run import reproduce as train
 
     stall_timeout_s = seconds_of("--stall-timeout", stall_timeout)
     with opened() as (settings, engine):

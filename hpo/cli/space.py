@@ -15,7 +15,7 @@ from search_spaces.names import did_you_mean
 from search_spaces.parameter import NumberParameter
 from search_spaces.reader import builtin_names, load_space, space_text
 from search_spaces.space import condition
-from workers.argument_checks import value_fault
+from workers.trainer_support import value_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.studies.store import Study
     from workers.events import Event
-    from workers.shift import Summary
+    from workers.study_loop import Summary
 
 NEXT = {
     "limit": "its limit is reached",
@@ -68,7 +68,7 @@ def worker(
     Ctrl-C and SIGTERM leave at the end of the epoch, or when --grace is over, and give the trial
     back: another worker goes on from its checkpoint at once. A second signal leaves now.
     """
-    from workers.shift import Limits
+    from workers.study_loop import Limits
     from workers.worker import Worker
 
     limits = Limits(n_trials, seconds_of("--timeout", timeout), wait=not no_wait)

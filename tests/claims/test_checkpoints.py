@@ -16,8 +16,8 @@ from hpo.claims.claims import Claims, End, Standing
 from hpo.errors import WeightsError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.trainer import Checkpoint
-from workers import checkpoint_uploader
-from workers.checkpoint_uploader import CheckpointUploader
+from workers import checkpoints
+from workers.checkpoints import CheckpointUploader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -236,8 +236,8 @@ def uploads(engine: Engine, study: Study, store: FolderStore, tmp_path: Path) ->
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_uploader, "FIRST_WAIT_S", 0.05)
-    monkeypatch.setattr(checkpoint_uploader, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(checkpoints, "FIRST_WAIT_S", 0.05)
+    monkeypatch.setattr(checkpoints, "LONGEST_WAIT_S", 0.1)
 
 
 def test_what_was_handed_over_is_stored_and_its_file_removed(uploads: Uploads) -> None:

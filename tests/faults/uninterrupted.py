@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fixtures.training import Recorder, make_job
 
-from workers.simulated import SimulatedTrainer
+from workers.simulated.trainer import SimulatedTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

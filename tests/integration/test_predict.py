@@ -19,7 +19,7 @@ from PIL import Image, ImageChops
 from hpo.promotion import ledger
 from hpo.promotion.decision import Decision, Outcome
 from hpo.storage.artifacts.store import sha256_of
-from workers.simulated import SimulatedTrainer
+from workers.simulated.trainer import SimulatedTrainer
 
 if TYPE_CHECKING:
     from pathlib import Path

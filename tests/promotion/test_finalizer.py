@@ -19,7 +19,7 @@ from hpo.promotion.decision import Outcome
 from hpo.promotion.finalizer import finalize
 from hpo.storage.postgres.engine import make_engine
 from hpo.tracking.registry import Registry
-from workers.process import TrainingProcess
+from workers.training_process.client import TrainingProcess
 
 if TYPE_CHECKING:
     from hpo.promotion.decision import Decision

@@ -28,7 +28,7 @@ from hpo.tracking.dashboard import show_pending
 from hpo.tracking.mirror import open_mirror
 from hpo.tracking.verify import verify
 from hpo.trainer import Epoch
-from workers.shift import Limits
+from workers.study_loop import Limits
 from workers.worker import Worker
 
 if TYPE_CHECKING:

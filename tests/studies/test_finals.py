@@ -16,7 +16,7 @@ from hpo.storage.artifacts.opening import open_store
 from hpo.studies.finals import finals_of
 from hpo.studies.spec import Promotion
 from hpo.studies.store import load_study
-from workers.shift import Limits
+from workers.study_loop import Limits
 from workers.worker import Worker
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ STARTER = """
 from dataclasses import replace
 from pathlib import Path
 from hpo.errors import TrialError
-from workers.simulated import SimulatedTrainer
+from workers.simulated.trainer import SimulatedTrainer
 
 
 class Trainer(SimulatedTrainer):

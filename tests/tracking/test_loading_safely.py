@@ -19,8 +19,8 @@ from hpo.storage.artifacts.folder import FolderStore
 from hpo.studies.samplers import make_sampler
 from hpo.studies.spec import Choice
 from hpo.trainer import Checkpoint, Verdict
-from workers.process import TrainingProcess
-from workers.yolo.label_cache import load_labels
+from workers.training_process.client import TrainingProcess
+from workers.yolo.data import load_labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

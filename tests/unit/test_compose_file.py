@@ -153,8 +153,8 @@ def test_images_are_of_one_version_each() -> None:
 
 def test_a_node_has_time_to_leave_in_order() -> None:
     """The engine waits longer than an epoch's grace and what comes after it."""
-    from workers.drain import GRACE_S
     from workers.ray_launcher.launch import LEAVE_S
+    from workers.shutdown import GRACE_S
 
     for name in ("ray-head", "worker", "worker-gpu", "hpo"):
         seconds = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))

@@ -18,9 +18,9 @@ from fixtures.manifests import EXAMPLE, KUBERNETES, WHOLE, documents, named, pod
 from fixtures.sources import ROOT
 
 from hpo.settings import VARIABLES
-from workers.drain import GRACE_S
-from workers.ray_launcher.driver_node import STOP_S
+from workers.ray_launcher.cluster import STOP_S
 from workers.ray_launcher.launch import LEAVE_S
+from workers.shutdown import GRACE_S
 
 if TYPE_CHECKING:
     from fixtures.manifests import Manifest

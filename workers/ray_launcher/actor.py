@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from workers.drain import GRACE_S
-from workers.ray_launcher.fitness import require_fit
-from workers.ray_launcher.node import NodeWatch
+from workers.ray_launcher.node_probe import require_fit
+from workers.ray_launcher.preemption import NodeWatch
+from workers.shutdown import GRACE_S
 from workers.worker import STALL_TIMEOUT_S, Worker
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from workers.ray_launcher.base import Base
-    from workers.shift import Limits, Summary
+    from workers.ray_launcher.node_settings import Base
+    from workers.study_loop import Limits, Summary
 
 
 @dataclass(frozen=True)

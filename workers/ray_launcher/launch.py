@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from ray.actor import ActorClass
 
     from workers.ray_launcher.actor import Plan, Spot
-    from workers.ray_launcher.base import Base
-    from workers.ray_launcher.grounds import Grounds
-    from workers.shift import Limits, Summary
+    from workers.ray_launcher.node_pool import Grounds
+    from workers.ray_launcher.node_settings import Base
+    from workers.study_loop import Limits, Summary
 
 RESTARTS = 10  # of one worker; a machine that kills it again and again is not worth more
 TICK_S = 0.1

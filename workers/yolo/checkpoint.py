@@ -1,4 +1,4 @@
-"""The full state of a training after an epoch: into a file, and back into a trainer.
+"""The full state of a training and its best weights: into files, and back into a trainer.
 
 Plain containers and tensors in full precision, so that loading runs no code. On the CPU, with the
 same number of threads, the epochs that follow have the figures of a training that was never
@@ -8,16 +8,18 @@ interrupted. On CUDA they need not: its kernels add in another order each time.
 from __future__ import annotations
 
 import zipfile
+from copy import deepcopy
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.serialization import save  # Ultralytics has put one that tries again into torch.save
-from ultralytics.utils import LOGGER
+from ultralytics import __version__
+from ultralytics.utils import DEFAULT_CFG_KEYS, LOGGER
 from ultralytics.utils.torch_utils import unwrap_model
 
 from hpo.errors import CheckpointError
-from workers.checkpoint_files import draft_of, identity, require_own
+from workers.trainer_support import draft_of, identity, require_own
 from workers.yolo.arguments import code_version
 
 if TYPE_CHECKING:
@@ -194,3 +196,35 @@ def _warn_of_another_machine(was: Mapping[str, Any], now: Mapping[str, Any]) -> 
         LOGGER.warning(
             f"figures may differ from those of an uninterrupted training: {'; '.join(changed)}"
         )
+
+
+def save_weights(trainer: Any, path: Path) -> None:
+    """Write the averaged weights in half precision, as Ultralytics leaves them after training.
+
+    Its own `save_model` writes the optimizer too, twice, and takes it out again at the end, in
+    place.
+
+    Args:
+        trainer: an Ultralytics DetectionTrainer at the end of an epoch.
+        path: the file.
+    """
+    model = deepcopy(trainer.ema.ema)
+    model.criterion = None
+    model = model.half().cpu().to(memory_format=torch.contiguous_format)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            torch.nan_to_num_(tensor)  # too large for half precision
+    # Without this machine's folders
+    args = {name: value for name, value in vars(trainer.args).items() if name in DEFAULT_CFG_KEYS}
+    model.args = args
+    kept = {
+        "epoch": -1,  # Ultralytics' sign of a training that is not to be resumed
+        "model": model,
+        "train_args": args,
+        "train_metrics": {**trainer.metrics, "fitness": trainer.fitness},
+        "version": __version__,
+        "license": "AGPL-3.0 (https://ultralytics.com/license)",
+    }
+    draft = draft_of(path)
+    torch.save(kept, draft)
+    draft.replace(path)

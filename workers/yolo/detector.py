@@ -20,12 +20,11 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 
 from hpo.errors import TrialError
 from hpo.trainer import Checkpoint, Epoch, Verdict
-from workers.checkpoint_files import continued_weights, is_due, state_file, weights_file
-from workers.yolo.best import save_weights
-from workers.yolo.checkpoint import restore, restore_gradients, write_state
-from workers.yolo.effective import batch_argument, effective_arguments, require_applied
-from workers.yolo.epoch_start import start_epoch
-from workers.yolo.validation import UnhurriedValidator
+from workers.trainer_support import continued_weights, is_due, state_file, weights_file
+from workers.yolo.checkpoint import restore, restore_gradients, save_weights, write_state
+from workers.yolo.effective_arguments import batch_argument, effective_arguments, require_applied
+from workers.yolo.seeding import start_epoch
+from workers.yolo.validators import UnhurriedValidator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -84,7 +84,7 @@ def _patch(threads: int) -> None:
     from ultralytics.nn.tasks import _SafeLoad
     from ultralytics.utils import torch_utils
 
-    from workers.yolo.label_cache import load_labels, save_labels
+    from workers.yolo.data import load_labels, save_labels
 
     if not _SafeLoad.restricted():
         raise RuntimeError("this Ultralytics would run the code in a weights file; install 8.4.190")

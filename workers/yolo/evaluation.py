@@ -20,7 +20,7 @@ from workers.yolo.arguments import PREDICT_PARAMS
 from workers.yolo.data import own_data_yaml
 from workers.yolo.detector import KEYS
 from workers.yolo.latency import measure
-from workers.yolo.recording import RecordingValidator
+from workers.yolo.validators import RecordingValidator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

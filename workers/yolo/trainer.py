@@ -17,8 +17,8 @@ from hpo.trainer import Description, Evaluation, Package, Result, Verdict
 from workers.yolo import environment
 from workers.yolo.arguments import DEFAULTS, PREDICT_PARAMS, arguments, code_version
 from workers.yolo.data import own_data_yaml
-from workers.yolo.faults import faults
 from workers.yolo.models import EXAMPLES, hidden_words, hiding, start_file
+from workers.yolo.study_checks import faults
 from workers.yolo.weights import find_model, require_architecture, require_weights
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Train a trial again from what is stored, and compare."""

@@ -1,0 +1,1 @@
+"""A trainer that trains nothing: curves, detections and evaluations by formula."""

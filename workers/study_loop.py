@@ -1,0 +1,289 @@
+"""A worker at one study: claims and runs its trials; opens no database, promotes nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from hpo.claims.checkpoints import clear_ended
+from hpo.claims.claims import Claim, Claims, End, NoTrial
+from hpo.errors import HpoError, RepeatedFailureError
+from hpo.host.environment import this_machine
+from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres.engine import patient
+from hpo.storage.postgres.queries import query
+from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
+from workers.events import Event, Kind
+from workers.final_runner import FinalRun
+from workers.trial_runner import Bench, Ended, LostError, TrialRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Self
+
+    from sqlalchemy import Connection, Engine
+
+    from hpo.settings import Settings
+    from hpo.studies.store import Study
+    from workers.events import Watch
+    from workers.shutdown import Drain
+    from workers.training_process.client import TrainingProcess
+
+log = logging.getLogger(__name__)
+
+# In a row, before the worker keeps the budget and stops. Of the reason `error` only: a dataset that
+# is gone fails every trial, while a loss that diverges or full memory is the trial's own affair.
+SAME_FAILURES = 3
+_LONGEST_WAIT_S = 0.8  # between two looks for something to take over
+_FLUSH_S = 5.0  # for MLflow, when the worker was asked to leave: what lacks is copied later
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a worker leaves.
+
+    Attributes:
+        n_trials: trials that this worker ended; None for no limit.
+        timeout_s: seconds since its start after which it claims no more; None for no limit.
+        wait: whether to wait, with everything claimed, for a takeover or the end.
+    """
+
+    n_trials: int | None = None
+    timeout_s: float | None = None
+    wait: bool = True
+
+
+@dataclass
+class Summary:
+    """What a worker did.
+
+    Attributes:
+        ended: trials it ended, by how.
+        why: why it left: `limit`, `timeout`, `all claimed`, `finished`, `stopped`, `deleted`,
+            `drained`, `failing` (the same error again and again) or `crashed`.
+        notes: what came of the finals and of the promotion, where this worker was at them.
+    """
+
+    ended: dict[End, int] = field(default_factory=dict)
+    why: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Trials ended."""
+        return sum(self.ended.values())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: what is the same for all its studies.
+
+    Attributes:
+        settings: of this machine.
+        engine: with room for two connections. The mirror's threads and a promotion hold one of
+            them at most while MLflow is slow; this thread, the lease keeper and the checkpoints'
+            uploader take one for a short transaction at a time.
+        process: the training process.
+        runs: folder of the runs.
+        data: the dataset's YAML on this machine.
+        model: what trainings are given as their model.
+        device: what to train on.
+        drain: the wish to leave.
+        watch: is told what happens.
+        stall_timeout_s: longest silence of a training; None for no limit.
+        slot: a name that outlives this process; None for none.
+        started: when the worker began, of the monotonic clock.
+        turn: of the mirrors' threads and the promotion, for the connection that one may hold.
+    """
+
+    settings: Settings
+    engine: Engine
+    process: TrainingProcess
+    runs: Path
+    data: Path | None
+    model: str
+    device: str
+    drain: Drain
+    watch: Watch
+    stall_timeout_s: float | None
+    slot: str | None
+    started: float
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Shift:
+    """One worker's time on one study; `run` is called once, inside the shift's `with` block."""
+
+    def __init__(
+        self, place: Place, study: Study, limits: Limits, *, test_fingerprint: str = ""
+    ) -> None:
+        """Remember what to do.
+
+        Args:
+            place: where.
+            study: the study, or its finals.
+            limits: when to leave.
+            test_fingerprint: of the test split as it is here, for finals.
+        """
+        self._place, self._study, self._limits = place, study, limits
+        self._test_fingerprint = test_fingerprint
+        self._failures: list[str] = []
+        self._ended_before = 0  # by earlier workers of the slot
+
+    def __enter__(self) -> Self:
+        place = self._place
+        self._mirror = MirrorThread(
+            place.settings, self._study, engine=place.engine, turn=place.turn
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        """Close the mirror; whoever asked the worker to leave does not wait for MLflow."""
+        flush_s = 0.0 if kind is KeyboardInterrupt else FLUSH_S
+        drain = self._place.drain
+        self._mirror.close(
+            min(flush_s, _FLUSH_S, max(1.0, drain.left_s)) if drain.asked else flush_s
+        )
+
+    def run(self) -> Summary:
+        """Claim and run trials; the mirror goes on until the shift is left.
+
+        Raises:
+            RepeatedFailureError: the trials fail with the same error again and again.
+            HpoError: a service stayed away.
+        """
+        place, study = self._place, self._study
+        host = socket.gethostname()
+        slot = place.slot if study.parent_id is None else None  # finals count in nobody's limit
+        row = {
+            "study_id": study.study_id, "host": host, "pid": os.getpid(), "device": place.device,
+            "environment": json.dumps(this_machine(place.device, study.code_version)),
+        }  # fmt: skip
+        # Repeated after a lost acknowledgement it makes a second row, which nobody is
+        worker_id, self._ended_before = patient(
+            place.engine, lambda connection: _register(connection, row, slot),
+            patience_s=place.settings.db_patience_s, stop=place.drain.event,
+        )  # fmt: skip
+        summary = Summary(why="crashed")
+        try:
+            bench = self._bench(worker_id, host)
+            self._loop(bench, summary, self._mirror.wake)
+            if summary.why == "finished":
+                _clear_ended(bench)
+        except RepeatedFailureError:
+            summary.why = "failing"
+            raise
+        finally:
+            _left(place.engine, worker_id, summary.why)
+        return summary
+
+    def _bench(self, worker_id: int, host: str) -> Bench:
+        place, settings = self._place, self._place.settings
+        claims = Claims(
+            place.engine, self._study, worker_id, lease_s=settings.lease_s,
+            patience_s=settings.db_patience_s, stop=place.drain.event,
+        )  # fmt: skip
+        return Bench(
+            self._study, claims, place.process, open_store(settings), place.runs, place.data,
+            place.model, place.device, host, place.stall_timeout_s, settings.checkpoint_every,
+            self._test_fingerprint,
+        )  # fmt: skip
+
+    def _loop(self, bench: Bench, summary: Summary, wake: Callable[[], None]) -> None:
+        waiting, drain = False, self._place.drain
+        watch = self._watched(wake)
+        while not (why := self._enough(summary)):
+            claim = bench.claims.claim()
+            if isinstance(claim, Claim):
+                waiting = False
+                self._count(self._one(bench, claim, watch), summary)
+            elif claim is not NoTrial.WAIT:
+                why = claim.value
+                break
+            elif not self._limits.wait:
+                why = "all claimed"
+                break
+            else:
+                if not waiting:
+                    watch(Event(Kind.WAITING, text="all trials are claimed, some still run"))
+                waiting = True
+                drain.event.wait(min(self._place.settings.lease_s / 4, _LONGEST_WAIT_S))
+        summary.why = why
+
+    def _one(self, bench: Bench, claim: Claim, watch: Watch) -> Ended:
+        kind = TrialRun if self._study.parent_id is None else FinalRun
+        try:
+            run = kind(bench, claim, self._place.drain, watch)
+        except LostError:
+            return Ended(None, lost=True)
+        return run.run()
+
+    def _watched(self, wake: Callable[[], None]) -> Watch:
+        def watch(event: Event) -> None:
+            wake()
+            final = self._study.parent_id is not None
+            self._place.watch(replace(event, what="final") if final else event)
+
+        return watch
+
+    def _enough(self, summary: Summary) -> str:
+        limits = self._limits
+        if self._place.drain.asked:
+            return "drained"
+        count = self._ended_before + summary.count
+        if limits.n_trials is not None and count >= limits.n_trials:
+            return "limit"
+        spent_s = time.monotonic() - self._place.started
+        if limits.timeout_s is not None and spent_s >= limits.timeout_s:
+            return "timeout"
+        return ""
+
+    def _count(self, ended: Ended, summary: Summary) -> None:
+        if ended.end is None:
+            return
+        summary.ended[ended.end] = summary.ended.get(ended.end, 0) + 1
+        if ended.end is not End.FAIL or not ended.error.startswith("error: "):
+            self._failures.clear()
+            return
+        if self._failures and first_line(self._failures[-1]) != first_line(ended.error):
+            self._failures.clear()
+        self._failures.append(ended.error)
+        if len(self._failures) >= SAME_FAILURES:
+            raise RepeatedFailureError(
+                f"{SAME_FAILURES} trials in a row failed with the same error: {ended.error}",
+                hint="Mend the cause, then start workers again; the rest of the budget is kept.",
+            )
+
+
+def first_line(text: str) -> str:
+    """What makes two errors the same: later lines are a log's tail, with addresses that change."""
+    return text.partition("\n")[0]
+
+
+def _register(connection: Connection, row: dict[str, Any], slot: str | None) -> tuple[int, int]:
+    """(the new worker's id, trials that earlier workers of the slot ended)."""
+    before = int(connection.execute(query("ended_in_slot"), {"slot": slot}).scalar_one())
+    worker_id = connection.execute(query("register_worker"), row | {"slot": slot}).scalar_one()
+    return int(worker_id), before
+
+
+def _clear_ended(bench: Bench) -> None:
+    try:
+        clear_ended(bench.claims, bench.store)
+    except HpoError as error:  # the trials are told: nothing depends on it
+        log.warning("checkpoints of ended trials stay for now: %s", error)
+
+
+def _left(engine: Engine, worker_id: int, why: str) -> None:
+    try:
+        with engine.begin() as connection:
+            connection.execute(query("worker_left"), {"worker_id": worker_id, "why": why})
+    except Exception:  # the row is for people; leaving must not fail for it
+        log.warning("could not note that this worker left", exc_info=True)

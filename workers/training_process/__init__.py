@@ -1,0 +1,1 @@
+"""The child process that trains, and the parent's side of it."""

@@ -1,0 +1,331 @@
+"""One trial: continue or start it, report each epoch under the lease, tell how it ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from hpo.claims.checkpoints import Checkpoints
+from hpo.claims.claims import End, Standing
+from hpo.claims.heartbeat import LeaseKeeper
+from hpo.errors import CheckpointError, HpoError, ServiceError, StoreError, TrialError
+from hpo.trainer import Epoch, Job, Result, Verdict
+from workers.checkpoints import CheckpointUploader, Starts
+from workers.events import Event, Kind, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hpo.claims.claims import Claim, Claims
+    from hpo.storage.artifacts.store import ArtifactStore, Stored
+    from hpo.studies.store import Study
+    from workers.shutdown import Drain
+    from workers.training_process.client import TrainingProcess
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SHOWN = ("batch", "optimizer")  # effective arguments shown with the trial
+STORE_WAIT_S = 2.0  # between two tries of a store that is needed now
+LEAVING_S = 3.0  # of the grace, kept for the last checkpoint and for giving the trial back
+LONGEST_FLUSH_S = 60.0  # for the last checkpoint of a study that was stopped
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        end: None when the trial is not this worker's to end: the lease was lost, or the trial was
+            given back unfinished.
+        error: of a FAIL, `reason: message`.
+        lost: whether the lease was lost.
+    """
+
+    end: End | None
+    error: str = ""
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where this worker trains: what is the same for all its trials.
+
+    Attributes:
+        study: the study.
+        claims: its claims.
+        process: the training process.
+        store: where checkpoints, weights and pictures go.
+        runs: folder in which each run gets one of its own, removed when the trial is told.
+        data: the dataset's YAML on this machine.
+        model: what trainings are given as their model.
+        device: what to train on.
+        host: this machine's name, for the record.
+        stall_timeout_s: longest silence of a training; None for no limit.
+        checkpoint_every: epochs between two checkpoints; 0 makes none.
+        test_fingerprint: of the test split, where this is the bench of finals.
+    """
+
+    study: Study
+    claims: Claims
+    process: TrainingProcess
+    store: ArtifactStore
+    runs: Path
+    data: Path | None
+    model: str
+    device: str
+    host: str
+    stall_timeout_s: float | None = None
+    checkpoint_every: int = 1
+    test_fingerprint: str = ""
+
+
+class GiveBackError(Exception):
+    """The worker leaves while the trial needs a store that is not there."""
+
+
+class LostError(Exception):
+    """The lease was lost meanwhile."""
+
+
+class TrialRun:
+    """One claimed trial on a bench; `run` is called once."""
+
+    def __init__(
+        self, bench: Bench, claim: Claim, drain: Drain, watch: Watch, *, seed: int | None = None
+    ) -> None:
+        """Prepare; `seed` None takes the study's."""
+        self._bench, self._claim, self._drain, self._watch = bench, claim, drain, watch
+        self._job = make_job(bench, claim, seed)
+        self._answered = Verdict.GO  # the last verdict given to the trainer
+        self._lost = False
+        self._last = 0  # the last epoch of this training
+        self._keeper = LeaseKeeper(bench.claims, claim)
+        self._checkpoints = Checkpoints(bench.claims, claim, bench.store)
+        self._uploader = CheckpointUploader(self._checkpoints, self._warn)
+        self._starts = Starts(self._checkpoints, self._job.run_dir, self._when_reached)
+        self._warned = ""
+
+    def run(self) -> Ended:
+        """Train and tell.
+
+        Raises:
+            DatabaseError: PostgreSQL stayed away longer than the patience.
+            OSError: the run's folder cannot be written; the trial is given back.
+        """
+        claim = self._claim
+        params: dict[str, object] = dict(claim.params)
+        self._watch(Event(Kind.CLAIMED, claim.number, epochs=self._job.epochs, params=params))
+        try:
+            self._job.run_dir.mkdir(parents=True)
+            with self._keeper:
+                ended = self._ended()
+        except ServiceError:
+            raise  # PostgreSQL is gone: asking it to release would wait again; the lease runs out
+        except BaseException:
+            # Interrupted, or no space: the trial is not over, another worker may have it at once.
+            self._release_if_possible()
+            raise
+        finally:
+            shutil.rmtree(self._job.run_dir, ignore_errors=True)
+        text = ended.end.value if ended.end else ("lost" if ended.lost else "given back")
+        self._watch(Event(Kind.ENDED, claim.number, text=text, value=None))
+        return ended
+
+    def _ended(self) -> Ended:
+        try:
+            with self._uploader:
+                result = self._train()
+            if self._lost:
+                return self._is_lost()
+            if self._answered is Verdict.STOP:
+                return self._give_back()
+            return self._finish(result)
+        except TrialError as error:
+            return self._is_lost() if self._lost else self._fail(error)
+        except LostError:
+            return self._is_lost()
+        except GiveBackError:
+            return self._give_back()
+
+    def _train(self) -> Result:
+        """Train from the newest checkpoint that can be continued from; nothing is told yet."""
+        bench, starts = self._bench, self._starts
+        for resume in starts if self._claim.takeovers else (None,):
+            self._last = 0 if resume is None else resume.epoch
+            if self._claim.takeovers and not self._say_resumed(starts.note):
+                raise LostError
+            try:
+                result = bench.process.train(
+                    replace(self._job, resume=resume), self._report,
+                    poll=self._poll, stall_timeout_s=bench.stall_timeout_s,
+                )  # fmt: skip
+            except CheckpointError as error:
+                starts.refuse(self._last, error)
+                continue
+            if self._answered is Verdict.STOP and not self._lost:
+                self._uploader.flush(min(self._drain.left_s, LONGEST_FLUSH_S))
+            return result
+        raise TrialError("error", f"the trainer refused even the start ({starts.note})")
+
+    def _say_resumed(self, note: str) -> bool:
+        """Record where this attempt begins; False when the trial is another's."""
+        number, epoch = self._claim.number, self._last
+        if not self._bench.claims.resume(self._claim, epoch, note):
+            return False
+        if note:
+            log.warning("trial %d: %s", number, note)
+        where = f"goes on after epoch {epoch}" if epoch else "starts again, without a checkpoint"
+        self._watch(Event(Kind.NOTE, number, text=f"trial {number}: taken over, {where}"))
+        return True
+
+    def _report(self, epoch: Epoch) -> Verdict:
+        """Store an epoch under the lease and decide how the training goes on."""
+        claims, claim = self._bench.claims, self._claim
+        standing = claims.report(claim, epoch)
+        if standing is Standing.LOST:
+            self._lost, self._answered = True, Verdict.STOP
+            return self._answered
+        self._last = epoch.number
+        if epoch.checkpoint is not None:
+            self._uploader.submit(epoch.checkpoint)
+        if epoch.warning:
+            log.warning("trial %d: %s", claim.number, epoch.warning)
+            self._warn(epoch.warning)
+        value = epoch.metrics.get(self._job.metric, math.nan)
+        self._watch(Event(Kind.EPOCH, claim.number, epoch.number, self._job.epochs, value))
+        # After its last epoch a trial is done in a moment: it is told, not given back, and not
+        # judged, as nothing is left to save by pruning.
+        if epoch.number < self._job.epochs:
+            if standing is Standing.STOP or self._drain.asked:
+                self._answered = Verdict.STOP
+            elif claims.prunes(claim, epoch.number):
+                self._answered = Verdict.PRUNE
+        return self._answered
+
+    def _poll(self) -> Verdict | None:
+        """In mid-epoch a lost lease ends a training, and a grace that is over."""
+        self._lost = self._lost or self._keeper.standing is Standing.LOST
+        if self._lost or self._drain.left_s <= min(LEAVING_S, self._drain.grace_s / 2):
+            self._answered = Verdict.STOP
+            return Verdict.STOP
+        return None
+
+    def _is_lost(self) -> Ended:
+        log.warning("trial %d is no longer this worker's", self._claim.number)
+        if self._warned:
+            self._warn("")
+        return Ended(None, lost=True)
+
+    def _finish(self, result: Result) -> Ended:
+        end = End.PRUNED if self._answered is Verdict.PRUNE else End.COMPLETE
+        if end is End.COMPLETE and result.best_epoch is None:
+            metric = self._job.metric
+            return self._fail(TrialError("diverged", f"no epoch had a finite {metric}"))
+        attrs = {
+            "worker": self._bench.host,
+            "device": self._job.device,
+            "best_epoch": result.best_epoch,
+            "train_s": round(result.train_s, 3),
+            # What machines change most; all the others stand in effective.json.
+            **{key: result.effective[key] for key in SHOWN if key in result.effective},
+        }
+        files = {name: self._kept(path) for name, path in self._files(result).items()}
+        if end is End.COMPLETE:
+            more, figures = self._examined(result)
+            files |= more
+            attrs |= figures
+        told = self._bench.claims.tell(self._claim, end, attrs=attrs, files=files, last=self._last)
+        return self._told(Ended(end)) if told else self._is_lost()
+
+    def _examined(self, result: Result) -> tuple[dict[str, Stored], dict[str, float]]:
+        """(what else is kept of a complete trial, further attributes); nothing for a trial."""
+        del result
+        return {}, {}
+
+    def _stopped(self) -> GiveBackError | LostError:
+        """Why this worker must let go of the trial: it leaves, or the lease is another's."""
+        return LostError() if self._lost else GiveBackError()
+
+    def _files(self, result: Result) -> dict[str, Path]:
+        files = {f"pictures/{name}": path for name, path in result.pictures.items()}
+        if result.weights is not None:
+            files[f"weights/{result.weights.name}"] = result.weights
+        effective = self._job.run_dir / "effective.json"
+        effective.write_text(json.dumps(dict(result.effective), indent=2, default=str))
+        return files | {effective.name: effective}
+
+    def _kept(self, path: Path) -> Stored:
+        return self._when_reached(lambda: self._bench.store.put(path))
+
+    def _when_reached(self, call: Callable[[], T]) -> T:
+        """Do it once the store is there: nothing can go on without it."""
+        while True:
+            try:
+                return call()
+            except StoreError as error:
+                text = f"trial {self._claim.number} waits: {error}"
+                if text != self._warned:
+                    log.warning("%s", text)
+                    self._warn(text)
+            if self._drain.event.wait(STORE_WAIT_S):
+                raise GiveBackError
+            if self._keeper.standing is Standing.LOST:
+                raise LostError
+
+    def _warn(self, text: str) -> None:
+        self._warned = text
+        self._bench.claims.warn(text)
+
+    def _fail(self, error: TrialError) -> Ended:
+        attrs = {
+            "worker": self._bench.host,
+            "fail_reason": error.reason,
+            "fail_message": str(error),
+        }
+        reason = f"{error.reason}: {error}"
+        told = self._bench.claims.tell(
+            self._claim, End.FAIL, reason=reason, attrs=attrs, last=self._last
+        )
+        return self._told(Ended(End.FAIL, error=reason)) if told else self._is_lost()
+
+    def _told(self, ended: Ended) -> Ended:
+        """The trial is over, whatever comes now: its checkpoints are of no use any more."""
+        if self._warned:
+            self._warn("")
+        try:
+            self._checkpoints.clear()
+        except HpoError as error:
+            log.warning("checkpoints of trial %d stay for now: %s", self._claim.number, error)
+        return ended
+
+    def _give_back(self) -> Ended:
+        self._bench.claims.release(self._claim)
+        if self._warned:
+            self._warn("")
+        return Ended(None)
+
+    def _release_if_possible(self) -> None:
+        try:
+            self._bench.claims.release(self._claim)
+        except ServiceError as error:  # the lease runs out by itself; the first error goes on
+            log.warning("trial %d not given back: %s", self._claim.number, error)
+
+
+def make_job(bench: Bench, claim: Claim, seed: int | None = None) -> Job:
+    """The training that a claim asks for, from its start; `seed` None takes the study's."""
+    spec = bench.study.spec
+    epochs = spec.budget.epochs or int(claim.params["epochs"])
+    name = f"trial-{claim.number:04d}-{claim.token.hex[:8]}"
+    return Job(
+        trial=claim.number, model=bench.model, params=claim.params, train=spec.train, epochs=epochs,
+        seed=spec.seed if seed is None else seed, metric=spec.objective.metric,
+        direction=spec.objective.direction,
+        data=bench.data, device=bench.device, run_dir=bench.runs / name,
+        checkpoint_every=bench.checkpoint_every, model_sha256=bench.study.model_sha256,
+    )  # fmt: skip
