@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import json_option, show, study_option
+from hpo.cli.terminal.options import json_option, show, study_option
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def export_study(file: Path, *, force: bool, study_name: str | None, as_json: bo
     stdout. Weights, pictures and checkpoints are not in it: they stay in the artifact store
     (HPO_ARTIFACTS), which is to be copied or shared by itself.
     """
-    from hpo.cli.project import opened, the_study
+    from hpo.cli.terminal.context import opened, the_study
     from hpo.storage.artifacts.opening import open_store
     from hpo.studies.backup.export import export_study as read
     from hpo.studies.backup.file import require_writable, to_bytes, write
@@ -108,7 +108,7 @@ def import_study(file: Path, *, name: str | None, as_json: bool) -> None:
 
 def _restore(document: StudyDocument, settings: Settings) -> tuple[Imported, str, str]:
     """(what became of it, the artifact store's place here, the study's state)."""
-    from hpo.cli.project import plainly
+    from hpo.cli.terminal.context import plainly
     from hpo.storage.artifacts.opening import open_store
     from hpo.storage.postgres import schema
     from hpo.storage.postgres.engine import connect

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import COUNT, json_option, key_value, progress, show
+from hpo.cli.terminal.options import COUNT, json_option, key_value, progress, show
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -
 
 
 def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: bool) -> None:
-    from hpo.cli.project import plainly
+    from hpo.cli.terminal.context import plainly
     from hpo.storage.artifacts.opening import open_store
     from hpo.storage.postgres import schema
     from hpo.storage.postgres.engine import connect

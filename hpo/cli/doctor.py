@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.common import json_option, print_json
-from hpo.cli.failing import meaning
+from hpo.cli.terminal.errors import meaning
+from hpo.cli.terminal.options import json_option, print_json
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.common import json_option, print_json, print_view, study_option
-from hpo.cli.failing import INTERRUPTED
-from hpo.cli.launch_view import follower
-from hpo.cli.signals import drain_on_signals
-from hpo.cli.worker import seconds_of
-from hpo.cli.worker_options import (
+from hpo.cli.terminal.errors import INTERRUPTED
+from hpo.cli.terminal.live import follower
+from hpo.cli.terminal.options import (
     checkpoint_option,
     grace_option,
+    json_option,
+    print_json,
+    print_view,
     stall_option,
+    study_option,
     with_checkpoints,
 )
+from hpo.cli.terminal.signals import drain_on_signals
+from hpo.cli.worker import seconds_of
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
@@ -118,7 +121,7 @@ def launch(
 
 
 def _choose(name: str | None) -> tuple[Settings, Study]:
-    from hpo.cli.project import opened, require_open, the_study
+    from hpo.cli.terminal.context import opened, require_open, the_study
     from hpo.studies.preflight import require_same
 
     with opened() as (settings, engine):
@@ -157,8 +160,8 @@ def _follow(settings: Settings, study: Study, running: Launch, *, as_json: bool)
 
 
 def _end(study: Study, notes: list[str], errors: list[HpoError], *, as_json: bool) -> None:
-    from hpo.cli.project import opened
-    from hpo.cli.status_view import status_view
+    from hpo.cli.terminal.context import opened
+    from hpo.cli.terminal.views import status_view
     from hpo.studies.status import status
 
     with opened() as (settings, engine):

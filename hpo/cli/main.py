@@ -8,7 +8,7 @@ from importlib import import_module
 import click
 
 from hpo import __version__
-from hpo.cli.failing import run_guarded
+from hpo.cli.terminal.errors import run_guarded
 
 # command -> (module, attribute, one line for `hpo --help`). The help stands here so that listing
 # the commands imports none of them; a test compares it with the command's own.
@@ -26,22 +26,22 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "launch": ("hpo.cli.launch", "launch", "Run workers on Ray and follow their progress."),
     "list": (
-        "hpo.cli.watching",
+        "hpo.cli.status",
         "list_studies",
         "List all studies, the newest first, and the finals of each below it.",
     ),
     "status": (
-        "hpo.cli.watching",
+        "hpo.cli.status",
         "status",
         "Show where a study stands: counts, best trial, workers, mirror, champion.",
     ),
     "trials": (
-        "hpo.cli.watching",
+        "hpo.cli.status",
         "trials",
         "List a study's trials with their values and parameters.",
     ),
     "show": (
-        "hpo.cli.watching",
+        "hpo.cli.status",
         "show_trial",
         "Show one trial: parameters, every epoch, files, takeovers.",
     ),
@@ -98,7 +98,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Show the champion of a registered model: version, trial, value and when it was decided.",
     ),
     "rollback": (
-        "hpo.cli.rollback",
+        "hpo.cli.champion",
         "rollback",
         "Move the champion's alias back to the champion before, or to another version.",
     ),

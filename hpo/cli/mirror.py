@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.common import json_option, show, study_option
-from hpo.cli.project import opened, the_study
+from hpo.cli.terminal.context import opened, the_study
+from hpo.cli.terminal.options import json_option, show, study_option
 from hpo.errors import HpoError
 from hpo.storage.postgres.queries import query
 from hpo.tracking.dashboard import show_pending

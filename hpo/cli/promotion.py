@@ -1,4 +1,4 @@
-"""`hpo finalize` and `hpo promote`: by the gate, or past it."""
+"""`hpo finalize` and `hpo promote`, with the finals that they run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.common import json_option, show, study_option
-from hpo.cli.project import opened, the_study
+from hpo.cli.terminal.context import opened, the_study
+from hpo.cli.terminal.options import json_option, show, study_option
+from hpo.cli.terminal.signals import drain_on_signals
+from hpo.errors import HpoError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from hpo.promotion.request import Override
     from hpo.settings import Settings
     from hpo.studies.store import Study
+    from workers.events import Event
 
 onnx_option = click.option(
     "--no-onnx", is_flag=True, help="Leave out the ONNX file that the study's promotion asks for."
@@ -45,8 +48,6 @@ def finalize(
     what is complete so far, and leaves it open. Calling it again changes nothing, but for a
     version that MLflow lost with its database: that is made again.
     """
-    from hpo.cli.finals import run_finals
-
     with opened() as (settings, engine):
         study = _parent(engine, the_study(settings, engine, study_name, writing=True))
         if not dry_run:
@@ -79,7 +80,6 @@ def promote(
     The trial is evaluated on the test split first where that can be done, so that the record says
     what the gate thinks of it. `hpo rollback` undoes it.
     """
-    from hpo.cli.finals import run_finals
     from hpo.errors import MismatchError, UsageError
     from hpo.promotion.champion import require_alias
     from hpo.promotion.ledger import actor
@@ -194,3 +194,53 @@ def _rules(decision: Decision) -> list[str]:
         met = "met    " if rule["met"] else "NOT met"
         lines.append(f"  {met} {rule['rule']}: wanted {rule['wanted']}, seen {rule['seen']}")
     return lines
+
+
+LEFT = "the finals are not over; the same command goes on with them"
+
+
+def run_finals(settings: Settings, engine: Engine, study: Study, numbers: list[int] | None) -> None:
+    """Look again at the best trials, or at those of `numbers`, until that is done.
+
+    Raises:
+        UsageError: a trial of `numbers` is not complete.
+        MismatchError: the test split is not here, or not as it was.
+        KeyboardInterrupt: it was asked to leave before.
+    """
+    from hpo.promotion.candidates import call_finals
+    from workers.worker import Worker
+
+    finals = call_finals(engine, study, numbers)
+    if finals is None or _are_over(engine, finals):
+        return
+    engine.dispose()  # idle by now: the worker has its own two connections
+    one = Worker(settings, finals.name, watch=_say, promote=False)
+    drain_on_signals(one.drain, "leaving as soon as it can")
+    summary = one.run()
+    if summary.why == "drained":
+        click.echo(f"hpo: {LEFT}", err=True)
+        raise KeyboardInterrupt
+    if summary.why != "finished":
+        raise HpoError(f"the finals of '{study.name}' are not over: {summary.why}")
+
+
+def _are_over(engine: Engine, finals: Study) -> bool:
+    from hpo.promotion.candidates import standing
+
+    with engine.connect() as connection:
+        stands = standing(connection, finals)
+    return stands is not None and not stands.open_because
+
+
+def _say(event: Event) -> None:
+    from workers.events import Kind
+
+    if event.kind is Kind.CLAIMED:
+        click.echo(f"hpo: final {event.trial}", err=True)
+    elif event.kind is Kind.EPOCH:
+        value = "" if event.value is None else f", {event.value:.4f}"
+        click.echo(f"hpo: final {event.trial}: epoch {event.epoch}/{event.epochs}{value}", err=True)
+    elif event.kind is Kind.ENDED:
+        click.echo(f"hpo: final {event.trial}: {event.text.lower()}", err=True)
+    elif event.text:
+        click.echo(f"hpo: {event.text}", err=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from hpo.cli.common import json_option, show
+from hpo.cli.terminal.options import json_option, show
 from hpo.services.credentials import read_logins
 from hpo.services.provisioning import Provisioned, provision
 from hpo.settings import Settings

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import COUNT, json_option, show, study_option
-from hpo.cli.worker_options import stall_option
+from hpo.cli.terminal.options import COUNT, json_option, show, stall_option, study_option
 
 if TYPE_CHECKING:
     from workers.reproduce.report import ComparedEpoch, Reproduction
@@ -48,7 +47,7 @@ def reproduce(
     the weights, the arguments in use, and what differs between the machine that trained it and this
     one. Nothing is written to the study, MLflow or the store. Exit code 1: it came out different.
     """
-    from hpo.cli.project import opened, the_study
+    from hpo.cli.terminal.context import opened, the_study
     from hpo.cli.worker import seconds_of
     from hpo.studies.status import is_simulated
     from workers.reproduce.report import Sameness
@@ -75,7 +74,7 @@ class _Lines:
         self._recorded, self._stream = recorded, stream
 
     def __call__(self, epoch: ComparedEpoch) -> None:
-        from hpo.cli.status_view import number_text
+        from hpo.cli.terminal.views import number_text
 
         recorded = self._recorded
         click.echo(
@@ -87,7 +86,7 @@ class _Lines:
 
 
 def _tell(found: Reproduction, *, simulated: bool) -> None:
-    from hpo.cli.status_view import SIMULATED
+    from hpo.cli.terminal.views import SIMULATED
 
     sentence = found.sentence()
     click.echo(f"{sentence[0].upper()}{sentence[1:]}.")

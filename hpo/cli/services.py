@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from sqlalchemy.exc import ProgrammingError
 
-from hpo.cli.common import json_option, show
+from hpo.cli.terminal.options import json_option, show
 from hpo.errors import UsageError
 from hpo.services.background import any_background, drain_backgrounds
 from hpo.services.processes import running_services, stop_services

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import json_option, print_json, show
+from hpo.cli.terminal.options import json_option, print_json, show
 from hpo.errors import SpaceError, SpecError
 from hpo.trainer import load_trainer
 from search_spaces.faults import SpaceFaults

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import COUNT, json_option, key_value, show, study_option
-from hpo.cli.project import opened, the_study
+from hpo.cli.terminal.context import opened, the_study
+from hpo.cli.terminal.options import COUNT, json_option, key_value, show, study_option
 from hpo.errors import HpoError, StoreError, UsageError
 
 if TYPE_CHECKING:

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import COUNT, json_option, print_json, study_option
-from hpo.cli.failing import INTERRUPTED
-from hpo.cli.signals import drain_on_signals
-from hpo.cli.worker_options import (
+from hpo.cli.terminal.errors import INTERRUPTED
+from hpo.cli.terminal.options import (
+    COUNT,
     checkpoint_option,
     grace_option,
+    json_option,
+    print_json,
     stall_option,
+    study_option,
     with_checkpoints,
 )
+from hpo.cli.terminal.signals import drain_on_signals
 from hpo.errors import ServiceError, UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +93,7 @@ def worker(
 
 
 def _choose(name: str | None) -> tuple[Settings, Study]:
-    from hpo.cli.project import opened, require_open, the_study
+    from hpo.cli.terminal.context import opened, require_open, the_study
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, name, writing=True)
@@ -129,7 +132,7 @@ class _Lines:
             click.echo(line, file=self._stream)
 
     def _lines(self, event: Event) -> Iterator[str]:
-        from hpo.cli.status_view import number_text, params_text
+        from hpo.cli.terminal.views import number_text, params_text
         from workers.events import Kind
 
         if event.kind is Kind.CLAIMED:
@@ -160,7 +163,7 @@ class _Lines:
 def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: bool) -> None:
     from sqlalchemy.exc import DBAPIError
 
-    from hpo.cli.status_view import number_text
+    from hpo.cli.terminal.views import number_text
     from hpo.storage.postgres.engine import connect
     from hpo.studies.status import status
 

@@ -1,10 +1,11 @@
-"""What several commands share: the `--json` and `--study` options and how to print; no command."""
+"""Options that several commands share, and how results are printed."""
 
 from __future__ import annotations
 
 import json
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import RenderableType
+
+    from hpo.settings import Settings
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
@@ -83,3 +86,22 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             click.echo(f"{what}: {done}" + (f" of {total}" if total else ""), err=True)
 
     yield tell
+
+
+stall_option = click.option(
+    "--stall-timeout", metavar="T", default="2h", show_default=True,
+    help="A training without an epoch for so long fails as hung.",
+)  # fmt: skip
+grace_option = click.option(
+    "--grace", metavar="T", default="30s", show_default=True,
+    help="Asked to leave, let the epoch end within this time.",
+)  # fmt: skip
+checkpoint_option = click.option(
+    "--checkpoint-every", type=click.IntRange(min=0), metavar="N",
+    help="Epochs between two checkpoints, 0 for none (default: HPO_CHECKPOINT_EVERY, else 1).",
+)  # fmt: skip
+
+
+def with_checkpoints(settings: Settings, every: int | None) -> Settings:
+    """The settings, with `--checkpoint-every` where it was given."""
+    return settings if every is None else replace(settings, checkpoint_every=every)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from hpo.cli.boxes import draw
-from hpo.cli.pictures import destinations, find_pictures, upright
+from hpo.cli.predict import destinations, draw, find_pictures, upright
 from hpo.errors import FaultsError, UsageError
 from hpo.tracking.loading import Reference, read_reference
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fixtures.studies import simulated_study
 
-from hpo.cli.watch_view import Printed, watch_view
+from hpo.cli.terminal.live import Printed, watch_view
 from hpo.studies.status import status
 from hpo.studies.store import set_state
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Looks more often than every two seconds
 PROGRAM = """
 import sys
-from hpo.cli import watching
+from hpo.cli import status
 from hpo.cli.main import cli
 watching.WATCH_S = 0.1
 cli.main(sys.argv[1:], standalone_mode=False)

@@ -10,9 +10,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from hpo.cli.common import print_json, print_view
-from hpo.cli.status_view import duration, params_text, status_view, trials_view
-from hpo.cli.trial_view import trial_view
+from hpo.cli.terminal.options import print_json, print_view
+from hpo.cli.terminal.views import duration, params_text, status_view, trial_view, trials_view
 from hpo.host.serialization import finite
 from hpo.studies.trials import TrialRow
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.common import json_option, print_view, show, study_option
-from hpo.cli.project import opened, the_study
+from hpo.cli.terminal.context import opened, the_study
+from hpo.cli.terminal.options import json_option, print_view, show, study_option
 from hpo.host.serialization import finite
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _watch(engine: Engine, study: Study, *, as_json: bool) -> None:
             if _is_over(document):
                 return
             time.sleep(WATCH_S)
-    from hpo.cli.watch_view import watch_view
+    from hpo.cli.terminal.live import watch_view
 
     with watch_view() as shown:
         while True:
@@ -91,14 +91,14 @@ def _watch(engine: Engine, study: Study, *, as_json: bool) -> None:
 
 
 def _is_over(document: dict[str, Any]) -> bool:
-    from hpo.cli.status_view import finals_go_on
+    from hpo.cli.terminal.views import finals_go_on
 
     state = document["state"]
     return state == "stopped" or (state == "finished" and not finals_go_on(document))
 
 
 def _print_status(document: dict[str, Any]) -> None:
-    from hpo.cli.status_view import status_view
+    from hpo.cli.terminal.views import status_view
 
     print_view(status_view(document))
 
@@ -117,7 +117,7 @@ def trials(study_name: str | None, as_json: bool) -> None:
             rows = trial_rows(connection, study)
 
     def text() -> None:
-        from hpo.cli.status_view import trials_view
+        from hpo.cli.terminal.views import trials_view
 
         print_view(trials_view(rows, study.spec.objective.metric, simulated=is_simulated(study)))
 
@@ -141,7 +141,7 @@ def show_trial(number: int, study_name: str | None, as_json: bool) -> None:
     details |= {"simulated": is_simulated(study)}
 
     def text() -> None:
-        from hpo.cli.trial_view import trial_view
+        from hpo.cli.terminal.views import trial_view
 
         print_view(trial_view(details, study.spec.objective.metric))
 

@@ -1,0 +1,1 @@
+"""What commands share: options, context, errors, signals, tables and live views."""
