@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from fixtures.claiming import claimed, claims_of, epoch, expire
-from fixtures.studies import simulated_study
-from fixtures.training import wait_until
+from support.claiming import claimed, claims_of, epoch, expire
+from support.studies import simulated_study
+from support.training import wait_until
 
 from hpo.claims.checkpoints import Checkpoints, checkpoint_areas, clear_ended
 from hpo.claims.claims import Claims, End, Standing

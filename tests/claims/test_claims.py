@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import optuna
-from fixtures.claiming import claimed, claims_of, epoch, expire
-from fixtures.studies import HYPERBAND, TPE, simulated_study
 from sqlalchemy import text
+from support.claiming import claimed, claims_of, epoch, expire
+from support.studies import HYPERBAND, TPE, simulated_study
 
 from hpo.claims.claims import Claim, Claims, End, NoTrial, Standing
 from hpo.storage.postgres.engine import make_engine

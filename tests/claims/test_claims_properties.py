@@ -6,18 +6,18 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.claims_machine import ClaimsMachine
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from optuna.storages import RDBStorage
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from support.claims_machine import ClaimsMachine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fixtures.injected_time import InjectedTime
     from sqlalchemy import Engine
+    from support.injected_time import InjectedTime
 
 # More of them, and other ones each time: CLAIMS_EXAMPLES=2000 pytest …
 EXAMPLES = int(os.environ.get("CLAIMS_EXAMPLES", "0"))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import optuna
 import pytest
-from fixtures.claiming import claimed, claims_of, epoch, expire
-from fixtures.studies import simulated_study
 from sqlalchemy import text
+from support.claiming import claimed, claims_of, epoch, expire
+from support.studies import simulated_study
 
 from hpo.claims.claims import Claim, Claims, End, NoTrial, Standing
 

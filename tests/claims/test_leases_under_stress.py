@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.claiming import claimed, claims_of, epoch
-from fixtures.studies import simulated_study
-from fixtures.training import wait_until
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from support.claiming import claimed, claims_of, epoch
+from support.studies import simulated_study
+from support.training import wait_until
 
 from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import Claim, Claims, NoTrial, Standing
@@ -33,8 +33,8 @@ from hpo.trainer import Checkpoint
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fixtures.worker_process import StartWorker
     from sqlalchemy import Connection, Engine
+    from support.worker_process import StartWorker
 
     from hpo.settings import Settings
     from hpo.studies.store import Study

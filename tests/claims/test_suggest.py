@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 import pytest
-from fixtures.studies import simulated_study
 from sqlalchemy import text
+from support.studies import simulated_study
 
 from hpo.claims.claims import Claim, Claims, End, Standing
 from hpo.storage.postgres.engine import make_engine

@@ -8,11 +8,11 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.claiming import claimed
-from fixtures.command_line import HPO, PREFIXES
-from fixtures.finals import with_finals
-from fixtures.rich_study import NAME, rich_study, worker_on
-from fixtures.studies import simulated_study
+from support.claiming import claimed
+from support.command_line import HPO, PREFIXES
+from support.finals import with_finals
+from support.rich_study import NAME, rich_study, worker_on
+from support.studies import simulated_study
 
 from hpo.claims.claims import Standing
 from hpo.storage.artifacts.folder import FolderStore

@@ -8,8 +8,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.champions import ALIAS
-from fixtures.command_line import HPO
+from support.champions import ALIAS
+from support.command_line import HPO
 
 from hpo.promotion import ledger
 from hpo.promotion.champion import champion
@@ -18,7 +18,7 @@ from hpo.promotion.ledger import Reign, history, succession
 from hpo.studies.status import status
 
 if TYPE_CHECKING:
-    from fixtures.champions import ChampionBench
+    from support.champions import ChampionBench
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

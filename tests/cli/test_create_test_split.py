@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.asking import ask, refused
-from fixtures.command_line import Project, project_in
+from support.asking import ask, refused
+from support.command_line import Project, project_in
 
 from hpo.datasets.generated import make_shapes
 from hpo.datasets.held_out import held_out

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.studies import simulated_study
+from support.studies import simulated_study
 
 if TYPE_CHECKING:
     from pathlib import Path

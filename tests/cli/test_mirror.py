@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import optuna
 import pytest
-from fixtures.command_line import HPO, PREFIXES
-from fixtures.finals import evaluated, with_finals
-from fixtures.rich_study import worker_on
+from support.command_line import HPO, PREFIXES
+from support.finals import evaluated, with_finals
+from support.rich_study import worker_on
 
 from hpo.storage.artifacts.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fixtures.mirrored import Bench
+    from support.mirrored import Bench
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 

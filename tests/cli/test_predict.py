@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.command_line import HPO
-from fixtures.detector import register
-from fixtures.studies import simulated_study
-from fixtures.training import Recorder, make_images, make_job
 from PIL import Image, ImageChops
+from support.command_line import HPO
+from support.detector import register
+from support.studies import simulated_study
+from support.training import Recorder, make_images, make_job
 
 from hpo.promotion import ledger
 from hpo.promotion.decision import Decision, Outcome
@@ -24,8 +24,8 @@ from workers.simulated.trainer import SimulatedTrainer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.detector import Detector
     from sqlalchemy import Engine
+    from support.detector import Detector
 
     from hpo.tracking.registry import Version
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 import pytest
-from fixtures.sources import ROOT
+from support.sources import ROOT
 
 from hpo.cli.main import COMMANDS, cli
 from hpo.cli.reference import reference, walk

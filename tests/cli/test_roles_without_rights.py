@@ -8,10 +8,10 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.command_line import HPO
-from fixtures.studies import simulated_study
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from support.command_line import HPO
+from support.studies import simulated_study
 
 from hpo.errors import DatabaseError
 from hpo.storage.artifacts.folder import FolderStore
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fixtures.provisioned import Server
+    from support.provisioned import Server
 
 STUDY = """
 study: mine

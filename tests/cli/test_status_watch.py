@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.studies import simulated_study
+from support.studies import simulated_study
 
 from hpo.cli.terminal.live import Printed, watch_view
 from hpo.studies.status import status

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from fixtures.studies import simulated_study
 from sqlalchemy import text
+from support.studies import simulated_study
 
 from hpo.claims.claims import Claim, Claims, End
 from hpo.errors import StudyClosedError, UnknownStudyError, UsageError

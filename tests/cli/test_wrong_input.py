@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.asking import ask, refused, spawn
-from fixtures.command_line import Project, project_in
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
+from support.asking import ask, refused, spawn
+from support.command_line import Project, project_in
 
 from hpo.storage.postgres import embedded
 

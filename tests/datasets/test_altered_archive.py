@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from fixtures.pushing import elsewhere, pushed_set, shapes
-from fixtures.studies import simulated_spec
+from support.pushing import elsewhere, pushed_set, shapes
+from support.studies import simulated_spec
 
 from hpo.cli.main import cli
 from hpo.datasets.fingerprint import fingerprint

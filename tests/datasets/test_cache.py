@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.pushing import elsewhere, fetched_and_ended, fetcher, pushed_set, shapes
 from sqlalchemy import text
+from support.pushing import elsewhere, fetched_and_ended, fetcher, pushed_set, shapes
 
 from hpo.datasets.cache import GB, DatasetCache
 from hpo.datasets.fingerprint import fingerprint

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.containers import SMALL, STUDY, TEAM, Team, build, composer, engine, run, wait
-from fixtures.podman_api import COMPOSER, PodmanApi
+from support.containers import SMALL, STUDY, TEAM, Team, build, composer, engine, run, wait
+from support.podman_api import COMPOSER, PodmanApi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

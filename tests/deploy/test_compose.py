@@ -14,8 +14,8 @@ import time
 from typing import Any
 
 import pytest
-from fixtures.containers import ROOT, SERVICES, STUDY, TRIALS, Team, engine, run, wait
 from packaging.requirements import Requirement
+from support.containers import ROOT, SERVICES, STUDY, TRIALS, Team, engine, run, wait
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(3600)]
 

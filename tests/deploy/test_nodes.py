@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.containers import SMALL, run, wait
+from support.containers import SMALL, run, wait
 
 if TYPE_CHECKING:
-    from fixtures.containers import Team
+    from support.containers import Team
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(3600)]
 

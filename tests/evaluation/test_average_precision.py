@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from fixtures.found import Drawn, draw, keep, repeated, without_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.found import Drawn, draw, keep, repeated, without_truth
 from ultralytics.utils.metrics import DetMetrics
 
 from hpo.evaluation.average_precision import METRICS, figures

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from fixtures.found import Drawn, draw, keep, without_truth
 from scipy.stats import norm, t
+from support.found import Drawn, draw, keep, without_truth
 
 from hpo.evaluation.average_precision import METRICS, figures
 from hpo.evaluation.significance import (

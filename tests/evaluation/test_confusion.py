@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures.exhibits import detections
+from support.exhibits import detections
 from ultralytics.utils.metrics import ConfusionMatrix
 
 from hpo.evaluation.confusion import by_image, confusion

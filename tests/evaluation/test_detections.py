@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from fixtures.found import Drawn, draw
+from support.found import Drawn, draw
 
 from hpo.errors import WeightsError
 from hpo.evaluation.detections import Detections

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from fixtures.found import Drawn, draw, keep, without_truth
+from support.found import Drawn, draw, keep, without_truth
 
 from hpo.evaluation.average_precision import METRICS, figures
 from hpo.evaluation.significance import Swapper, p_value

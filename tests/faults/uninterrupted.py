@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fixtures.training import Recorder, make_job
+from support.training import Recorder, make_job
 
 from workers.simulated.trainer import SimulatedTrainer
 

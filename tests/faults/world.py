@@ -13,10 +13,10 @@ from typing import Self
 from faults.http_proxy import HttpProxy
 from faults.store_disk import StoreDisk
 from faults.tcp_proxy import TcpProxy
-from fixtures.command_line import HPO, PREFIXES
-from fixtures.mlflow_server import MlflowServer
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
+from support.command_line import HPO, PREFIXES
+from support.mlflow_server import MlflowServer
 
 from hpo.storage.postgres import embedded, schema
 from hpo.storage.postgres.admin import ensure_database

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.champions import ALIAS, ChampionBench
+from support.champions import ALIAS, ChampionBench
 
 from hpo.errors import ChampionError
 from hpo.promotion.alias import Move, look, move
@@ -16,7 +16,7 @@ from hpo.storage.postgres.admin import ensure_database
 from hpo.storage.postgres.url import with_database
 
 if TYPE_CHECKING:
-    from fixtures.mlflow_server import MlflowServer
+    from support.mlflow_server import MlflowServer
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

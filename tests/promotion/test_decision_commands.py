@@ -11,17 +11,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures import exhibits
-from fixtures.command_line import free_port, wait_for
-from fixtures.detector import register
 from PIL import Image
+from support import exhibits
+from support.command_line import free_port, wait_for
+from support.detector import register
 
 from hpo.promotion.report.usage import PORT, steps
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.detector import Detector
+    from support.detector import Detector
 
 pytestmark = [
     pytest.mark.promotion,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures import exhibits
+from support import exhibits
 
 from hpo.promotion.report.files import metadata, metrics, write_files
 from hpo.promotion.report.render import as_markdown, model_card

@@ -12,8 +12,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures import exhibits
 from PIL import Image
+from support import exhibits
 
 from hpo.promotion.report.render import as_html
 

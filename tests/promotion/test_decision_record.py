@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fixtures import exhibits
 from PIL import Image
+from support import exhibits
 
 import hpo.promotion
 from hpo.evaluation.confusion import by_image, confusion

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.told import PromotionBench, promotions
 from sqlalchemy import text
+from support.told import PromotionBench, promotions
 
 from hpo.claims.claims import End
 from hpo.errors import TrackingError, WeightsError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.told import PromotionBench, Teller, promotions
+from support.told import PromotionBench, Teller, promotions
 
 from hpo.errors import ChampionError, TrackingError
 from hpo.promotion.decision import Outcome
@@ -17,7 +17,7 @@ from hpo.studies.store import extend, load_study
 from hpo.tracking.registry import Registry
 
 if TYPE_CHECKING:
-    from fixtures.mlflow_server import MlflowServer
+    from support.mlflow_server import MlflowServer
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import HPO, PREFIXES, wait_for
-from fixtures.told import PromotionBench, promotions
 from sqlalchemy import text
+from support.command_line import HPO, PREFIXES, wait_for
+from support.told import PromotionBench, promotions
 
 from hpo.promotion.decision import Outcome
 from hpo.tracking.registry import Registry

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fixtures.found import Drawn, draw
+from support.found import Drawn, draw
 
 from hpo.evaluation.average_precision import figures
 from hpo.evaluation.record import Evaluated

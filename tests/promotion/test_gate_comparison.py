@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from fixtures import exhibits
-from fixtures.found import Drawn, draw, without_truth
+from support import exhibits
+from support.found import Drawn, draw, without_truth
 
 from hpo.evaluation.average_precision import figures
 from hpo.evaluation.record import Evaluated

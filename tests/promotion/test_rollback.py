@@ -14,9 +14,9 @@ from hpo.storage.postgres.admin import ensure_database
 from hpo.storage.postgres.url import with_database
 
 if TYPE_CHECKING:
-    from fixtures.champions import ChampionBench
-    from fixtures.mlflow_server import MlflowServer
-    from fixtures.told import PromotionBench
+    from support.champions import ChampionBench
+    from support.mlflow_server import MlflowServer
+    from support.told import PromotionBench
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

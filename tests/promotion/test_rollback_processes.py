@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import HPO
+from support.command_line import HPO
 
 if TYPE_CHECKING:
-    from fixtures.champions import ChampionBench
+    from support.champions import ChampionBench
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

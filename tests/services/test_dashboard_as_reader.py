@@ -11,15 +11,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.command_line import free_port, wait_for
-from fixtures.studies import simulated_study
 from sqlalchemy import text
+from support.command_line import free_port, wait_for
+from support.studies import simulated_study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fixtures.provisioned import Server
+    from support.provisioned import Server
 
 pytestmark = pytest.mark.cluster  # dashboards are started
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from fixtures.command_line import free_port, wait_for
+from support.command_line import free_port, wait_for
 
 from hpo.host.processes import session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fixtures.command_line import Project
+    from support.command_line import Project
 
 pytestmark = pytest.mark.cluster  # servers and Ray are started
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import HPO
-from fixtures.studies import simulated_study
-from fixtures.tls_front import Front
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
+from support.command_line import HPO
+from support.studies import simulated_study
+from support.tls_front import Front
 
 from hpo.errors import DatabaseError, FaultsError, UsageError
 from hpo.services.credentials import read_logins
@@ -28,8 +28,8 @@ from hpo.storage.postgres.admin import administrator
 from hpo.storage.postgres.url import with_database
 
 if TYPE_CHECKING:
-    from fixtures.provisioned import Server
-    from fixtures.s3_server import S3Server
+    from support.provisioned import Server
+    from support.s3_server import S3Server
 
 ATTRIBUTES = text(
     "select rolcanlogin, rolsuper, rolcreatedb, rolcreaterole, rolpassword like 'SCRAM-SHA-256$%'"

@@ -7,12 +7,12 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import Project, wait_for
-from fixtures.connections import Watcher
-from fixtures.pgbouncer import bouncer_before
-from fixtures.postgres import up_for_long
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
+from support.command_line import Project, wait_for
+from support.connections import Watcher
+from support.pgbouncer import bouncer_before
+from support.postgres import up_for_long
 
 from hpo.storage.postgres.url import database_name
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fixtures.pgbouncer import Bouncer
+    from support.pgbouncer import Bouncer
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 from faults.http_proxy import NONE, Fault
-from fixtures.pushing import shapes
-from fixtures.s3_trouble import Answer, TroubledS3, page, refusal
+from support.pushing import shapes
+from support.s3_trouble import Answer, TroubledS3, page, refusal
 
 from hpo.cli.main import cli
 from hpo.errors import HpoError, StoreError, UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from fixtures.s3_server import S3Server
+    from support.s3_server import S3Server
 
     from hpo.settings import Settings
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import optuna
 import pytest
-from fixtures.studies import simulated_study
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
+from support.studies import simulated_study
 
 from hpo.claims.claims import Claim, Claims, End
 from hpo.errors import SchemaError

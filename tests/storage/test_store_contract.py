@@ -1,6 +1,6 @@
 """What every artifact store promises; a folder and an S3 bucket pass the same tests.
 
-The S3 server is a stand-in in memory (tests/fixtures/s3_server.py says what it cannot show).
+The S3 server is a stand-in in memory (tests/support/s3_server.py says what it cannot show).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hpo.storage.artifacts.store import OBJECTS, Stored, sha256_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.stores import Backing
+    from support.stores import Backing
 
 AREA = "checkpoints/2f1c/0"
 OTHER = "checkpoints/2f1c/1"

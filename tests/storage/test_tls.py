@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.studies import simulated_study
-from fixtures.tls_front import Certificates, Front
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from support.studies import simulated_study
+from support.tls_front import Certificates, Front
 
 from hpo.errors import DatabaseError
 from hpo.host.processes import any_free

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import optuna
 import pytest
-from fixtures.backups import exported, seen_by_optuna, seen_by_people
-from fixtures.rich_study import NAME, storage_of, told, worker_on
-from fixtures.studies import simulated_study
 from sqlalchemy import text
+from support.backups import exported, seen_by_optuna, seen_by_people
+from support.rich_study import NAME, storage_of, told, worker_on
+from support.studies import simulated_study
 
 from hpo.claims.claims import End
 from hpo.studies.backup.document import SECTIONS, STUDY

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.studies import simulated_spec
+from support.studies import simulated_spec
 
 from hpo.errors import FaultsError, SchemaError, UsageError
 from hpo.studies.backup.document import SECTIONS, StudyDocument, faults

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.backups import exported, seen_by_optuna, seen_by_people
-from fixtures.claiming import claimed
-from fixtures.finals import evaluated, with_finals
-from fixtures.rich_study import NAME, checkpointed, worker_on
-from fixtures.studies import simulated_study
 from sqlalchemy import text
+from support.backups import exported, seen_by_optuna, seen_by_people
+from support.claiming import claimed
+from support.finals import evaluated, with_finals
+from support.rich_study import NAME, checkpointed, worker_on
+from support.studies import simulated_study
 
 from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import End

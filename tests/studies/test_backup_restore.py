@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.backups import exported, seen_by_people
-from fixtures.claiming import claimed
-from fixtures.rich_study import NAME, checkpointed, told, worker_on
-from fixtures.studies import simulated_study
 from sqlalchemy import text
+from support.backups import exported, seen_by_people
+from support.claiming import claimed
+from support.rich_study import NAME, checkpointed, told, worker_on
+from support.studies import simulated_study
 
 from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import Claim, End, Standing
@@ -34,8 +34,8 @@ from workers.worker import Worker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.mirrored import Bench
     from sqlalchemy import Engine
+    from support.mirrored import Bench
 
     from hpo.settings import Settings
     from hpo.storage.artifacts.store import Stored

@@ -22,7 +22,7 @@ from workers.worker import Worker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.told import PromotionBench
+    from support.told import PromotionBench
 
     from hpo.studies.store import Study
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import wait_for
-from fixtures.told import promotions
 from sqlalchemy import text
+from support.command_line import wait_for
+from support.told import promotions
 
 from hpo.promotion.decision import Outcome
 from hpo.storage.artifacts.opening import open_store
 from hpo.studies.spec import Promotion
 
 if TYPE_CHECKING:
-    from fixtures.told import PromotionBench
-    from fixtures.worker_process import StartWorker
+    from support.told import PromotionBench
+    from support.worker_process import StartWorker
 
     from hpo.settings import Settings
     from hpo.studies.store import Study

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from fixtures.claiming import claimed
-from fixtures.command_line import HPO, PREFIXES
-from fixtures.finals import evaluated, with_finals
-from fixtures.rich_study import worker_on
-from fixtures.studies import simulated_study
 from sqlalchemy import text
+from support.claiming import claimed
+from support.command_line import HPO, PREFIXES
+from support.finals import evaluated, with_finals
+from support.rich_study import worker_on
+from support.studies import simulated_study
 
 from hpo.claims.claims import End, NoTrial
 from hpo.errors import UnknownStudyError, UsageError

@@ -7,9 +7,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.command_line import Project, wait_for
-from fixtures.training import install_trainer
 from sqlalchemy import text
+from support.command_line import Project, wait_for
+from support.training import install_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

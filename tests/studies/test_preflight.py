@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.pushing import elsewhere, pushed_set
-from fixtures.studies import simulated_spec
+from support.pushing import elsewhere, pushed_set
+from support.studies import simulated_spec
 
 from hpo.datasets.fingerprint import fingerprint
 from hpo.datasets.generated import make_shapes

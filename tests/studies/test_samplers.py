@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 import pytest
-from fixtures.studies import simulated_spec
 from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from support.studies import simulated_spec
 
 from hpo.claims.snapshot import Snapshot
 from hpo.claims.suggest import should_prune, suggest

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fixtures.studies import simulated_spec
+from support.studies import simulated_spec
 
 from hpo.studies.spec import Choice, Promotion, StudySpec, differences
 from search_spaces.reader import load_space

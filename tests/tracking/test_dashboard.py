@@ -14,7 +14,7 @@ from hpo.tracking.dashboard import add_note, show_pending
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.mirrored import Bench
+    from support.mirrored import Bench
 
 
 def note_of(study: optuna.Study, trial: int | None) -> str:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.finals import TESTED, evaluated, with_finals
-from fixtures.mirrored import Bench
-from fixtures.rich_study import worker_on
 from sqlalchemy import text
+from support.finals import TESTED, evaluated, with_finals
+from support.mirrored import Bench
+from support.rich_study import worker_on
 
 from hpo.claims.claims import End
 from hpo.storage.artifacts.opening import open_store
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fixtures.emptied import Emptied
     from sqlalchemy import Engine
+    from support.emptied import Emptied
 
     from hpo.settings import Settings
     from hpo.studies.store import Study

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from fixtures.studies import simulated_spec
-from fixtures.training import TRAIN, make_images, make_job
 from optuna.trial import create_trial
+from support.studies import simulated_spec
+from support.training import TRAIN, make_images, make_job
 
 from hpo.errors import CheckpointError, MismatchError, TrialError, WeightsError
 from hpo.evaluation.detections import Detections

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from fixtures.mirrored import FINGERPRINT, METRICS, Bench
 from sqlalchemy import text
+from support.mirrored import FINGERPRINT, METRICS, Bench
 
 from hpo.claims.claims import End
 from hpo.errors import TrackingError

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fixtures.mirrored import Bench
 from sqlalchemy import text
+from support.mirrored import Bench
 
 from hpo.claims.claims import Standing
 from hpo.tracking.mirror_thread import MirrorThread
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
-    from fixtures.mlflow_server import MlflowServer
     from sqlalchemy import Engine
+    from support.mlflow_server import MlflowServer
 
     from hpo.settings import Settings
 

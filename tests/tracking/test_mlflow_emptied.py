@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import wait_for
-from fixtures.mirrored import FINGERPRINT, Bench
+from support.command_line import wait_for
+from support.mirrored import FINGERPRINT, Bench
 
 from hpo.tracking.mirror_thread import MirrorThread
 from hpo.tracking.verify import verify
@@ -15,8 +15,8 @@ from hpo.tracking.verify import verify
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.emptied import Emptied
     from sqlalchemy import Engine
+    from support.emptied import Emptied
 
     from hpo.settings import Settings
 

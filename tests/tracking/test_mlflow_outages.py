@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from faults.http_proxy import NONE, Fault, HttpProxy
-from fixtures.command_line import HPO, PREFIXES, wait_for
-from fixtures.mirrored import Bench
-from fixtures.mlflow_server import MlflowServer
-from fixtures.studies import simulated_spec
 from sqlalchemy import text
+from support.command_line import HPO, PREFIXES, wait_for
+from support.mirrored import Bench
+from support.mlflow_server import MlflowServer
+from support.studies import simulated_spec
 
 from hpo.storage.artifacts.opening import open_store
 from hpo.studies.spec import Promotion
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fixtures.emptied import Emptied
     from sqlalchemy import Engine
+    from support.emptied import Emptied
 
     from hpo.settings import Settings
 

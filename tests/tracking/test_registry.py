@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import HPO
-from fixtures.told import PromotionBench, promotions
+from support.command_line import HPO
+from support.told import PromotionBench, promotions
 
 from hpo.promotion.champion import champion
 from hpo.storage.artifacts.store import sha256_of
@@ -20,8 +20,8 @@ from hpo.storage.postgres.engine import storage_url
 from hpo.tracking.client import open_client
 
 if TYPE_CHECKING:
-    from fixtures.mlflow_server import MlflowServer
     from sqlalchemy import Engine
+    from support.mlflow_server import MlflowServer
 
     from hpo.settings import Settings
     from workers.training_process.client import TrainingProcess

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.told import PromotionBench, promotions
+from support.told import PromotionBench, promotions
 
 from hpo.errors import TrackingError
 from hpo.promotion.champion import champion

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.studies import simulated_study
-from fixtures.training import install_trainer, wait_until
-from fixtures.worker_process import HPO
 from sqlalchemy import text
+from support.studies import simulated_study
+from support.training import install_trainer, wait_until
+from support.worker_process import HPO
 
 from hpo.errors import TRIAL_FAIL_REASONS
 from hpo.studies.trials import trial_details, trial_rows
@@ -21,8 +21,8 @@ from hpo.studies.trials import trial_details, trial_rows
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.worker_process import StartWorker
     from sqlalchemy import Engine
+    from support.worker_process import StartWorker
 
     from hpo.settings import Settings
     from hpo.studies.store import Study

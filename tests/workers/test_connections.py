@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 from faults.http_proxy import NONE, Fault, HttpProxy
-from fixtures.connections import Watcher, limited
-from fixtures.studies import HYPERBAND, TPE, simulated_study
-from fixtures.training import wait_until
 from sqlalchemy import create_engine, text
+from support.connections import Watcher, limited
+from support.studies import HYPERBAND, TPE, simulated_study
+from support.training import wait_until
 
 from hpo.cli.main import cli
 from hpo.promotion.lock import promotion_lock
@@ -25,9 +25,9 @@ from hpo.tracking.mirror_thread import MirrorThread
 from workers.worker import Worker
 
 if TYPE_CHECKING:
-    from fixtures.mirrored import Bench
-    from fixtures.mlflow_server import MlflowServer
     from sqlalchemy import Engine
+    from support.mirrored import Bench
+    from support.mlflow_server import MlflowServer
 
     from hpo.settings import Settings
 

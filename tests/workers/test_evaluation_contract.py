@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from fixtures.trainers import SIMULATED, YOLO, measured, stored
-from fixtures.training import Recorder
+from support.trainers import SIMULATED, YOLO, measured, stored
+from support.training import Recorder
 
 from hpo.errors import DatasetError
 from hpo.evaluation.average_precision import figures
@@ -20,7 +20,7 @@ from workers.training_process.client import TrainingProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fixtures.trainers import Kind
+    from support.trainers import Kind
 
     from hpo.trainer import Job
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from fixtures.finals import with_finals
-from fixtures.reproducing import again, change, work
-from fixtures.studies import HYPERBAND, simulated_spec, simulated_study
-from fixtures.training import TRAIN, is_running, make_images, wait_until
-from fixtures.worker_process import HPO
 from sqlalchemy import text
+from support.finals import with_finals
+from support.reproducing import again, change, work
+from support.studies import HYPERBAND, simulated_spec, simulated_study
+from support.training import TRAIN, is_running, make_images, wait_until
+from support.worker_process import HPO
 
 from hpo.claims.claims import Claim
 from hpo.datasets.fingerprint import fingerprint

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from fixtures.training import Keeper, continued, make_job
+from support.training import Keeper, continued, make_job
 
 from hpo.errors import WeightsError
 from hpo.evaluation.detections import OVERLAPS, Detections

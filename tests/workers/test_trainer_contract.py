@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.trainers import SIMULATED, YOLO, measured
-from fixtures.training import Keeper, Recorder, continued
+from support.trainers import SIMULATED, YOLO, measured
+from support.training import Keeper, Recorder, continued
 
 from hpo.errors import CheckpointError, TrialError, WeightsError
 from hpo.trainer import Trainer, TrainSpec, Verdict, load_trainer
@@ -22,7 +22,7 @@ from workers.training_process.client import TrainingProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fixtures.trainers import Kind
+    from support.trainers import Kind
 
     from hpo.trainer import Job
 

@@ -10,7 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.training import Recorder, install_trainer, is_running, make_job, wait_until
+from support.training import Recorder, install_trainer, is_running, make_job, wait_until
 
 from hpo.errors import SpecError, TrialError, WeightsError
 from hpo.trainer import Epoch, Verdict
@@ -245,7 +245,7 @@ def test_the_child_dies_with_a_worker_that_is_killed(
         import sys
         from pathlib import Path
         sys.path.insert(0, {str(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))!r})
-        from fixtures.training import make_job, Recorder
+        from support.training import make_job, Recorder
         from workers.training_process.client import TrainingProcess
         process = TrainingProcess("plugin", Path({str(tmp_path / "logs")!r}))
         process.warm()

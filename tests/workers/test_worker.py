@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from fixtures.studies import simulated_spec, simulated_study
-from fixtures.training import make_images
 from sqlalchemy import text
+from support.studies import simulated_spec, simulated_study
+from support.training import make_images
 
 from hpo.claims.claims import Claim, Claims, End
 from hpo.datasets.fingerprint import fingerprint

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.studies import simulated_study
-from fixtures.training import is_running, wait_until
-from fixtures.worker_process import HPO
 from sqlalchemy import text
+from support.studies import simulated_study
+from support.training import is_running, wait_until
+from support.worker_process import HPO
 
 from hpo.claims.claims import Claim, Claims, End
 from hpo.studies.status import status
@@ -29,8 +29,8 @@ from workers.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fixtures.worker_process import StartWorker, WorkerProcess
     from sqlalchemy import Engine
+    from support.worker_process import StartWorker, WorkerProcess
 
     from hpo.settings import Settings
     from hpo.studies.store import Study

@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import Project, free_port, wait_for
-from fixtures.ray_nodes import own_address, ray_head
+from support.command_line import Project, free_port, wait_for
+from support.ray_nodes import own_address, ray_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ import subprocess
 
 import psutil
 import pytest
-from fixtures.command_line import HPO, Project
-from fixtures.ray_cluster import ray_cluster
+from support.command_line import HPO, Project
+from support.ray_cluster import ray_cluster
 
 pytestmark = pytest.mark.cluster
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from fixtures.command_line import HPO, Project, free_port, wait_for
-from fixtures.ray_nodes import ray_head, ray_node
 from sqlalchemy.engine import make_url
+from support.command_line import HPO, Project, free_port, wait_for
+from support.ray_nodes import ray_head, ray_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

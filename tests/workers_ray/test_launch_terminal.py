@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from fixtures.command_line import HPO, Project, wait_for
+from support.command_line import HPO, Project, wait_for
 
 pytestmark = pytest.mark.cluster  # whole launches
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from faults.http_proxy import NONE, Fault, HttpProxy
-from fixtures.command_line import Project, wait_for
-from fixtures.postgres import database_of
-from fixtures.ray_cluster import RayCluster, ray_cluster
-from fixtures.s3_server import S3Server
+from support.command_line import Project, wait_for
+from support.postgres import database_of
+from support.ray_cluster import RayCluster, ray_cluster
+from support.s3_server import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

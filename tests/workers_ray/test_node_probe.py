@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import free_port
-from fixtures.postgres import database_of
-from fixtures.studies import simulated_study
 from sqlalchemy import create_engine
+from support.command_line import free_port
+from support.postgres import database_of
+from support.studies import simulated_study
 
 from hpo.errors import NodesError
 from hpo.settings import Settings
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fixtures.s3_server import S3Server
     from sqlalchemy import Engine
+    from support.s3_server import S3Server
 
     from workers.ray_launcher.node_settings import Base
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from fixtures.command_line import Project, project_in, wait_for
-from fixtures.postgres import database_of
-from fixtures.ray_nodes import Autoscaler, Node, ray_head, ray_node
 from sqlalchemy import create_engine, text
+from support.command_line import Project, project_in, wait_for
+from support.postgres import database_of
+from support.ray_nodes import Autoscaler, Node, ray_head, ray_node
 
 if TYPE_CHECKING:
     import subprocess

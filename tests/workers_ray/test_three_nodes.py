@@ -7,16 +7,16 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import Project, wait_for
-from fixtures.ray_cluster import RayCluster, ray_cluster
+from support.command_line import Project, wait_for
+from support.ray_cluster import RayCluster, ray_cluster
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fixtures.ray_nodes import Node
-    from fixtures.s3_server import S3Server
+    from support.ray_nodes import Node
+    from support.s3_server import S3Server
 
 pytestmark = pytest.mark.cluster
 

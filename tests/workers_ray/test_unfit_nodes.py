@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import ray
-from fixtures.command_line import Project, wait_for
-from fixtures.ray_cluster import RayCluster, ray_cluster, without_this_package
-from fixtures.ray_nodes import ray_head
+from support.command_line import Project, wait_for
+from support.ray_cluster import RayCluster, ray_cluster, without_this_package
+from support.ray_nodes import ray_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

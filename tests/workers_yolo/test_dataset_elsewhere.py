@@ -7,14 +7,14 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.command_line import Project
-from fixtures.pushing import shapes
+from support.command_line import Project
+from support.pushing import shapes
 from ultralytics import YOLO
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.s3_server import S3Server
+    from support.s3_server import S3Server
 
 pytestmark = pytest.mark.cluster
 

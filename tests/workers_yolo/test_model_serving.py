@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from fixtures.command_line import free_port, wait_for
-from fixtures.detector import register
 from PIL import Image
+from support.command_line import free_port, wait_for
+from support.detector import register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fixtures.detector import Detector
-    from fixtures.mlflow_server import MlflowServer
+    from support.detector import Detector
+    from support.mlflow_server import MlflowServer
 
     from hpo.tracking.registry import Version
     from hpo.trainer import Package

@@ -9,7 +9,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.training import Recorder, in_torch, install_trainer, make_job
+from support.training import Recorder, in_torch, install_trainer, make_job
 
 from hpo.errors import ExportError
 from workers.training_process.client import TrainingProcess
@@ -17,7 +17,7 @@ from workers.training_process.client import TrainingProcess
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fixtures.detector import Detector
+    from support.detector import Detector
 
 RUN_ALONE = """
 import numpy, onnxruntime

@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.training import Keeper, Recorder, continued, in_torch, make_images, make_job
+from support.training import Keeper, Recorder, continued, in_torch, make_images, make_job
 
 from hpo.errors import CheckpointError, TrialError
 from workers.training_process.client import TrainingProcess

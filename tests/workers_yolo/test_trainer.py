@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.training import TRAIN, Recorder, in_torch, install_trainer, make_images, make_job
+from support.training import TRAIN, Recorder, in_torch, install_trainer, make_images, make_job
 
 from hpo.errors import DatasetError, TrialError
 from hpo.trainer import Result, Verdict
