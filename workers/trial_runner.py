@@ -280,7 +280,7 @@ class TrialRun:
 
     def _warn(self, text: str) -> None:
         self._warned = text
-        self._bench.claims.warn(text)
+        self._bench.claims.set_worker_warning(text)
 
     def _fail(self, error: TrialError) -> Ended:
         attrs = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from hpo.claims.claims import Kept, Standing
+from hpo.claims.claims import Standing, StoredCheckpoint
 from hpo.storage.postgres.queries import query
 from hpo.studies.names import area_of
 from hpo.trainer import Checkpoint
@@ -34,11 +34,11 @@ class Checkpoints:
         self._best: tuple[int | None, Stored | None] = (None, None)  # uploaded by this attempt
         self._others: list[uuid.UUID] | None = None  # earlier attempts that may hold something
 
-    def found(self) -> list[Kept]:
+    def found(self) -> list[StoredCheckpoint]:
         """What can be continued from, the newest first."""
-        return self._claims.kept(self._claim.trial_id)
+        return self._claims.checkpoints(self._claim.trial_id)
 
-    def fetch(self, kept: Kept, folder: Path) -> Checkpoint:
+    def fetch(self, kept: StoredCheckpoint, folder: Path) -> Checkpoint:
         """Bring one here.
 
         Raises:
@@ -67,8 +67,8 @@ class Checkpoints:
         elif weights is None or best_epoch != checkpoint.best_epoch:
             best_epoch, weights = checkpoint.best_epoch, self._store.put(checkpoint.weights, area)
         self._best = best_epoch, weights
-        kept = Kept(checkpoint.epoch, self._claim.token, state, best_epoch, weights)
-        standing = self._claims.keep(self._claim, kept)
+        kept = StoredCheckpoint(checkpoint.epoch, self._claim.token, state, best_epoch, weights)
+        standing = self._claims.record_checkpoint(self._claim, kept)
         if standing is Standing.LOST:
             # What was recorded before the loss is what the next attempt goes on from
             own = self._claim.token
@@ -129,7 +129,7 @@ def _tokens(claims: Claims, trial_id: int) -> list[uuid.UUID]:
     return [row.token for row in claims.rows("attempt_tokens", trial=trial_id)]
 
 
-def _needed(rows: Iterable[Kept], token: uuid.UUID) -> set[str]:
+def _needed(rows: Iterable[StoredCheckpoint], token: uuid.UUID) -> set[str]:
     mine = [row for row in rows if row.token == token]
     return {row.state.sha256 for row in mine} | {
         row.weights.sha256 for row in mine if row.weights is not None

@@ -76,12 +76,12 @@ class Claim:
     number: int
     token: uuid.UUID
     takeovers: int
-    judged: int
+    pruning_checked_to: int
     params: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredCheckpoint:
     """A checkpoint in the store.
 
     Attributes:
@@ -180,7 +180,7 @@ class Claims:
 
         An epoch that a trial survived before a takeover is not judged again.
         """
-        if epoch <= claim.judged or self.study.spec.pruner.name == "none":
+        if epoch <= claim.pruning_checked_to or self.study.spec.pruner.name == "none":
             return False
 
         snapshot = self._patiently(self._history.snapshot)
@@ -236,7 +236,7 @@ class Claims:
         row = self._call("resume", **self._fence(claim), epoch=epoch, note=note or None)
         return bool(row.resumed)
 
-    def keep(self, claim: Claim, kept: Kept) -> Standing:
+    def record_checkpoint(self, claim: Claim, kept: StoredCheckpoint) -> Standing:
         """Record a checkpoint that the store holds; the newest and the one before are kept."""
         row = self._call(
             "checkpoint", **self._fence(claim), epoch=kept.epoch, sha256=kept.state.sha256,
@@ -246,11 +246,11 @@ class Claims:
         )  # fmt: skip
         return Standing.LOST if row.standing == "lost" else Standing.GO
 
-    def kept(self, trial_id: int) -> list[Kept]:
+    def checkpoints(self, trial_id: int) -> list[StoredCheckpoint]:
         """A trial's checkpoints, the newest first."""
         return [_kept(row) for row in self.rows("checkpoints", trial=trial_id)]
 
-    def warn(self, text: str) -> None:
+    def set_worker_warning(self, text: str) -> None:
         """What `hpo status` says of this worker; "" when all is well again."""
         self.rows("warn", worker=self._worker_id, warning=text or None)
 
@@ -271,10 +271,10 @@ class Claims:
         return patient(self._engine, call, patience_s=self._patience_s, stop=self._stop)
 
 
-def _kept(row: Any) -> Kept:
+def _kept(row: Any) -> StoredCheckpoint:
     weights = None if row.best_sha256 is None else Stored(row.best_sha256, row.best_bytes)
     state = Stored(row.sha256, row.bytes)
-    return Kept(row.epoch, row.token, state, row.best_epoch, weights)
+    return StoredCheckpoint(row.epoch, row.token, state, row.best_epoch, weights)
 
 
 def _or_none(value: float) -> float | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.claims.claims import Claim, Kept
+    from hpo.claims.claims import Claim, StoredCheckpoint
     from hpo.studies.store import Study
 
 
@@ -137,8 +137,8 @@ class PausedClaims(Claims):
 
     meanwhile: Callable[[], None] | None = None
 
-    def kept(self, trial_id: int) -> list[Kept]:
-        found = super().kept(trial_id)
+    def checkpoints(self, trial_id: int) -> list[StoredCheckpoint]:
+        found = super().checkpoints(trial_id)
         act, self.meanwhile = self.meanwhile, None
         if act is not None:
             act()

@@ -125,7 +125,7 @@ def test_a_dead_workers_trial_is_taken_over_with_its_number_and_parameters(engin
     expire(engine, lost)
     taken = claimed(second)
     assert (taken.number, taken.params) == (lost.number, lost.params)
-    assert (taken.takeovers, taken.judged) == (1, 1)
+    assert (taken.takeovers, taken.pruning_checked_to) == (1, 1)
     assert taken.token != lost.token
 
 

@@ -201,7 +201,7 @@ def test_epochs_that_a_trial_survived_are_not_judged_again(engine: Engine) -> No
     first.release(lost)
     taken = second.claim()
     assert isinstance(taken, Claim)
-    assert (taken.number, taken.judged) == (lost.number, 2)
+    assert (taken.number, taken.pruning_checked_to) == (lost.number, 2)
     verdicts = []
     for epoch in (1, 2, 3):
         second.report(taken, Epoch(epoch, {"mAP50": 0.1}))

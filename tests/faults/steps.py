@@ -47,7 +47,7 @@ TRIAL: tuple[Step, ...] = (
         "before",
         4,
     ),
-    *_both("the record of a checkpoint", "hpo.claims.claims:Claims.keep", 4),
+    *_both("the record of a checkpoint", "hpo.claims.claims:Claims.record_checkpoint", 4),
     *_both(
         "older checkpoints are removed", "hpo.storage.artifacts.folder:FolderStore.keep_only", 3
     ),

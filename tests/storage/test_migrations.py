@@ -199,8 +199,8 @@ def test_a_study_under_way_goes_on(upgraded: tuple[Engine, Study, dict[str, OldC
     claims = claims_of(engine, study)
     taken = claimed(claims)
     assert (taken.number, taken.takeovers) == (old["silent"].number, 1)
-    assert taken.judged == 1, "what was recorded before counts"
-    assert claims.kept(taken.trial_id) == [], "there is no checkpoint: it starts again"
+    assert taken.pruning_checked_to == 1, "what was recorded before counts"
+    assert claims.checkpoints(taken.trial_id) == [], "there is no checkpoint: it starts again"
     waiting, made = claimed(claims), claimed(claims)
     assert (waiting.number, waiting.params) == (4, BASELINE)
     assert made.number == 5

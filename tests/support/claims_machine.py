@@ -25,7 +25,7 @@ from support.claiming import epoch
 from support.claims_rows import DUMP, attempt_seen, lease_expected, lease_seen, of
 from support.studies import simulated_spec
 
-from hpo.claims.claims import Claim, Claims, End, Kept, NoTrial, Standing
+from hpo.claims.claims import Claim, Claims, End, NoTrial, Standing, StoredCheckpoint
 from hpo.errors import StudyClosedError
 from hpo.storage.artifacts.store import Stored
 from hpo.studies.store import create_study, delete_study, enqueue, extend, set_state
@@ -105,7 +105,7 @@ class ClaimsMachine(RuleBasedStateMachine):
         assert isinstance(got, Claim), f"{got} instead of trial {expected.number}"
         assert got.number == expected.number
         assert got.takeovers == len(expected.attempts) - 1
-        assert got.judged == max(expected.epochs, default=0)
+        assert got.pruning_checked_to == max(expected.epochs, default=0)
         assert got.params == self.params.setdefault(got.number, got.params)
         self.holders.append(Holder(claims, got))
 
@@ -142,8 +142,8 @@ class ClaimsMachine(RuleBasedStateMachine):
     def keep_checkpoint(self, holder: Holder) -> None:
         token = holder.claim.token
         files = Stored(f"{holder.last:064d}", 7), Stored("b" * 64, 9)
-        kept = Kept(holder.last, token, files[0], holder.last, files[1])
-        got = self.write(holder, lambda: holder.claims.keep(holder.claim, kept))
+        kept = StoredCheckpoint(holder.last, token, files[0], holder.last, files[1])
+        got = self.write(holder, lambda: holder.claims.record_checkpoint(holder.claim, kept))
         assert got is (Standing.GO if self.model.keep(token, holder.last) else Standing.LOST)
 
     @precondition(lambda self: self.holders)
@@ -161,7 +161,7 @@ class ClaimsMachine(RuleBasedStateMachine):
     def resume(self, back: int | None, choice: int) -> None:
         """Begin at one of the checkpoints, or at the start."""
         holder = self.holder(back)
-        kept = [one.epoch for one in holder.claims.kept(holder.claim.trial_id)]
+        kept = [one.epoch for one in holder.claims.checkpoints(holder.claim.trial_id)]
         start = [*kept, 0, 0, 0][choice]
         got = self.write(holder, lambda: holder.claims.resume(holder.claim, start, ""))
         assert got is self.model.resume(holder.claim.token, start)

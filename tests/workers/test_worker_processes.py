@@ -139,7 +139,7 @@ def test_an_epoch_longer_than_the_grace_is_given_up(
     taken = other_claims(engine, study)
     claim = taken.claim()
     assert isinstance(claim, Claim)
-    assert [kept.epoch for kept in taken.kept(claim.trial_id)] == [1]
+    assert [kept.epoch for kept in taken.checkpoints(claim.trial_id)] == [1]
 
 
 def damage(file: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(
     in_epoch(engine, study, epoch=3)
     leaving.send(signal.SIGTERM)
     assert leaving.ended() == 0
-    kept = other_claims(engine, study).kept(1)
+    kept = other_claims(engine, study).checkpoints(1)
     assert len(kept) == 2, "the newest and the one before"
     folder = Path(here.artifacts) / "checkpoints"
     for one in kept[:bad]:

@@ -38,7 +38,11 @@ BUGS: dict[str, tuple[str, str, Any]] = {
         "FolderStore.fetch",
         _fetch_unchecked,
     ),
-    "checkpoints are not recorded": ("hpo.claims.claims", "Claims.keep", _record_nothing),
+    "checkpoints are not recorded": (
+        "hpo.claims.claims",
+        "Claims.record_checkpoint",
+        _record_nothing,
+    ),
     "a version is not looked up": ("hpo.tracking.registry", "Registry.find", _find_nothing),
 }
 
