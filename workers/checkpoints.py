@@ -11,7 +11,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hpo.claims.claims import Standing
+from hpo.claims.claims import LeaseStatus
 from hpo.errors import HpoError, StoreError, WeightsError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class CheckpointUploader:
             log.exception("the checkpoint of epoch %d is lost", checkpoint.epoch)
             self._say(f"the checkpoint of epoch {checkpoint.epoch} is lost; the log says why")
             return True
-        if standing is not Standing.LOST and self._warned:
+        if standing is not LeaseStatus.LOST and self._warned:
             self._say("")
         return True
 

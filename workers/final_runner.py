@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from hpo.claims.claims import Standing
+from hpo.claims.claims import LeaseStatus
 from hpo.errors import DatasetError, TrialError, WeightsError
 from hpo.evaluation.record import Evaluated
 from hpo.studies.finals import final_of_row
@@ -55,7 +55,7 @@ class FinalRun(TrialRun):
             text = f"the weights of trial {final.of_number}: {error}"
             raise TrialError("error", text) from error
         figures = {key: math.nan if v is None else v for key, v in final.metrics.items()}
-        if self._bench.claims.report(self._claim, Epoch(epoch, figures)) is Standing.LOST:
+        if self._bench.claims.report(self._claim, Epoch(epoch, figures)) is LeaseStatus.LOST:
             raise LostError
         self._last = epoch
         return Result(best_epoch=epoch, weights=weights)

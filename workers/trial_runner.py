@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from hpo.claims.checkpoints import Checkpoints
-from hpo.claims.claims import End, Standing
+from hpo.claims.claims import End, LeaseStatus
 from hpo.claims.heartbeat import LeaseKeeper
 from hpo.errors import CheckpointError, HpoError, ServiceError, StoreError, TrialError
 from hpo.trainer import Epoch, Job, Result, Verdict
@@ -188,7 +188,7 @@ class TrialRun:
         """Store an epoch under the lease and decide how the training goes on."""
         claims, claim = self._bench.claims, self._claim
         standing = claims.report(claim, epoch)
-        if standing is Standing.LOST:
+        if standing is LeaseStatus.LOST:
             self._lost, self._answered = True, Verdict.STOP
             return self._answered
         self._last = epoch.number
@@ -202,7 +202,7 @@ class TrialRun:
         # After its last epoch a trial is done in a moment: it is told, not given back, and not
         # judged, as nothing is left to save by pruning.
         if epoch.number < self._job.epochs:
-            if standing is Standing.STOP or self._drain.asked:
+            if standing is LeaseStatus.STOP or self._drain.asked:
                 self._answered = Verdict.STOP
             elif claims.prunes(claim, epoch.number):
                 self._answered = Verdict.PRUNE
@@ -210,7 +210,7 @@ class TrialRun:
 
     def _poll(self) -> Verdict | None:
         """In mid-epoch a lost lease ends a training, and a grace that is over."""
-        self._lost = self._lost or self._keeper.standing is Standing.LOST
+        self._lost = self._lost or self._keeper.standing is LeaseStatus.LOST
         if self._lost or self._drain.left_s <= min(LEAVING_S, self._drain.grace_s / 2):
             self._answered = Verdict.STOP
             return Verdict.STOP
@@ -275,7 +275,7 @@ class TrialRun:
                     self._warn(text)
             if self._drain.event.wait(STORE_WAIT_S):
                 raise GiveBackError
-            if self._keeper.standing is Standing.LOST:
+            if self._keeper.standing is LeaseStatus.LOST:
                 raise LostError
 
     def _warn(self, text: str) -> None:

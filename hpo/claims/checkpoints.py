@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from hpo.claims.claims import Standing, StoredCheckpoint
+from hpo.claims.claims import LeaseStatus, StoredCheckpoint
 from hpo.storage.postgres.queries import query
 from hpo.studies.names import area_of
 from hpo.trainer import Checkpoint
@@ -52,7 +52,7 @@ class Checkpoints:
             weights = self._store.fetch(kept.weights.sha256, folder / "weights", area)
         return Checkpoint(kept.epoch, state, kept.best_epoch, weights)
 
-    def keep(self, checkpoint: Checkpoint) -> Standing:
+    def keep(self, checkpoint: Checkpoint) -> LeaseStatus:
         """Put one into the store, record it, and remove what it supersedes.
 
         Raises:
@@ -69,7 +69,7 @@ class Checkpoints:
         self._best = best_epoch, weights
         kept = StoredCheckpoint(checkpoint.epoch, self._claim.token, state, best_epoch, weights)
         standing = self._claims.record_checkpoint(self._claim, kept)
-        if standing is Standing.LOST:
+        if standing is LeaseStatus.LOST:
             # What was recorded before the loss is what the next attempt goes on from
             own = self._claim.token
             self._store.keep_only(area, _needed(self.found(), own))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Standing(Enum):
+class LeaseStatus(Enum):
     """What a fenced write found."""
 
     GO = "go"
@@ -159,12 +159,12 @@ class Claims:
             return self.claim()
         return Claim(row.trial_id, row.number, token, row.takeovers, judged, suggestion.params)
 
-    def renew(self, claim: Claim) -> Standing:
+    def renew(self, claim: Claim) -> LeaseStatus:
         """Lengthen the lease."""
         row = self._call("renew", **self._fence(claim), lease_s=self.lease_s)
-        return Standing(row.standing)
+        return LeaseStatus(row.standing)
 
-    def report(self, claim: Claim, epoch: Epoch) -> Standing:
+    def report(self, claim: Claim, epoch: Epoch) -> LeaseStatus:
         """Store an epoch's metrics; the same epoch again replaces them. Renews the lease."""
         value = epoch.metrics.get(self.study.spec.objective.metric, math.nan)
         metrics = {name: _or_none(figure) for name, figure in epoch.metrics.items()}
@@ -173,7 +173,7 @@ class Claims:
             value=None if math.isnan(value) else value, metrics=json.dumps(metrics),
             lease_s=self.lease_s,
         )  # fmt: skip
-        return Standing(row.standing)
+        return LeaseStatus(row.standing)
 
     def prunes(self, claim: Claim, epoch: int) -> bool:
         """Whether the pruner ends the trial after this reported epoch.
@@ -236,7 +236,7 @@ class Claims:
         row = self._call("resume", **self._fence(claim), epoch=epoch, note=note or None)
         return bool(row.resumed)
 
-    def record_checkpoint(self, claim: Claim, kept: StoredCheckpoint) -> Standing:
+    def record_checkpoint(self, claim: Claim, kept: StoredCheckpoint) -> LeaseStatus:
         """Record a checkpoint that the store holds; the newest and the one before are kept."""
         row = self._call(
             "checkpoint", **self._fence(claim), epoch=kept.epoch, sha256=kept.state.sha256,
@@ -244,7 +244,7 @@ class Claims:
             best_sha256=kept.weights and kept.weights.sha256,
             best_bytes=kept.weights and kept.weights.size,
         )  # fmt: skip
-        return Standing.LOST if row.standing == "lost" else Standing.GO
+        return LeaseStatus.LOST if row.standing == "lost" else LeaseStatus.GO
 
     def checkpoints(self, trial_id: int) -> list[StoredCheckpoint]:
         """A trial's checkpoints, the newest first."""

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from hpo.claims.claims import Standing
+from hpo.claims.claims import LeaseStatus
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class LeaseKeeper:
     """
 
     def __init__(self, claims: Claims, claim: Claim) -> None:
-        self.standing = Standing.GO
+        self.standing = LeaseStatus.GO
         self._claims, self._claim = claims, claim
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
@@ -64,6 +64,6 @@ class LeaseKeeper:
                 # Nobody foresaw it. A thread that rots in silence would let the lease run out under
                 # a training that goes on: give the trial up instead.
                 log.exception("the lease of trial %d cannot be renewed", self._claim.number)
-                self.standing = Standing.LOST
-            if self.standing is Standing.LOST:
+                self.standing = LeaseStatus.LOST
+            if self.standing is LeaseStatus.LOST:
                 return

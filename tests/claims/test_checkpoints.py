@@ -12,7 +12,7 @@ from support.studies import simulated_study
 from support.training import wait_until
 
 from hpo.claims.checkpoints import Checkpoints, checkpoint_areas, clear_ended
-from hpo.claims.claims import Claims, End, Standing
+from hpo.claims.claims import Claims, End, LeaseStatus
 from hpo.errors import WeightsError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.trainer import Checkpoint
@@ -70,9 +70,9 @@ class Run:
     def train(self, *numbers: int, best: int | None = None) -> None:
         for number in numbers:
             self.claims.report(self.claim, epoch(number, number / 100))
-            assert self.keep(number, best) is Standing.GO
+            assert self.keep(number, best) is LeaseStatus.GO
 
-    def keep(self, number: int, best: int | None = None) -> Standing:
+    def keep(self, number: int, best: int | None = None) -> LeaseStatus:
         return self.checkpoints.keep(made(self.folder, number, best))
 
     def fetched(self) -> list[str]:
@@ -122,12 +122,12 @@ def test_a_loser_records_nothing_and_removes_nothing_that_is_needed(
     loser.train(1, 2, best=1)
     expire(engine, loser.claim)
     holder = Run(claims_of(engine, study, 2), store, tmp_path / "two")
-    assert loser.keep(3, best=3) is Standing.LOST
+    assert loser.keep(3, best=3) is LeaseStatus.LOST
     assert holder.fetched() == ["state of epoch 2", "state of epoch 1"]
     assert files(store) == {"state of epoch 2", "state of epoch 1", "weights of epoch 1"}
     holder.claims.resume(holder.claim, 2, "")
     holder.train(3, 4)
-    assert loser.keep(9) is Standing.LOST
+    assert loser.keep(9) is LeaseStatus.LOST
     assert holder.fetched() == ["state of epoch 4", "state of epoch 3"]
     assert files(store) == {"state of epoch 4", "state of epoch 3"}
 

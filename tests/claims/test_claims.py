@@ -12,7 +12,7 @@ from sqlalchemy import text
 from support.claiming import claimed, claims_of, epoch, expire
 from support.studies import HYPERBAND, TPE, simulated_study
 
-from hpo.claims.claims import Claim, Claims, End, NoTrial, Standing
+from hpo.claims.claims import Claim, Claims, End, LeaseStatus, NoTrial
 from hpo.storage.postgres.engine import make_engine
 from hpo.studies.store import enqueue, extend, set_state
 
@@ -61,7 +61,7 @@ def test_what_claims_write_is_read_by_plain_optuna(engine: Engine, database_url:
     claims = claims_of(engine, study)
     claim = claimed(claims)
     for number, value in ((1, 0.1), (2, 0.4), (3, 0.4), (4, float("nan"))):
-        assert claims.report(claim, epoch(number, value)) is Standing.GO
+        assert claims.report(claim, epoch(number, value)) is LeaseStatus.GO
     assert claims.tell(claim, End.COMPLETE, attrs={"worker": "here", "effective": {"batch": 8}})
     trial = optuna.load_study(study_name=study.name, storage=database_url).trials[0]
     assert trial.params == claim.params
@@ -135,7 +135,7 @@ def test_a_lease_that_ran_out_and_nobody_took_is_still_the_holders(engine: Engin
     claims = claims_of(engine, study)
     claim = claimed(claims)
     expire(engine, claim)
-    assert claims.renew(claim) is Standing.GO
+    assert claims.renew(claim) is LeaseStatus.GO
     assert claims_of(engine, study, 2).claim() is NoTrial.WAIT
 
 
@@ -179,7 +179,7 @@ def test_a_trial_ended_by_another_hand_is_a_lost_lease(engine: Engine, database_
     claim = claimed(claims)
     plain = optuna.load_study(study_name=study.name, storage=database_url)
     plain.tell(claim.number, 0.99)
-    assert claims.report(claim, epoch(1, 0.2)) is Standing.LOST
+    assert claims.report(claim, epoch(1, 0.2)) is LeaseStatus.LOST
     assert not claims.tell(claim, End.COMPLETE)
     assert _lease(engine, claim).told_state is None
     assert isinstance(claims.claim(), Claim), "the worker goes on with another one"
@@ -191,7 +191,7 @@ def test_a_study_deleted_by_another_hand_is_said_so(engine: Engine, database_url
     claims = claims_of(engine, study)
     claim = claimed(claims)
     optuna.delete_study(study_name=study.name, storage=database_url)
-    assert claims.report(claim, epoch(1, 0.2)) is Standing.LOST
+    assert claims.report(claim, epoch(1, 0.2)) is LeaseStatus.LOST
     assert claims.claim() is NoTrial.DELETED
 
 
@@ -201,7 +201,7 @@ def test_a_stopped_study_hands_out_nothing_and_goes_on_when_resumed(engine: Engi
     claims = claims_of(engine, study)
     claim = claimed(claims)
     set_state(engine, study, "stopped")
-    assert claims.report(claim, epoch(1, 0.2)) is Standing.STOP
+    assert claims.report(claim, epoch(1, 0.2)) is LeaseStatus.STOP
     assert claims.release(claim)
     assert claims.claim() is NoTrial.STOPPED
     set_state(engine, study, "open")
@@ -229,7 +229,7 @@ def test_the_timeout_counts_from_the_first_claim_and_lets_trials_finish(engine: 
             text("update hpo.study set first_claim_at = clock_timestamp() - interval '2 hours'")
         )
     assert claims.claim() is NoTrial.WAIT
-    assert claims.report(claim, epoch(1, 0.2)) is Standing.GO
+    assert claims.report(claim, epoch(1, 0.2)) is LeaseStatus.GO
     assert claims.tell(claim, End.COMPLETE)
     assert claims.claim() is NoTrial.FINISHED
 
@@ -246,7 +246,7 @@ def test_verbs_repeated_after_a_lost_answer_change_nothing(engine: Engine) -> No
         ).one()
     assert (again.outcome, again.number, again.kind) == ("trial", claim.number, "again")
     for _ in range(2):
-        assert claims.report(claim, epoch(1, 0.2)) is Standing.GO
+        assert claims.report(claim, epoch(1, 0.2)) is LeaseStatus.GO
     for _ in range(2):
         assert claims.tell(claim, End.COMPLETE)
 

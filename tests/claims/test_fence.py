@@ -13,7 +13,7 @@ from sqlalchemy import text
 from support.claiming import claimed, claims_of, epoch, expire
 from support.studies import simulated_study
 
-from hpo.claims.claims import Claim, Claims, End, NoTrial, Standing
+from hpo.claims.claims import Claim, Claims, End, LeaseStatus, NoTrial
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -30,8 +30,8 @@ def test_the_loser_of_a_lease_writes_nothing_more(engine: Engine, database_url: 
     expire(engine, old)
     new = claimed(second)
     second.report(new, epoch(1, 0.5))
-    assert first.report(old, epoch(1, 0.9)) is Standing.LOST
-    assert first.renew(old) is Standing.LOST
+    assert first.report(old, epoch(1, 0.9)) is LeaseStatus.LOST
+    assert first.renew(old) is LeaseStatus.LOST
     assert not first.tell(old, End.COMPLETE)
     assert not first.release(old)
     assert second.tell(new, End.COMPLETE)
@@ -45,8 +45,8 @@ class PausedClaims(Claims):
     checked: threading.Event
     go_on: threading.Event
 
-    def report(self, claim: Claim, epoch: Epoch) -> Standing:
-        assert self.renew(claim) is Standing.GO, "the lease was good when it was checked"
+    def report(self, claim: Claim, epoch: Epoch) -> LeaseStatus:
+        assert self.renew(claim) is LeaseStatus.GO, "the lease was good when it was checked"
         self.checked.set()
         assert self.go_on.wait(30)
         return super().report(claim, epoch)
@@ -66,7 +66,7 @@ def test_a_worker_paused_between_check_and_write_changes_nothing(
         expire(engine, old)
         new = claimed(claims_of(engine, study, 2))  # the takeover itself, by hpo.claim
         slow.go_on.set()
-        assert late.result(timeout=30) is Standing.LOST
+        assert late.result(timeout=30) is LeaseStatus.LOST
     assert new.takeovers == 1
     trial = optuna.load_study(study_name=study.name, storage=database_url).trials[0]
     assert (trial.state.name, trial.intermediate_values) == ("RUNNING", {})
@@ -88,9 +88,9 @@ def test_a_write_that_waits_for_a_takeover_checks_the_token_after_it(
         ).one()
         assert row.kind == "takeover"
         write = {
-            "report": lambda: slow.report(old, epoch(1, 0.9)) is Standing.LOST,
+            "report": lambda: slow.report(old, epoch(1, 0.9)) is LeaseStatus.LOST,
             "tell": lambda: not slow.tell(old, End.FAIL, reason="error"),
-            "renew": lambda: slow.renew(old) is Standing.LOST,
+            "renew": lambda: slow.renew(old) is LeaseStatus.LOST,
         }[verb]
         with ThreadPoolExecutor(1) as pool:
             late = pool.submit(write)
@@ -121,7 +121,7 @@ def test_nothing_comes_between_a_guard_and_its_write(engine: Engine) -> None:
             _wait_for_a_waiter(engine)
             assert other.claim() is NoTrial.WAIT, "the lease ran out, but its rows are held"
             hindrance.rollback()
-            assert late.result(timeout=20) is Standing.GO
+            assert late.result(timeout=20) is LeaseStatus.GO
     assert other.claim() is NoTrial.WAIT, "the write renewed the lease"
 
 

@@ -20,7 +20,7 @@ from support.studies import simulated_study
 from support.training import wait_until
 
 from hpo.claims.checkpoints import Checkpoints
-from hpo.claims.claims import Claim, Claims, NoTrial, Standing
+from hpo.claims.claims import Claim, Claims, LeaseStatus, NoTrial
 from hpo.errors import DatabaseError
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres import embedded, embedded_server, schema
@@ -122,7 +122,7 @@ def test_a_full_server_is_waited_for(
             late = pool.submit(claims.report, claim, epoch(1, 0.5))
             wait_until(lambda: "has no connection left" in caplog.text, "the wait is said")
             assert not late.done()
-        assert late.result(timeout=60) is Standing.GO
+        assert late.result(timeout=60) is LeaseStatus.GO
     engine.dispose()
 
 
@@ -250,7 +250,7 @@ def test_a_worker_paused_past_its_lease_spoils_no_checkpoint_of_the_next_one(
     state = tmp_path / "state"
     state.write_text("of the new holder")
     mine = Checkpoint(found.epoch + 1, state, None, None)
-    assert checkpoints.keep(mine) is Standing.GO
+    assert checkpoints.keep(mine) is LeaseStatus.GO
     before = checkpoints.found()
     extend(engine, study, 2)
     paused.send(signal.SIGCONT)
@@ -259,4 +259,4 @@ def test_a_worker_paused_past_its_lease_spoils_no_checkpoint_of_the_next_one(
     fetched = [checkpoints.fetch(one, tmp_path / f"{one.epoch}").epoch for one in before]
     assert fetched == [found.epoch + 1, found.epoch], "nothing that is needed was removed"
     assert "trial 0 is no longer this worker's" in paused.said()
-    assert claims.renew(taken[0]) is Standing.GO
+    assert claims.renew(taken[0]) is LeaseStatus.GO

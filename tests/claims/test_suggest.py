@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from support.studies import simulated_study
 
-from hpo.claims.claims import Claim, Claims, End, Standing
+from hpo.claims.claims import Claim, Claims, End, LeaseStatus
 from hpo.storage.postgres.engine import make_engine
 from hpo.studies.samplers import make_pruner
 from hpo.studies.spec import Choice
@@ -167,7 +167,7 @@ def test_verdicts_are_those_of_plain_optuna(engine: Engine, pruner: Choice) -> N
         for epoch in range(1, epochs + 1):
             value = float(rng.random() + 0.05 * epoch)
             theirs.report(value, epoch)
-            assert claims.report(claim, Epoch(epoch, {"mAP50": value})) is Standing.GO
+            assert claims.report(claim, Epoch(epoch, {"mAP50": value})) is LeaseStatus.GO
             if epoch == epochs:
                 break  # a worker does not ask after the last epoch
             pruned = claims.prunes(claim, epoch)

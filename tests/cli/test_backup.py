@@ -14,7 +14,7 @@ from support.finals import with_finals
 from support.rich_study import NAME, rich_study, worker_on
 from support.studies import simulated_study
 
-from hpo.claims.claims import Standing
+from hpo.claims.claims import LeaseStatus
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.studies.backup.file import read
 from hpo.studies.store import load_study
@@ -166,6 +166,6 @@ def test_a_running_worker_notices_no_export(run: Run, engine: Engine) -> None:
     claims = worker_on(engine, study)
     claim = claimed(claims)
     run("export", "running.json")
-    assert claims.report(claim, Epoch(1, {"mAP50": 0.5})) is Standing.GO
+    assert claims.report(claim, Epoch(1, {"mAP50": 0.5})) is LeaseStatus.GO
     run("import", "running.json", "--name", "copy")
-    assert claims.report(claim, Epoch(2, {"mAP50": 0.6})) is Standing.GO
+    assert claims.report(claim, Epoch(2, {"mAP50": 0.6})) is LeaseStatus.GO

@@ -15,7 +15,7 @@ from support.postgres import up_for_long
 from support.studies import simulated_spec
 
 from hpo.claims.checkpoints import clear_ended
-from hpo.claims.claims import Claim, End, NoTrial, Standing
+from hpo.claims.claims import Claim, End, LeaseStatus, NoTrial
 from hpo.errors import SchemaError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.postgres import schema
@@ -206,7 +206,7 @@ def test_a_study_under_way_goes_on(upgraded: tuple[Engine, Study, dict[str, OldC
     assert made.number == 5
     assert claims.claim() is NoTrial.WAIT
     still = as_new(old["running"])
-    assert claims.report(still, epoch(2, 0.4)) is Standing.GO, "its token is still the lease's"
+    assert claims.report(still, epoch(2, 0.4)) is LeaseStatus.GO, "its token is still the lease's"
     for claim in (taken, waiting, made, still):
         claims.report(claim, epoch(3, 0.5))
         assert claims.tell(claim, End.COMPLETE)

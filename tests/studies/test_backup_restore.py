@@ -16,7 +16,7 @@ from support.rich_study import NAME, checkpointed, told, worker_on
 from support.studies import simulated_study
 
 from hpo.claims.checkpoints import Checkpoints
-from hpo.claims.claims import Claim, End, Standing
+from hpo.claims.claims import Claim, End, LeaseStatus
 from hpo.errors import FaultsError, StudyExistsError, UnknownStudyError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.studies.backup.export import export_study
@@ -74,7 +74,7 @@ def test_what_ran_is_taken_over_and_the_exported_study_is_not_touched(
 
     mine = Checkpoints(claims, claim, store)
     assert mine.fetch(mine.found()[0], tmp_path / "here").state.read_text() == "state of 0 after 1"
-    assert claims.report(claim, Epoch(2, {"mAP50": 0.5})) is Standing.GO
+    assert claims.report(claim, Epoch(2, {"mAP50": 0.5})) is LeaseStatus.GO
     assert claims.tell(claim, End.COMPLETE)
     with engine.connect() as connection:
         [row] = trial_rows(connection, study)

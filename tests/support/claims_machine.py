@@ -25,7 +25,7 @@ from support.claiming import epoch
 from support.claims_rows import DUMP, attempt_seen, lease_expected, lease_seen, of
 from support.studies import simulated_spec
 
-from hpo.claims.claims import Claim, Claims, End, NoTrial, Standing, StoredCheckpoint
+from hpo.claims.claims import Claim, Claims, End, LeaseStatus, NoTrial, StoredCheckpoint
 from hpo.errors import StudyClosedError
 from hpo.storage.artifacts.store import Stored
 from hpo.studies.store import create_study, delete_study, enqueue, extend, set_state
@@ -128,8 +128,8 @@ class ClaimsMachine(RuleBasedStateMachine):
 
     def report_epoch(self, holder: Holder, number: int, value: float) -> None:
         got = self.write(holder, lambda: holder.claims.report(holder.claim, epoch(number, value)))
-        assert got is Standing(self.model.report(holder.claim.token, number, value))
-        if got is not Standing.LOST:
+        assert got is LeaseStatus(self.model.report(holder.claim.token, number, value))
+        if got is not LeaseStatus.LOST:
             holder.last = number
 
     @precondition(lambda self: self.holders)
@@ -144,7 +144,7 @@ class ClaimsMachine(RuleBasedStateMachine):
         files = Stored(f"{holder.last:064d}", 7), Stored("b" * 64, 9)
         kept = StoredCheckpoint(holder.last, token, files[0], holder.last, files[1])
         got = self.write(holder, lambda: holder.claims.record_checkpoint(holder.claim, kept))
-        assert got is (Standing.GO if self.model.keep(token, holder.last) else Standing.LOST)
+        assert got is (LeaseStatus.GO if self.model.keep(token, holder.last) else LeaseStatus.LOST)
 
     @precondition(lambda self: self.holders)
     @rule(back=BACK, epochs=st.integers(2, 3))
@@ -173,7 +173,7 @@ class ClaimsMachine(RuleBasedStateMachine):
     def renew(self, back: int | None) -> None:
         holder = self.holder(back)
         got = self.write(holder, lambda: holder.claims.renew(holder.claim))
-        assert got is Standing(self.model.renew(holder.claim.token))
+        assert got is LeaseStatus(self.model.renew(holder.claim.token))
 
     @precondition(lambda self: self.holders)
     @rule(back=BACK, key=st.sampled_from(["rung_1", "rung_2"]))

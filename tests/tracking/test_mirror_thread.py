@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from support.mirrored import Bench
 
-from hpo.claims.claims import Standing
+from hpo.claims.claims import LeaseStatus
 from hpo.tracking.mirror_thread import MirrorThread
 from hpo.tracking.verify import verify
 from hpo.trainer import Epoch
@@ -52,7 +52,7 @@ def test_an_outage_of_mlflow_reaches_no_trial(
         mlflow_server.stop()
         claims, claim = bench.claim()
         for number in (1, 2, 3):
-            assert claims.report(claim, Epoch(number, {"mAP50": number / 10})) is Standing.GO
+            assert claims.report(claim, Epoch(number, {"mAP50": number / 10})) is LeaseStatus.GO
             thread.wake(claim.trial_id)
         bench.tell(claims, claim)
         until(lambda: "nothing reaches MLflow" in caplog.text)

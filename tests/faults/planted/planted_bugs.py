@@ -24,9 +24,9 @@ def _find_nothing(_real: Any) -> Any:
 
 def _record_nothing(_real: Any) -> Any:
     def keep(_self: Any, _claim: Any, _kept: Any) -> Any:
-        from hpo.claims.claims import Standing
+        from hpo.claims.claims import LeaseStatus
 
-        return Standing.GO
+        return LeaseStatus.GO
 
     return keep
 
