@@ -2,7 +2,7 @@
 
 Every verb is one function of the schema `hpo` in one transaction, safe to repeat after a lost
 acknowledgement: a claim is found again by its token, a report replaces itself, a told trial stays
-told. Losing a race is a value (`Standing.LOST`), not an error. Thread-safe: each call takes a
+told. Losing a race is a value (`LeaseStatus.LOST`), not an error. Thread-safe: each call takes a
 connection of its own from the engine's pool. Knows no trainer and no MLflow.
 """
 

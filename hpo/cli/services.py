@@ -12,7 +12,7 @@ from hpo.cli.terminal.options import json_option, show
 from hpo.errors import UsageError
 from hpo.services.background import any_background, drain_backgrounds
 from hpo.services.processes import running_services, stop_services
-from hpo.services.up import DASHBOARD_PORT, MLFLOW_PORT, Standing, Wanted, bring_up
+from hpo.services.up import DASHBOARD_PORT, MLFLOW_PORT, ServiceOptions, ServiceStatus, bring_up
 from hpo.settings import Settings
 from hpo.storage.postgres import embedded
 from hpo.storage.postgres.engine import is_private, storage_url
@@ -47,7 +47,7 @@ def up(
     alone. They run until `hpo down`.
     """
     settings = Settings.read()
-    wanted = Wanted(not no_mlflow, not no_dashboard, mlflow_port, dashboard_port)
+    wanted = ServiceOptions(not no_mlflow, not no_dashboard, mlflow_port, dashboard_port)
     standing = bring_up(settings, wanted, lambda text: click.echo(text, err=True))
     document = {
         "postgresql": {"url": standing.database, "private": settings.storage is None},
@@ -122,7 +122,7 @@ def env(as_json: bool) -> None:
     show(as_json, variables, lambda: click.echo("\n".join(lines)))
 
 
-def _document(standing: Standing, name: str, service: Service) -> dict[str, Any]:
+def _document(standing: ServiceStatus, name: str, service: Service) -> dict[str, Any]:
     return {
         "address": service.address,
         "pid": service.pid,
@@ -130,7 +130,7 @@ def _document(standing: Standing, name: str, service: Service) -> dict[str, Any]
     }
 
 
-def _print(settings: Settings, standing: Standing) -> None:
+def _print(settings: Settings, standing: ServiceStatus) -> None:
     where = f"private, in {settings.home}" if settings.storage is None else "HPO_STORAGE"
     click.echo(f"{'PostgreSQL':<18}{standing.database} ({where})")
     for name, service in standing.services.items():

@@ -35,7 +35,7 @@ DASHBOARD_PORT = 8080
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ServiceOptions:
     """What to bring up beside PostgreSQL.
 
     Attributes:
@@ -52,7 +52,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ServiceStatus:
     """What is up now.
 
     Attributes:
@@ -68,7 +68,9 @@ class Standing:
     started: tuple[str, ...] = ()
 
 
-def bring_up(settings: Settings, wanted: Wanted, say: Callable[[str], None]) -> Standing:
+def bring_up(
+    settings: Settings, wanted: ServiceOptions, say: Callable[[str], None]
+) -> ServiceStatus:
     """Bring up what is wanted and not yet up; returns where it all is.
 
     Args:
@@ -110,7 +112,7 @@ def bring_up(settings: Settings, wanted: Wanted, say: Callable[[str], None]) -> 
             program = dashboard_program(settings, port)
             now["dashboard"] = _ensure(settings, program, running, serves, say)
     started = tuple(name for name, service in now.items() if service != before.get(name))
-    return Standing(mask(url), shown(uri), now, started)
+    return ServiceStatus(mask(url), shown(uri), now, started)
 
 
 def _port(
