@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from hpo.datasets import builtin
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.studies.study_file import read_study_file
-from hpo.trainer import Job, Verdict
+from hpo.trainer import Directive, Job
 from workers.training_process.client import TrainingProcess
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Timed:
     _uploads: list[Future[Stored]] = field(default_factory=list)
     _since: float = 0.0
 
-    def __call__(self, epoch: Epoch) -> Verdict:
+    def __call__(self, epoch: Epoch) -> Directive:
         now = time.monotonic()
         if epoch.number > 1:
             self.epoch_s.append(now - self._since)
@@ -64,7 +64,7 @@ class Timed:
             self.state_bytes = state.stat().st_size
             self._uploads.append(self._pool.submit(self._upload, state))
         self._since = time.monotonic()
-        return Verdict.GO
+        return Directive.GO
 
     def end(self) -> None:
         """Forget the last epoch, and let an error of an upload be seen."""

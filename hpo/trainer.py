@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GROUP = "hpo.trainers"
 
 
-class Verdict(Enum):
+class Directive(Enum):
     """What a reported epoch is answered with."""
 
     GO = "go"  # train on
@@ -283,7 +283,7 @@ class Trainer(Protocol):
         """Import what `train` needs, so that no trial waits for it; called once, may do nothing."""
         ...
 
-    def train(self, job: Job, report: Callable[[Epoch], Verdict]) -> Result:
+    def train(self, job: Job, report: Callable[[Epoch], Directive]) -> Result:
         """Train; call `report` once after each epoch and do what it answers.
 
         With `job.resume` the first epoch trained is the one after the checkpoint's, and on the CPU

@@ -11,7 +11,7 @@ from hpo.claims.claims import LeaseStatus
 from hpo.errors import DatasetError, TrialError, WeightsError
 from hpo.evaluation.record import Evaluated
 from hpo.studies.finals import final_of_row
-from hpo.trainer import Epoch, Result, Verdict
+from hpo.trainer import Directive, Epoch, Result
 from workers.trial_runner import LostError, TrialRun
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class FinalRun(TrialRun):
         return files, told | {"evaluate_s": round(spent_s, 3)}
 
     def _evaluated(self, weights: Path) -> Evaluation:
-        ask: Callable[[], Verdict | None] = self._poll
+        ask: Callable[[], Directive | None] = self._poll
         try:
             found = self._bench.process.evaluate_unless(weights, self._job, SPLIT, ask)
         except (DatasetError, WeightsError) as error:

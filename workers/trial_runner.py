@@ -13,7 +13,7 @@ from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import End, LeaseStatus
 from hpo.claims.heartbeat import LeaseKeeper
 from hpo.errors import CheckpointError, HpoError, ServiceError, StoreError, TrialError
-from hpo.trainer import Epoch, Job, Result, Verdict
+from hpo.trainer import Directive, Epoch, Job, Result
 from workers.checkpoints import CheckpointUploader, Starts
 from workers.events import Event, Kind, Watch
 
@@ -102,7 +102,7 @@ class TrialRun:
         """Prepare; `seed` None takes the study's."""
         self._bench, self._claim, self._drain, self._watch = bench, claim, drain, watch
         self._job = make_job(bench, claim, seed)
-        self._answered = Verdict.GO  # the last verdict given to the trainer
+        self._answered = Directive.GO  # the last verdict given to the trainer
         self._lost = False
         self._last = 0  # the last epoch of this training
         self._keeper = LeaseKeeper(bench.claims, claim)
@@ -143,7 +143,7 @@ class TrialRun:
                 result = self._train()
             if self._lost:
                 return self._is_lost()
-            if self._answered is Verdict.STOP:
+            if self._answered is Directive.STOP:
                 return self._give_back()
             return self._finish(result)
         except TrialError as error:
@@ -168,7 +168,7 @@ class TrialRun:
             except CheckpointError as error:
                 starts.refuse(self._last, error)
                 continue
-            if self._answered is Verdict.STOP and not self._lost:
+            if self._answered is Directive.STOP and not self._lost:
                 self._uploader.flush(min(self._drain.left_s, LONGEST_FLUSH_S))
             return result
         raise TrialError("error", f"the trainer refused even the start ({starts.note})")
@@ -184,12 +184,12 @@ class TrialRun:
         self._watch(Event(Kind.NOTE, number, text=f"trial {number}: taken over, {where}"))
         return True
 
-    def _report(self, epoch: Epoch) -> Verdict:
+    def _report(self, epoch: Epoch) -> Directive:
         """Store an epoch under the lease and decide how the training goes on."""
         claims, claim = self._bench.claims, self._claim
         standing = claims.report(claim, epoch)
         if standing is LeaseStatus.LOST:
-            self._lost, self._answered = True, Verdict.STOP
+            self._lost, self._answered = True, Directive.STOP
             return self._answered
         self._last = epoch.number
         if epoch.checkpoint is not None:
@@ -203,17 +203,17 @@ class TrialRun:
         # judged, as nothing is left to save by pruning.
         if epoch.number < self._job.epochs:
             if standing is LeaseStatus.STOP or self._drain.asked:
-                self._answered = Verdict.STOP
+                self._answered = Directive.STOP
             elif claims.prunes(claim, epoch.number):
-                self._answered = Verdict.PRUNE
+                self._answered = Directive.PRUNE
         return self._answered
 
-    def _poll(self) -> Verdict | None:
+    def _poll(self) -> Directive | None:
         """In mid-epoch a lost lease ends a training, and a grace that is over."""
         self._lost = self._lost or self._keeper.standing is LeaseStatus.LOST
         if self._lost or self._drain.left_s <= min(LEAVING_S, self._drain.grace_s / 2):
-            self._answered = Verdict.STOP
-            return Verdict.STOP
+            self._answered = Directive.STOP
+            return Directive.STOP
         return None
 
     def _is_lost(self) -> Ended:
@@ -223,7 +223,7 @@ class TrialRun:
         return Ended(None, lost=True)
 
     def _finish(self, result: Result) -> Ended:
-        end = End.PRUNED if self._answered is Verdict.PRUNE else End.COMPLETE
+        end = End.PRUNED if self._answered is Directive.PRUNE else End.COMPLETE
         if end is End.COMPLETE and result.best_epoch is None:
             metric = self._job.metric
             return self._fail(TrialError("diverged", f"no epoch had a finite {metric}"))

@@ -20,7 +20,7 @@ from hpo.studies.spec import Promotion
 from hpo.studies.store import Study, create_study
 from hpo.tracking.client import Client, open_client
 from hpo.tracking.registry import Registry
-from hpo.trainer import Epoch, Job, Verdict
+from hpo.trainer import Directive, Epoch, Job
 from workers.events import nobody
 from workers.shutdown import Drain
 from workers.simulated.trainer import SimulatedTrainer
@@ -90,7 +90,7 @@ class Teller:
             claim.number, spec.model, claim.params, {"epoch_s": 0.0}, 2, spec.seed, "mAP50",
             "maximize", None, "cpu", self._folder / f"trial-{claim.token.hex}",
         )  # fmt: skip
-        weights = SimulatedTrainer().train(job, lambda _: Verdict.GO).weights
+        weights = SimulatedTrainer().train(job, lambda _: Directive.GO).weights
         assert weights is not None
         saved = json.loads(weights.read_text(encoding="utf-8"))
         weights.write_text(json.dumps(saved | {"quality": value}), encoding="utf-8")

@@ -18,7 +18,7 @@ from hpo.evaluation.detections import Detections
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.studies.samplers import make_sampler
 from hpo.studies.spec import Choice
-from hpo.trainer import Checkpoint, Verdict
+from hpo.trainer import Checkpoint, Directive
 from workers.training_process.client import TrainingProcess
 from workers.yolo.data import load_labels
 
@@ -66,8 +66,8 @@ def yolo_job(folder: Path, data: Path, **changes: Any) -> Job:
     return make_job(folder / "run", **{**fields, "epochs": 1, **changes})
 
 
-def go_on(_: object) -> Verdict:
-    return Verdict.GO
+def go_on(_: object) -> Directive:
+    return Directive.GO
 
 
 @pytest.mark.cluster

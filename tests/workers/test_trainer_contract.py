@@ -15,7 +15,7 @@ from support.trainers import SIMULATED, YOLO, measured
 from support.training import Keeper, Recorder, continued
 
 from hpo.errors import CheckpointError, TrialError, WeightsError
-from hpo.trainer import Trainer, TrainSpec, Verdict, load_trainer
+from hpo.trainer import Directive, Trainer, TrainSpec, load_trainer
 from workers.trainer_support import draft_of, state_file
 from workers.training_process.client import TrainingProcess
 
@@ -122,7 +122,7 @@ class TrainerContract:
         self, process: TrainingProcess, job: Job
     ) -> None:
         """A pruned training reports no further epoch and returns what it has."""
-        seen = Recorder(at=2, verdict=Verdict.PRUNE)
+        seen = Recorder(at=2, verdict=Directive.PRUNE)
         result = process.train(job, seen)
         assert seen.numbers == [1, 2]
         assert result.best_epoch in (1, 2)
@@ -131,10 +131,10 @@ class TrainerContract:
 
     def test_stop_ends_at_that_epoch(self, process: TrainingProcess, job: Job) -> None:
         """A stopped training leaves, and the process is fit for another."""
-        seen = Recorder(at=1, verdict=Verdict.STOP)
+        seen = Recorder(at=1, verdict=Directive.STOP)
         process.train(job, seen)
         assert seen.numbers == [1]
-        again = Recorder(at=1, verdict=Verdict.STOP)
+        again = Recorder(at=1, verdict=Directive.STOP)
         process.train(job, again)
         assert again.numbers == [1]
 
@@ -142,7 +142,7 @@ class TrainerContract:
         self, process: TrainingProcess, job: Job
     ) -> None:
         """What was asked for is what is recorded as used."""
-        result = process.train(job, Recorder(at=1, verdict=Verdict.PRUNE))
+        result = process.train(job, Recorder(at=1, verdict=Directive.PRUNE))
         asked = {**job.train, **job.params, "epochs": job.epochs}
         assert {name: result.effective[name] for name in asked} == asked
 
@@ -238,7 +238,7 @@ class TrainerContract:
         self, process: TrainingProcess, job: Job, tmp_path: Path, harm: str
     ) -> None:
         """CheckpointError before anything is trained, and the process is fit for the next job."""
-        seen = Keeper(tmp_path / "kept", at=1, verdict=Verdict.STOP)
+        seen = Keeper(tmp_path / "kept", at=1, verdict=Directive.STOP)
         process.train(dataclasses.replace(job, checkpoint_every=1), seen)
         pid = process.pid
         harmed = continued(job, seen.kept[1], tmp_path / "harmed")
@@ -268,7 +268,7 @@ class TrainerContract:
         self, process: TrainingProcess, job: Job, tmp_path: Path
     ) -> None:
         """Other parameters, arguments, epochs, seed, metric or number are named, was and is."""
-        seen = Keeper(tmp_path / "kept", at=1, verdict=Verdict.STOP)
+        seen = Keeper(tmp_path / "kept", at=1, verdict=Directive.STOP)
         process.train(dataclasses.replace(job, checkpoint_every=1), seen)
         own = continued(job, seen.kept[1], tmp_path / "own")
         assert own.resume is not None
@@ -311,7 +311,7 @@ class TrainerContract:
 
     def test_a_package_stands_alone(self, process: TrainingProcess, job: Job) -> None:
         """Its code imports nothing of this project, and every file of it is there."""
-        weights = process.train(job, Recorder(at=1, verdict=Verdict.PRUNE)).weights
+        weights = process.train(job, Recorder(at=1, verdict=Directive.PRUNE)).weights
         assert weights is not None
         package = process.package(weights, job)
         tree = ast.parse(package.code.read_text())

@@ -13,7 +13,7 @@ import pytest
 from support.training import Recorder, install_trainer, is_running, make_job, wait_until
 
 from hpo.errors import SpecError, TrialError, WeightsError
-from hpo.trainer import Epoch, Verdict
+from hpo.trainer import Directive, Epoch
 from workers.training_process.client import TrainingProcess
 
 if TYPE_CHECKING:
@@ -116,11 +116,11 @@ def test_a_child_killed_by_the_kernel_counts_as_out_of_memory(
 ) -> None:
     """SIGKILL from elsewhere is what the kernel does when memory runs out."""
 
-    def kill_it(epoch: Epoch) -> Verdict:
+    def kill_it(epoch: Epoch) -> Directive:
         del epoch
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
-        return Verdict.GO
+        return Directive.GO
 
     with pytest.raises(TrialError, match="likely out of memory") as caught:
         process.train(make_job(tmp_path / "bad"), kill_it)
@@ -144,7 +144,7 @@ def test_an_exception_of_the_report_reaches_the_caller(
 ) -> None:
     """The training is stopped, the exception goes on, and the process stays warm."""
 
-    def lost(epoch: Epoch) -> Verdict:
+    def lost(epoch: Epoch) -> Directive:
         raise LookupError(f"lease lost at epoch {epoch.number}")
 
     process.warm()
@@ -161,7 +161,7 @@ def test_a_wish_to_stop_does_not_wait_for_the_epochs_end(
     """STOP from `poll` ends an epoch that would never end."""
     seen = Recorder()
     result = process.train(
-        make_job(tmp_path / "long", train={"hang_at": 1}), seen, poll=lambda: Verdict.STOP
+        make_job(tmp_path / "long", train={"hang_at": 1}), seen, poll=lambda: Directive.STOP
     )
     assert (result.weights, seen.numbers) == (None, [])
     assert process.train(make_job(tmp_path / "next"), Recorder()).best_epoch is not None
@@ -176,8 +176,8 @@ def test_an_evaluation_ends_at_once_when_it_is_not_wanted_any_more(
     with TrainingProcess("plugin", tmp_path / "logs", plugin) as process:
         job = make_job(tmp_path / "long", params={"do": "evaluate for ever"})
 
-        def once_begun() -> Verdict | None:
-            return Verdict.STOP if job.run_dir.is_dir() else None
+        def once_begun() -> Directive | None:
+            return Directive.STOP if job.run_dir.is_dir() else None
 
         process.warm()
         pid = process.pid
@@ -197,7 +197,7 @@ def test_an_evaluation_that_may_be_stopped_fails_as_any(
     process.warm()
     pid = process.pid
     with pytest.raises(WeightsError, match=r"missing\.json"):
-        process.evaluate_unless(missing, job, "test", lambda: Verdict.GO)
+        process.evaluate_unless(missing, job, "test", lambda: Directive.GO)
     assert process.pid == pid
 
 
@@ -276,11 +276,11 @@ def test_ctrl_c_in_the_terminal_is_the_workers_alone(
     assert process.pid is not None
     assert os.getsid(process.pid) != os.getsid(0)
 
-    def interrupt(epoch: Epoch) -> Verdict:
+    def interrupt(epoch: Epoch) -> Directive:
         del epoch
         assert process.pid is not None
         os.kill(process.pid, signal.SIGINT)
-        return Verdict.GO
+        return Directive.GO
 
     assert process.train(make_job(tmp_path / "next"), interrupt).best_epoch is not None
 

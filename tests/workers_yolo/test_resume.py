@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from hpo.trainer import Epoch, Job, Result, Verdict
+    from hpo.trainer import Directive, Epoch, Job, Result
 
 # What makes it hard: 6 batches an epoch and a step after every 4, the last batch smaller, warm-up
 # over two epochs, images that a mosaic picks from those seen lately, mosaics that end in mid-run
@@ -56,7 +56,7 @@ class Lab:
     def train_until_killed(self, job: Job, seen: Keeper, at: int) -> None:
         """Train; kill the process (SIGKILL) when it has reported epoch `at`."""
 
-        def report(epoch: Epoch) -> Verdict:
+        def report(epoch: Epoch) -> Directive:
             verdict = seen(epoch)
             if epoch.number == at:
                 assert self.process.pid is not None

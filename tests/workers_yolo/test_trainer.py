@@ -10,7 +10,7 @@ import pytest
 from support.training import TRAIN, Recorder, in_torch, install_trainer, make_images, make_job
 
 from hpo.errors import DatasetError, TrialError
-from hpo.trainer import Result, Verdict
+from hpo.trainer import Directive, Result
 from workers.training_process.client import TrainingProcess
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_the_optimizers_own_values_are_compared(lab: Lab, tmp_path: Path, optimi
     params = {"lr0": 0.003, "momentum": 0.85, "weight_decay": 0.0007}
     train = {**TRAIN, "optimizer": optimizer}
     job = lab.job(tmp_path / "run", params=params, train=train)
-    result = lab.process.train(job, Recorder(at=1, verdict=Verdict.STOP))
+    result = lab.process.train(job, Recorder(at=1, verdict=Directive.STOP))
     assert {name: result.effective[name] for name in params} == pytest.approx(params)
     assert result.effective["optimizer"] == optimizer
 
@@ -255,7 +255,7 @@ def test_a_read_only_dataset_is_trained_on(lab: Lab, tmp_path: Path) -> None:
     for split in ("train", "val"):
         # A folder in the cache's place: root may write where permissions forbid it
         (tmp_path / "images" / "labels" / f"{split}.cache").mkdir()
-    seen = Recorder(at=1, verdict=Verdict.STOP)
+    seen = Recorder(at=1, verdict=Directive.STOP)
     lab.process.train(dataclasses.replace(lab.job(tmp_path / "run"), data=data), seen)
     assert seen.numbers == [1]
     assert lab.process.log is not None

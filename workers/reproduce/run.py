@@ -21,7 +21,7 @@ from hpo.storage.postgres.queries import query
 from hpo.studies.model_file import model_here
 from hpo.studies.preflight import require_same
 from hpo.studies.trials import trial_details, trial_rows
-from hpo.trainer import Job, Verdict, load_trainer
+from hpo.trainer import Directive, Job, load_trainer
 from workers.device import choose_device, visible_gpus
 from workers.reproduce.report import ComparedEpoch, Failure, Reproduction, compare
 from workers.training_process.client import TrainingProcess
@@ -314,16 +314,16 @@ class _Replay:
                 if number > self._trained:  # it stopped earlier by itself
                     self._see(number, None)
 
-    def _report(self, epoch: Epoch) -> Verdict:
+    def _report(self, epoch: Epoch) -> Directive:
         recorded, number = self._recorded, epoch.number
         self._trained = number
         if recorded.state == "failed" and number > recorded.last:
-            return Verdict.PRUNE  # it does not fail here
+            return Directive.PRUNE  # it does not fail here
         self._see(number, epoch.metrics)
         # The end by itself is left to the trainer: a complete trial had it too
         done = recorded.state == "pruned" and number >= recorded.last
-        return Verdict.PRUNE if done or number == self.until or number not in recorded.epochs else (
-            Verdict.GO
+        return Directive.PRUNE if done or number == self.until or number not in recorded.epochs else (
+            Directive.GO
         )  # fmt: skip
 
     def _see(self, number: int, metrics: Mapping[str, float | None] | None) -> None:

@@ -31,11 +31,11 @@ from hpo.trainer import (
     Argument,
     Checkpoint,
     Description,
+    Directive,
     Epoch,
     Evaluation,
     Package,
     Result,
-    Verdict,
 )
 from workers.trainer_support import (
     argument_faults,
@@ -175,7 +175,7 @@ class SimulatedTrainer:
     def warm(self) -> None:
         """Nothing to import."""
 
-    def train(self, job: Job, report: Callable[[Epoch], Verdict]) -> Result:
+    def train(self, job: Job, report: Callable[[Epoch], Directive]) -> Result:
         used = _used(job)
         params = {name: used[name] for name in ("x", "y", "kind", "depth")}
         state, weights = self._begin(job)
@@ -193,7 +193,7 @@ class SimulatedTrainer:
             train_s += seconds
             checkpoint, warning = self._checkpoint(job, state, weights)
             epoch = Epoch(number, {**metrics, "seconds": seconds}, checkpoint, warning)
-            if report(epoch) is not Verdict.GO:
+            if report(epoch) is not Directive.GO:
                 break
         return Result(state.best_epoch, weights, {}, used, train_s)
 

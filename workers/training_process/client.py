@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpo.errors import TrialError
-from hpo.trainer import Evaluation, Package, Result, Verdict
+from hpo.trainer import Directive, Evaluation, Package, Result
 from workers.training_process.handle import ChildHandle, Interrupted
 from workers.training_process.messages import (
     Answer,
@@ -98,9 +98,9 @@ class TrainingProcess:
     def train(
         self,
         job: Job,
-        report: Callable[[Epoch], Verdict],
+        report: Callable[[Epoch], Directive],
         *,
-        poll: Callable[[], Verdict | None] | None = None,
+        poll: Callable[[], Directive | None] | None = None,
         stall_timeout_s: float | None = None,
     ) -> Result:
         """Train in the child; `report` is called here for every epoch, its verdict sent back.
@@ -119,7 +119,7 @@ class TrainingProcess:
             CheckpointError: the job cannot go on from its checkpoint; nothing was trained.
         """
         child = self._running()
-        interrupted = None if poll is None else lambda: poll() is Verdict.STOP
+        interrupted = None if poll is None else lambda: poll() is Directive.STOP
         settled = False
         try:
             child.wait_ready(interrupted)
@@ -149,7 +149,7 @@ class TrainingProcess:
         return self._ask(Evaluate(weights, job, split), Evaluation)
 
     def evaluate_unless(
-        self, weights: Path, job: Job, split: str, poll: Callable[[], Verdict | None]
+        self, weights: Path, job: Job, split: str, poll: Callable[[], Directive | None]
     ) -> Evaluation | None:
         """Evaluate; None when `poll`, called about twice a second, answered STOP.
 
@@ -157,7 +157,7 @@ class TrainingProcess:
         """
         try:
             return self._ask(
-                Evaluate(weights, job, split), Evaluation, lambda: poll() is Verdict.STOP
+                Evaluate(weights, job, split), Evaluation, lambda: poll() is Directive.STOP
             )
         except Interrupted:
             return None
@@ -224,7 +224,7 @@ class TrainingProcess:
     def _let_leave(self, child: ChildHandle) -> bool:
         """Answer STOP and wait until the child is idle; whether it is."""
         try:
-            child.send(Answer(Verdict.STOP))
+            child.send(Answer(Directive.STOP))
             return isinstance(child.receive(stall_timeout_s=STOP_GRACE_S), Done)
         except TrialError:
             return False  # it died or hung instead: its worker has a reason of its own to tell

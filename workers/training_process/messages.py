@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpo.errors import HpoError
-    from hpo.trainer import Epoch, Job, Verdict
+    from hpo.trainer import Directive, Epoch, Job
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Prepare:
 class Answer:
     """The verdict on the epoch that was reported last."""
 
-    verdict: Verdict
+    verdict: Directive
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from workers.training_process.messages import (
 )
 
 if TYPE_CHECKING:
-    from hpo.trainer import Epoch, Trainer, Verdict
+    from hpo.trainer import Directive, Epoch, Trainer
     from workers.training_process.messages import Request
 
 PARENT_CHECK_S = 1.0
@@ -102,7 +102,7 @@ def _answer(trainer: Trainer, request: Request, connection: Connection[Any, Any]
 def _value(trainer: Trainer, request: Request, connection: Connection[Any, Any]) -> Any:
     """What the trainer makes of a request."""
 
-    def report(epoch: Epoch) -> Verdict:
+    def report(epoch: Epoch) -> Directive:
         connection.send(Reported(epoch))
         answer = connection.recv()
         if not isinstance(answer, Answer):

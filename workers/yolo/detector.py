@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ultralytics.models.yolo.detect import DetectionTrainer
 
 from hpo.errors import TrialError
-from hpo.trainer import Checkpoint, Epoch, Verdict
+from hpo.trainer import Checkpoint, Directive, Epoch
 from workers.trainer_support import continued_weights, is_due, state_file, weights_file
 from workers.yolo.checkpoint import restore, restore_gradients, save_weights, write_state
 from workers.yolo.effective_arguments import batch_argument, effective_arguments, require_applied
@@ -44,7 +44,7 @@ RAM_CACHE_BYTES = 1 << 30  # of decoded images
 class Leave(Exception):  # noqa: N818 - a verdict on its way out of Ultralytics' loop, no error
     """Raised in a callback: the one clean way out of `train()` in mid-training."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: Directive) -> None:
         super().__init__(verdict)
         self.verdict = verdict
 
@@ -65,7 +65,7 @@ class Detector(DetectionTrainer):  # type: ignore[misc]  # Ultralytics has no ty
         self,
         overrides: dict[str, Any],
         job: Job,
-        report: Callable[[Epoch], Verdict],
+        report: Callable[[Epoch], Directive],
         state: dict[str, Any] | None,
     ) -> None:
         """Make a training.
@@ -243,7 +243,7 @@ class Detector(DetectionTrainer):  # type: ignore[misc]  # Ultralytics has no ty
         # Ultralytics started the next epoch's clock before this callback
         self.epoch_time_start = time.time()
         self.report_s += self.epoch_time_start - started
-        if verdict is not Verdict.GO:
+        if verdict is not Directive.GO:
             raise Leave(verdict)
 
     def _checkpoint(self) -> tuple[Checkpoint | None, str]:

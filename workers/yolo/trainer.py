@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import TrialError, WeightsError
-from hpo.trainer import Description, Evaluation, Package, Result, Verdict
+from hpo.trainer import Description, Directive, Evaluation, Package, Result
 from workers.yolo import environment
 from workers.yolo.arguments import DEFAULTS, PREDICT_PARAMS, arguments, code_version
 from workers.yolo.data import own_data_yaml
@@ -72,14 +72,14 @@ class YoloTrainer:
         environment.prepare()
         from workers.yolo import detector  # noqa: F401 - imported for its imports
 
-    def train(self, job: Job, report: Callable[[Epoch], Verdict]) -> Result:
+    def train(self, job: Job, report: Callable[[Epoch], Directive]) -> Result:
         self.warm()
         from workers.yolo.checkpoint import read_state
         from workers.yolo.detector import Detector, Leave
 
         overrides, state = _overrides(job), read_state(job)
         started = time.monotonic()
-        detector, verdict = Detector(overrides, job, report, state), Verdict.GO
+        detector, verdict = Detector(overrides, job, report, state), Directive.GO
         del state  # as large as the model, its averages and the optimizer together
         try:
             detector.train()
@@ -87,8 +87,8 @@ class YoloTrainer:
             verdict = leave.verdict
         finally:
             detector.release()
-        unused = verdict is Verdict.STOP or detector.best_epoch is None
-        finished = verdict is Verdict.GO  # pictures take seconds: a pruned trial has none
+        unused = verdict is Directive.STOP or detector.best_epoch is None
+        finished = verdict is Directive.GO  # pictures take seconds: a pruned trial has none
         result = Result(
             best_epoch=detector.best_epoch,
             weights=None if unused else detector.best,
