@@ -15,7 +15,7 @@ from hpo.errors import HpoError
 from hpo.storage.postgres.queries import query
 from hpo.tracking.dashboard import show_pending
 from hpo.tracking.mirror import Synced, open_mirror
-from hpo.tracking.verify import Difference, mend, verify
+from hpo.tracking.verify import Mismatch, mend, verify
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -43,7 +43,7 @@ def mirror() -> None:
 def sync(quick: bool, study_name: str | None, as_json: bool) -> None:
     """Bring MLflow to what PostgreSQL has, also where runs were deleted or altered there."""
     settings, ids, name = _meant(study_name, writing=True)
-    result, mended, left = Synced(), 0, list[Difference]()
+    result, mended, left = Synced(), 0, list[Mismatch]()
     for study_id in ids:
         with closing(open_mirror(settings, study_id)) as copier:
             copied = copier.sync_study(on_trial=_Progress("copied"))
@@ -79,7 +79,7 @@ def sync(quick: bool, study_name: str | None, as_json: bool) -> None:
 def verify_runs(study_name: str | None, as_json: bool) -> int:
     """Compare every run in MLflow with PostgreSQL; exit 1 with the differences."""
     settings, ids, name = _meant(study_name, writing=False)
-    compared, found = 0, list[Difference]()
+    compared, found = 0, list[Mismatch]()
     for study_id in ids:
         with closing(open_mirror(settings, study_id)) as copier:
             client = copier.client()
@@ -109,7 +109,7 @@ def verify_runs(study_name: str | None, as_json: bool) -> int:
     return 1 if found else 0
 
 
-def _plain(difference: Difference) -> dict[str, str]:
+def _plain(difference: Mismatch) -> dict[str, str]:
     return {key: getattr(difference, key) for key in ("where", "what", "expected", "found")}
 
 

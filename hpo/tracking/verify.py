@@ -43,7 +43,7 @@ class Mend:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Mismatch:
     """One thing that MLflow has otherwise than PostgreSQL.
 
     Attributes:
@@ -69,7 +69,7 @@ class Verified:
     """How many runs were compared, and what differs."""
 
     runs: int
-    differences: list[Difference]
+    differences: list[Mismatch]
 
 
 def verify(
@@ -109,12 +109,12 @@ def verify(
             differences += _trial(client, trial, parent, found.pop(str(trial.number), []))
     for place, extra in found.items():
         differences += [
-            Difference(f"trial-{place}", "run", _NOTHING, run.info.run_id) for run in extra
+            Mismatch(f"trial-{place}", "run", _NOTHING, run.info.run_id) for run in extra
         ]
     return Verified(len(ids) + 1, differences)
 
 
-def mend(client: Client, differences: Iterable[Difference]) -> int:
+def mend(client: Client, differences: Iterable[Mismatch]) -> int:
     """Mend what can be mended in place: tags, and figures by a newer point; returns how many.
 
     Raises:
@@ -149,7 +149,7 @@ def _by_place(client: Client, study: StudyRow) -> dict[str, list[Any]]:
     return places
 
 
-def _study(client: Client, study: StudyRow, state: str, found: list[Any]) -> Iterator[Difference]:
+def _study(client: Client, study: StudyRow, state: str, found: list[Any]) -> Iterator[Mismatch]:
     where = "study" if study.parent_id is None else "finals"
     run = yield from _single(where, study.run_id, found)
     if run is None:
@@ -164,12 +164,12 @@ def _study(client: Client, study: StudyRow, state: str, found: list[Any]) -> Ite
     yield from _tags(where, tags, run)
     yield from _same(where, "status", STUDY_STATUS[state], run.info.status)
     if study.spec is not None and "study.json" not in runs.list_files(client, run.info.run_id):
-        yield Difference(where, "file study.json", "a file", _NOTHING)
+        yield Mismatch(where, "file study.json", "a file", _NOTHING)
 
 
 def _trial(
     client: Client, trial: TrialRow, parent: str | None, found: list[Any]
-) -> Iterator[Difference]:
+) -> Iterator[Mismatch]:
     where = trial.name
     run = yield from _single(where, None, found)
     if run is None:
@@ -193,15 +193,15 @@ def _trial(
 def _single(where: str, recorded: str | None, found: list[Any]) -> Any:
     """Yields differences; returns the run, or None when there is none."""
     if not found:
-        yield Difference(where, "run", recorded or "a run", _NOTHING)
+        yield Mismatch(where, "run", recorded or "a run", _NOTHING)
         return None
     if len(found) > 1:
         ids = ", ".join(sorted(run.info.run_id for run in found))
-        yield Difference(where, "run", "one run", f"{len(found)} runs: {ids}")
+        yield Mismatch(where, "run", "one run", f"{len(found)} runs: {ids}")
     return next((run for run in found if run.info.run_id == recorded), found[0])
 
 
-def _metrics(client: Client, where: str, points: Iterable[Point], run: Any) -> Iterator[Difference]:
+def _metrics(client: Client, where: str, points: Iterable[Point], run: Any) -> Iterator[Mismatch]:
     expected = _newest((p.metric, p.step, p.at_ms, p.value) for p in points)
     names = sorted({metric for metric, _ in expected} | set(run.data.metrics))
     history = [one for name in names for one in client.get_metric_history(run.info.run_id, name)]
@@ -210,7 +210,7 @@ def _metrics(client: Client, where: str, points: Iterable[Point], run: Any) -> I
         a, b = expected.get((metric, step)), found.get((metric, step))
         if a != b:
             mend = Mend(run.info.run_id, metric, step, math.nan if a is None else a)
-            yield Difference(where, f"metric {metric}, step {step}", _figure(a), _figure(b), mend)
+            yield Mismatch(where, f"metric {metric}, step {step}", _figure(a), _figure(b), mend)
 
 
 def _newest(points: Iterable[tuple[str, int, int, float]]) -> dict[tuple[str, int], float]:
@@ -222,23 +222,23 @@ def _newest(points: Iterable[tuple[str, int, int, float]]) -> dict[tuple[str, in
     return {key: value for key, (_, value) in newest.items() if not math.isnan(value)}
 
 
-def _files(client: Client, trial: TrialRow, run: Any) -> Iterator[Difference]:
+def _files(client: Client, trial: TrialRow, run: Any) -> Iterator[Mismatch]:
     there = runs.list_files(client, run.info.run_id) if trial.files else {}
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
     for name, (sha256, size) in sorted(trial.files.items()):
         if there.get(name) != size:
             found = _NOTHING if name not in there else f"{there[name]} bytes"
-            yield Difference(trial.name, f"file {name}", f"{size} bytes", found)
+            yield Mismatch(trial.name, f"file {name}", f"{size} bytes", found)
         elif folder.is_dir():  # its content can be read here
             yield from _same(trial.name, f"sha256 of {name}", sha256, sha256_of(folder / name))
 
 
-def _tags(where: str, expected: Mapping[str, str], run: Any) -> Iterator[Difference]:
+def _tags(where: str, expected: Mapping[str, str], run: Any) -> Iterator[Mismatch]:
     for key, text in sorted(expected.items()):
         found = run.data.tags.get(key)
         if found != text:
             mend = Mend(run.info.run_id, key, None, text)
-            yield Difference(where, f"tag {key}", _shown(text), _shown(found), mend)
+            yield Mismatch(where, f"tag {key}", _shown(text), _shown(found), mend)
 
 
 def _texts(
@@ -248,14 +248,14 @@ def _texts(
     found: Mapping[str, str],
     *,
     exact: bool = False,
-) -> Iterator[Difference]:
+) -> Iterator[Mismatch]:
     for key in sorted(expected.keys() | found.keys() if exact else expected.keys()):
         yield from _same(where, f"{what} {key}", expected.get(key), found.get(key))
 
 
-def _same(where: str, what: str, expected: Any, found: Any) -> Iterator[Difference]:
+def _same(where: str, what: str, expected: Any, found: Any) -> Iterator[Mismatch]:
     if expected != found:
-        yield Difference(where, what, _shown(expected), _shown(found))
+        yield Mismatch(where, what, _shown(expected), _shown(found))
 
 
 def _shown(value: Any) -> str:
