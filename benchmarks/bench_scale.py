@@ -33,7 +33,7 @@ from sqlalchemy import text
 
 from hpo.studies.spec import Choice
 from hpo.studies.store import load_study
-from hpo.tracking.sync_state import Marks
+from hpo.tracking.sync_state import SyncState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ def size_of(engine: Engine, url: str, trials: int, workers: list[int], seconds: 
     fill(engine, STUDY, trials)
     postmaster = postmaster_of(engine)
     history, look_s = first_look(engine, STUDY)
-    marks = Marks(engine, load_study(engine, STUDY).study_id)
+    marks = SyncState(engine, load_study(engine, STUDY).study_id)
     with engine.connect() as connection:
         size = connection.scalar(text("select pg_database_size(current_database())"))
     before = processor_s(postmaster)

@@ -17,7 +17,7 @@ from hpo.storage.postgres.engine import connect, storage_url
 from hpo.tracking import runs
 from hpo.tracking.client import error_code, is_missing, open_client, scrub
 from hpo.tracking.projection import STATUS, STUDY_STATUS, read_study, read_trial
-from hpo.tracking.sync_state import Marks
+from hpo.tracking.sync_state import SyncState
 from hpo.tracking.uri import artifact_root
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Mirror:
         shared: bool = False,
     ) -> None:
         self.engine, self.study_id, self.store = engine, study_id, store
-        self.marks = Marks(engine, study_id, turn)
+        self.sync_state = SyncState(engine, study_id, turn)
         self._shared = shared
         self._open, self._location = open_client, location
         self._client: Client | None = None
@@ -110,7 +110,7 @@ class Mirror:
 
     def behind(self) -> int:
         """How many runs MLflow lacks or has as they no longer are, by PostgreSQL alone."""
-        return self.marks.pending().count
+        return self.sync_state.pending().count
 
     def sync_trial(self, trial_id: int) -> bool:
         """Bring one trial's run to what PostgreSQL has.
@@ -122,11 +122,11 @@ class Mirror:
             TrackingError: MLflow cannot be reached.
             WeightsError: a file of the trial is missing or was altered.
         """
-        study = self.marks.study()
+        study = self.sync_state.study()
         place = None if study is None else self._parent()
         if study is None or place is None:
             return False
-        with self.marks.locked(trial_id) as (connection, mark):
+        with self.sync_state.locked(trial_id) as (connection, mark):
             if mark is None:
                 return False
             trial = read_trial(connection, study, trial_id, mark)
@@ -135,14 +135,14 @@ class Mirror:
             if trial is not None:
                 self._copy(connection, trial, mark, *place)
         if trial is None:
-            self.marks.forget()
+            self.sync_state.forget()
         return trial is not None
 
     def _copy(
         self, connection: Connection, trial: TrialRow, mark: Any, experiment_id: str, parent: str
     ) -> None:
         # However slow MLflow is, PostgreSQL sees that the mark's holder lives.
-        client = self.client().with_beat(lambda: self.marks.beat(connection))
+        client = self.client().with_beat(lambda: self.sync_state.keepalive(connection))
         run = runs.live_run(client, mark.run_id)
         if run is None:
             # All of its epochs, not only those since the mark.
@@ -160,13 +160,13 @@ class Mirror:
         if trial.ended:
             runs.add_files(client, run.info.run_id, trial.files, self.store)
         runs.bring_status(client, run, STATUS[trial.state], trial.row.end_ms)
-        self.marks.done(connection, trial, run.info.run_id)
+        self.sync_state.done(connection, trial, run.info.run_id)
 
     def sync_parent(self) -> bool:
         """Bring the study's own run to what PostgreSQL has; False when there is no such study."""
-        pending = self.marks.pending()
+        pending = self.sync_state.pending()
         if not pending.study_state:
-            self.marks.forget()
+            self.sync_state.forget()
             return False
         if pending.study:
             self._place = self._ensure_parent(pending.study_state)
@@ -185,12 +185,12 @@ class Mirror:
 
     def _above(self) -> tuple[str, str] | None:
         """The place of the study whose finals this one holds; None where it is no such study."""
-        study = self.marks.study()
+        study = self.sync_state.study()
         if study is None or study.parent_id is None:
             return None
         above = Mirror(
             self.engine, self.client, study.parent_id, self.store, self._location,
-            turn=self.marks.turn,
+            turn=self.sync_state.turn,
         )  # fmt: skip
         return above.place()
 
@@ -199,11 +199,11 @@ class Mirror:
         # Before a lock is held, so that one connection is enough: a client looks for its database
         self.client()
         above = self._above()
-        with self.marks.locked_study() as (connection, mark):
+        with self.sync_state.locked_study() as (connection, mark):
             study = read_study(connection, self.study_id)
             if mark is None or study is None:
                 return None
-            client = self.client().with_beat(lambda: self.marks.beat(connection))
+            client = self.client().with_beat(lambda: self.sync_state.keepalive(connection))
             parent = above and above[1]
             experiment_id = above[0] if above else runs.ensure_experiment(
                 client, mark.experiment_id, study.experiment, self._location
@@ -217,7 +217,7 @@ class Mirror:
             tags = study.tags() | {"hpo.state": shown}
             runs.bring_up(client, run, params=study.params(), tags=tags, parent=parent)
             runs.bring_status(client, run, STUDY_STATUS[shown], study.last_ms or study.created_ms)
-            self.marks.study_done(connection, experiment_id, run.info.run_id, shown)
+            self.sync_state.study_done(connection, experiment_id, run.info.run_id, shown)
             return experiment_id, run.info.run_id
 
     def _new_parent(
@@ -243,7 +243,7 @@ class Mirror:
             TrackingError: MLflow cannot be reached.
         """
         self._place = None
-        study = self.marks.study()
+        study = self.sync_state.study()
         if study is None or study.run_id is None:
             return 0
         client = self.client()
@@ -252,11 +252,11 @@ class Mirror:
         live = [] if found is None else runs.find_runs(client, found.experiment_id, tags)
         there = {run.info.run_id for run in live}
         if study.run_id not in there:
-            self.marks.reset_study()
-        recorded = self.marks.recorded()
+            self.sync_state.reset_study()
+        recorded = self.sync_state.recorded()
         gone = [trial_id for run_id, trial_id in recorded.items() if run_id not in there]
         if gone:
-            self.marks.reset(gone)
+            self.sync_state.reset(gone)
         self._remove_twins(client, live, {study.run_id: None, **recorded})
         return len(gone)
 
@@ -272,7 +272,7 @@ class Mirror:
             if run.info.start_time != kept.info.start_time:
                 continue  # of a database that was made anew and counts from the beginning again
             trial_id = recorded[kept.info.run_id]
-            marks = self.marks
+            marks = self.sync_state
             locked = marks.locked_study() if trial_id is None else marks.locked(trial_id)
             with locked as (_, mark):  # nobody is making the trial's run just now
                 if mark is not None and mark.run_id == kept.info.run_id:
@@ -281,7 +281,7 @@ class Mirror:
     def _look_again(self) -> None:
         """Find out whether MLflow was emptied since the last pass: all is to be built again."""
         self._place = None
-        study = self.marks.study()
+        study = self.sync_state.study()
         known = None if study is None else study.run_id
         if known is not None and runs.live_run(self.client(), known) is None:
             self.reconcile()
@@ -314,15 +314,15 @@ class Mirror:
         result = Synced()
         own = set(first)
         self.hiccups = []
-        if self.marks.pending().count:
+        if self.sync_state.pending().count:
             self._look_again()
-        order = sorted(self.marks.pending().trials, key=lambda trial_id: trial_id not in own)
+        order = sorted(self.sync_state.pending().trials, key=lambda trial_id: trial_id not in own)
         for done, trial_id in enumerate(order):
             if on_trial is not None:
                 on_trial(done, len(order))
             self._attempt(trial_id, result)
         self.sync_parent()
-        self.marks.study_works()
+        self.sync_state.study_works()
         result.behind = self.behind()
         return result
 
@@ -338,7 +338,7 @@ class Mirror:
             if is_missing(error) or error_code(error) in _INACTIVE:
                 self.reconcile()  # something may have been deleted while we wrote
             text = self.note(error)
-            self.marks.failed(trial_id, text)
+            self.sync_state.failed(trial_id, text)
             (self.hiccups if passing else result.errors).append(text)
 
     def sync_study(self, *, on_trial: Callable[[int, int], None] | None = None) -> Synced:

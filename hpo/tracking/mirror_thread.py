@@ -21,7 +21,7 @@ from hpo.errors import HpoError, StoreError
 from hpo.storage.postgres.engine import connect
 from hpo.tracking.dashboard import show_pending
 from hpo.tracking.mirror import HICCUPS, Mirror, open_mirror
-from hpo.tracking.sync_state import Marks
+from hpo.tracking.sync_state import SyncState
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -128,7 +128,7 @@ class MirrorThread:
             try:
                 engine = self._engine or connect(self._settings, pool_size=1)
                 try:
-                    found.append(Marks(engine, self._study_id).pending().count)
+                    found.append(SyncState(engine, self._study_id).pending().count)
                 finally:
                     if engine is not self._engine:
                         engine.dispose()
@@ -244,7 +244,7 @@ class MirrorThread:
         if self._mirror is None:
             return
         try:
-            self._mirror.marks.study_failed(text)
+            self._mirror.sync_state.study_failed(text)
         except (DBAPIError, PoolTimeoutError) as trouble:
             log.debug("the reason is not stored: %s", self._mirror.note(trouble))
 

@@ -46,7 +46,7 @@ class Pending:
         return len(self.trials) + int(self.study)
 
 
-class Marks:
+class SyncState:
     """The marks of one study. Each call is a transaction of its own, but for the locks.
 
     A lock's transaction lasts as long as MLflow takes. Few are open at once: one of those that
@@ -110,7 +110,7 @@ class Marks:
             time.sleep(SLOT_S)
 
     @staticmethod
-    def beat(connection: Connection) -> None:
+    def keepalive(connection: Connection) -> None:
         """Say that the holder of a lock lives: the database ends those that say nothing."""
         connection.execute(text("select 1"))
 

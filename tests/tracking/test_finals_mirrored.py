@@ -173,7 +173,7 @@ def test_mirrors_of_both_at_once_build_everything_once(contest: Contest) -> None
 def test_a_finals_mirror_waits_for_no_lock_of_its_own(contest: Contest) -> None:
     """One connection is enough for it, while its study's mirror is busy."""
     first, second = contest.bench.mirror(), contest.mirror()
-    with first.marks.locked_study():
+    with first.sync_state.locked_study():
         late = threading.Thread(target=second.sync_study)
         late.start()
         time.sleep(0.5)
