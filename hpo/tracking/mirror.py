@@ -108,7 +108,7 @@ class Mirror:
             self._client = self._open()
         return self._client
 
-    def behind(self) -> int:
+    def pending_count(self) -> int:
         """How many runs MLflow lacks or has as they no longer are, by PostgreSQL alone."""
         return self.sync_state.pending().count
 
@@ -178,12 +178,12 @@ class Mirror:
             self._place = self._ensure_parent(None)
         return self._place
 
-    def place(self) -> tuple[str, str] | None:
+    def run_location(self) -> tuple[str, str] | None:
         """The same for others, looked up now, in an MLflow that may have been emptied."""
-        self._look_again()
+        self._detect_reset()
         return self._parent()
 
-    def _above(self) -> tuple[str, str] | None:
+    def _parent_location(self) -> tuple[str, str] | None:
         """The place of the study whose finals this one holds; None where it is no such study."""
         study = self.sync_state.study()
         if study is None or study.parent_id is None:
@@ -192,13 +192,13 @@ class Mirror:
             self.engine, self.client, study.parent_id, self.store, self._location,
             turn=self.sync_state.turn,
         )  # fmt: skip
-        return above.place()
+        return above.run_location()
 
     def _ensure_parent(self, state: str | None) -> tuple[str, str] | None:
         """The same, made where need be; with `state`, its run shows that afterwards."""
         # Before a lock is held, so that one connection is enough: a client looks for its database
         self.client()
-        above = self._above()
+        above = self._parent_location()
         with self.sync_state.locked_study() as (connection, mark):
             study = read_study(connection, self.study_id)
             if mark is None or study is None:
@@ -278,7 +278,7 @@ class Mirror:
                 if mark is not None and mark.run_id == kept.info.run_id:
                     client.delete_run(run.info.run_id)
 
-    def _look_again(self) -> None:
+    def _detect_reset(self) -> None:
         """Find out whether MLflow was emptied since the last pass: all is to be built again."""
         self._place = None
         study = self.sync_state.study()
@@ -315,7 +315,7 @@ class Mirror:
         own = set(first)
         self.hiccups = []
         if self.sync_state.pending().count:
-            self._look_again()
+            self._detect_reset()
         order = sorted(self.sync_state.pending().trials, key=lambda trial_id: trial_id not in own)
         for done, trial_id in enumerate(order):
             if on_trial is not None:
@@ -323,7 +323,7 @@ class Mirror:
             self._attempt(trial_id, result)
         self.sync_parent()
         self.sync_state.study_works()
-        result.behind = self.behind()
+        result.behind = self.pending_count()
         return result
 
     def _attempt(self, trial_id: int, result: Synced) -> None:

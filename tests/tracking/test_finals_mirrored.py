@@ -180,7 +180,7 @@ def test_a_finals_mirror_waits_for_no_lock_of_its_own(contest: Contest) -> None:
         assert late.is_alive()  # the study's run comes first
     late.join(60)
     assert not late.is_alive()
-    assert second.behind() == 0
+    assert second.pending_count() == 0
     found = verify(contest.bench.engine, contest.bench.client(), contest.finals.study_id)
     assert (found.differences, found.runs) == ([], 3)
 

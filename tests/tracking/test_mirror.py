@@ -44,7 +44,7 @@ def test_what_postgresql_has_is_in_mlflow(bench: Bench) -> None:
     claims, claim = bench.claim()
     bench.train(claims, claim, 0.4)
     mirror = bench.mirror()
-    assert mirror.behind() == 5  # four trials and the study's own run
+    assert mirror.pending_count() == 5  # four trials and the study's own run
     result = mirror.sync_study()
     assert (result.copied, result.behind, result.errors) == (4, 0, [])
     assert differences(bench) == []
@@ -86,14 +86,14 @@ def test_epochs_follow_one_by_one(bench: Bench) -> None:
     claims, claim = bench.claim()
     for number in (1, 2, 3):
         claims.report(claim, Epoch(number, {"mAP50": number / 10}))
-        assert mirror.behind() >= 1
+        assert mirror.pending_count() >= 1
         mirror.sync_pending()
-        assert mirror.behind() == 0
+        assert mirror.pending_count() == 0
         assert bench.run(0).data.metrics["mAP50"] == number / 10
     bench.tell(claims, claim)
-    assert mirror.behind() == 1
+    assert mirror.pending_count() == 1
     mirror.sync_pending()
-    assert mirror.behind() == 0
+    assert mirror.pending_count() == 0
     assert differences(bench) == []
 
 
@@ -145,7 +145,7 @@ def test_the_studys_run_ends_and_opens_again(bench: Bench, engine: Engine) -> No
     assert status() == "FINISHED"
     assert differences(bench) == []
     extend(engine, bench.study, 7)
-    assert mirror.behind() == 1
+    assert mirror.pending_count() == 1
     mirror.sync_study()
     assert status() == "RUNNING"
 
@@ -182,7 +182,7 @@ def test_a_run_that_was_made_and_not_recorded_is_found_again(bench: Bench, engin
     execute(engine, "update hpo.mirror set run_id = null, change = 0, state = null, files = false")
     execute(engine, "update hpo.mirror_study set run_id = null, experiment_id = null, state = null")
     again = bench.mirror()
-    assert again.behind() == 2
+    assert again.pending_count() == 2
     again.sync_study()
     assert {run.info.run_id for run in bench.runs()} == before
     assert differences(bench) == []
@@ -348,7 +348,7 @@ def test_the_default_database_is_made_and_made_again(
     name = f"{engine.url.database}_mlflow"
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"drop database {name} with (force)"))
-    assert mirror.behind() == 0
+    assert mirror.pending_count() == 0
     again = bench.mirror()
     result = again.sync_study()
     assert (result.rebuilt, result.copied, result.behind) == (1, 1, 0)

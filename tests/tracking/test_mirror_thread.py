@@ -48,7 +48,7 @@ def test_an_outage_of_mlflow_reaches_no_trial(
     with MirrorThread(bench.settings, bench.study) as thread:
         bench.trial(0.1, 0.2)
         thread.wake()
-        until(lambda: look.behind() == 0)
+        until(lambda: look.pending_count() == 0)
         mlflow_server.stop()
         claims, claim = bench.claim()
         for number in (1, 2, 3):
@@ -56,13 +56,13 @@ def test_an_outage_of_mlflow_reaches_no_trial(
             thread.wake(claim.trial_id)
         bench.tell(claims, claim)
         until(lambda: "nothing reaches MLflow" in caplog.text)
-        assert look.behind() == 1
+        assert look.pending_count() == 1
         assert thread.flush(timeout_s=300) is False
         with engine.connect() as connection:
             stored = connection.scalar(text("select error from hpo.mirror_study"))
         assert mlflow_server.url in stored
         mlflow_server.start()
-        until(lambda: look.behind() == 0)
+        until(lambda: look.pending_count() == 0)
         assert thread.flush(timeout_s=300)
     assert caplog.text.count("nothing reaches MLflow") == 1
     assert verify(engine, bench.client(), bench.study.study_id).differences == []
@@ -79,7 +79,7 @@ def test_leaving_copies_what_is_pending(bench: Bench, caplog: pytest.LogCaptureF
         bench.trial(value)
         thread.wake()
     assert thread.close(timeout_s=300)
-    assert bench.mirror().behind() == 0
+    assert bench.mirror().pending_count() == 0
     assert verify(bench.engine, bench.client(), bench.study.study_id).differences == []
     assert caplog.text == ""
 
@@ -93,7 +93,7 @@ def test_a_thread_without_mlflow_gives_up_its_flush(
         bench.trial(0.1)
         thread.wake()
     assert "hpo mirror sync" in caplog.text
-    assert bench.mirror().behind() == 2
+    assert bench.mirror().pending_count() == 2
 
 
 def test_a_flush_does_not_wait_for_what_is_refused(
@@ -108,7 +108,7 @@ def test_a_flush_does_not_wait_for_what_is_refused(
     assert thread.flush(timeout_s=300) is False
     thread.close()
     assert caplog.text.count("MLflow lacks a trial") == 1
-    assert bench.mirror().behind() == 1
+    assert bench.mirror().pending_count() == 1
 
 
 def test_one_experiment_never_mixes_two_ways_of_keeping_files(

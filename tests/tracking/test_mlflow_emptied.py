@@ -42,7 +42,7 @@ def test_an_emptied_mlflow_is_rebuilt_by_the_thread_and_by_sync(
         other.mirror().sync_study()
         claims, claim = bench.claim()
         bench.train(claims, claim, 0.3)
-        wait_for(lambda: len(bench.runs()) == 3 and look.behind() == 0, "all is there again")
+        wait_for(lambda: len(bench.runs()) == 3 and look.pending_count() == 0, "all is there again")
         bench.tell(claims, claim)
     whole(bench, 3)
     emptied.lose()

@@ -257,7 +257,7 @@ def test_answers_of_500_are_an_outage_told_once_and_no_refusal(
         look = served.mirror()
         thread.flush(timeout_s=5)
         proxy.fault = NONE
-        wait_for(lambda: look.behind() == 0, "MLflow has caught up")
+        wait_for(lambda: look.pending_count() == 0, "MLflow has caught up")
     assert "lacks a trial" not in caplog.text
     assert caplog.text.count("it answers 500") <= 1
     assert verify(served.engine, served.client(), served.study.study_id).differences == []
@@ -272,7 +272,7 @@ def test_an_answer_that_is_lost_makes_nothing_twice(
     proxy.fault = Fault(cut=True, share=0.5, only=call)
     with MirrorThread(served.settings, served.study):
         look = served.mirror()
-        wait_for(lambda: look.behind() == 0, "MLflow has caught up")
+        wait_for(lambda: look.pending_count() == 0, "MLflow has caught up")
     assert any(call in request for request in proxy.seen)
     proxy.fault = NONE
     assert len(served.runs()) == 2
