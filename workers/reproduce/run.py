@@ -322,9 +322,9 @@ class _Replay:
         self._see(number, epoch.metrics)
         # The end by itself is left to the trainer: a complete trial had it too
         done = recorded.state == "pruned" and number >= recorded.last
-        return Directive.PRUNE if done or number == self.until or number not in recorded.epochs else (
-            Directive.GO
-        )  # fmt: skip
+        if done or number == self.until or number not in recorded.epochs:
+            return Directive.PRUNE
+        return Directive.GO
 
     def _see(self, number: int, metrics: Mapping[str, float | None] | None) -> None:
         before = self._recorded.epochs.get(number)

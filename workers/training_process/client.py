@@ -103,7 +103,7 @@ class TrainingProcess:
         poll: Callable[[], Directive | None] | None = None,
         stall_timeout_s: float | None = None,
     ) -> Result:
-        """Train in the child; `report` is called here for every epoch, its verdict sent back.
+        """Train in the child; `report` is called here for every epoch, what it answers sent back.
 
         Args:
             job: the training.
@@ -130,11 +130,11 @@ class TrainingProcess:
                     settled = True
                     break
                 try:
-                    verdict = report(reply.epoch)
+                    directive = report(reply.epoch)
                 except BaseException:
                     settled = self._let_leave(child)
                     raise
-                child.send(Answer(verdict))
+                child.send(Answer(directive))
         except Interrupted:
             return Result(best_epoch=None, weights=None)
         finally:

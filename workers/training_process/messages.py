@@ -59,9 +59,9 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Answer:
-    """The verdict on the epoch that was reported last."""
+    """What the trainer is told after the epoch that was reported last."""
 
-    verdict: Directive
+    directive: Directive
 
 
 @dataclass(frozen=True)

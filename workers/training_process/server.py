@@ -107,7 +107,7 @@ def _value(trainer: Trainer, request: Request, connection: Connection[Any, Any])
         answer = connection.recv()
         if not isinstance(answer, Answer):
             raise TypeError(f"expected an answer to epoch {epoch.number}, got {answer!r}")
-        return answer.verdict
+        return answer.directive
 
     match request:
         case Train():
