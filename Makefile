@@ -133,7 +133,7 @@ constraints: $(STAMP) ## Pin what pyproject.toml asks for; UPGRADE=--upgrade mov
 test-wheel: $(STAMP) ## Install the built wheel in an empty environment and use hpo there (minutes)
 	rm -rf dist
 	$(BIN)/python -m build --wheel --outdir dist .
-	PYTHON=$(PYTHON) tests/wheel/use_wheel.sh dist/*.whl
+	PYTHON=$(PYTHON) tests/e2e/use_wheel.sh dist/*.whl
 
 .PHONY: clean
 clean: ## Remove demo/, built files and caches; .venv stays

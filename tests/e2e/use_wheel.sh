@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs a built wheel in an empty environment and uses `hpo` there, far from the checkout.
-# Usage: PYTHON=python3 tests/wheel/use_wheel.sh dist/NAME.whl
+# Usage: PYTHON=python3 tests/e2e/use_wheel.sh dist/NAME.whl
 set -eu
 
 wheel=$(realpath "$1")

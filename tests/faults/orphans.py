@@ -95,7 +95,7 @@ def store_is_tidy(record: Record) -> Iterator[str]:
         elif file.is_file() and sha256_of(file) != file.name:
             yield f"{file.name} in the store has another content"
     record.world.python(
-        "from hpo.artifacts.opening import open_store; from hpo.settings import Settings; "
+        "from hpo.storage.artifacts.opening import open_store; from hpo.settings import Settings; "
         "open_store(Settings.read()).require_writable()"
     )
     if drafts := [file.name for file in store.rglob(f"{DRAFT}*")]:

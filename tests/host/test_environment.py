@@ -56,7 +56,7 @@ def test_it_says_what_computes_and_in_which_version() -> None:
 def test_it_loads_nothing_of_what_it_names() -> None:
     """A worker's start does not wait for torch: that is its training process's affair."""
     code = (
-        "import sys; from hpo.machine import this_machine; this_machine('cpu', 'x');"
+        "import sys; from hpo.host.environment import this_machine; this_machine('cpu', 'x');"
         "print(sorted({'torch', 'numpy', 'ultralytics', 'cv2', 'optuna'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

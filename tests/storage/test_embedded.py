@@ -27,7 +27,7 @@ from hpo.storage.postgres.embedded_server import sole_life
 if TYPE_CHECKING:
     from pathlib import Path
 
-STARTER = "import sys, pathlib; from hpo.database import embedded; "
+STARTER = "import sys, pathlib; from hpo.storage.postgres import embedded; "
 START = STARTER + "print(embedded.ensure_running(pathlib.Path(sys.argv[1]), create=True))"
 
 
