@@ -41,7 +41,7 @@ SECRET = ("HPO_STORAGE", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_T
 # Shows passwords where they are meant to be hidden: the planted leak
 LEAK = """
 import hpo.storage.postgres.url
-hpo.database.url.mask = lambda url: url
+hpo.storage.postgres.url.mask = lambda url: url
 """
 
 

@@ -139,7 +139,7 @@ class Reproduction:
         arguments: what differs in the arguments that the two trainings used, one line each.
         environment: what differs in where they ran, one line each.
         notes: what else should be known.
-        machines: `recorded` and `now`, as `hpo.machine.this_machine` says them.
+        machines: `recorded` and `now`, as `environment.this_machine` says them.
     """
 
     study: str
