@@ -61,7 +61,7 @@ class ChildHandle:
                 self._process = subprocess.Popen(
                     # -P: a folder `workers` or `hpo` in the current folder is none of ours
                     [
-                        *(sys.executable, "-P", "-m", "workers.child"),
+                        *(sys.executable, "-P", "-m", "workers.training_process.server"),
                         *(trainer, str(theirs.fileno()), str(lifeline)),
                     ],
                     stdin=subprocess.DEVNULL,

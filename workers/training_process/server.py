@@ -1,7 +1,7 @@
 """The training process itself: serves a worker's requests one by one, and dies with the worker.
 
-Knows the Trainer protocol only; started by `workers.child_handle` as
-`python -m workers.child TRAINER CONTROL_FD LIFELINE_FD`.
+Knows the Trainer protocol only; started by `handle.py` as
+`python -m workers.training_process.server TRAINER CONTROL_FD LIFELINE_FD`.
 """
 
 from __future__ import annotations
