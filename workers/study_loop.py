@@ -1,4 +1,4 @@
-"""A worker at one study: claims and runs its trials; opens no database, promotes nothing."""
+"""The loop of a worker over one study's trials: claims one after the other and runs it."""
 
 from __future__ import annotations
 
@@ -118,8 +118,11 @@ class Place:
     turn: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Shift:
-    """One worker's time on one study; `run` is called once, inside the shift's `with` block."""
+class StudyLoop:
+    """Claims and runs the trials of one study until a limit or the study's end.
+
+    `run` is called once, inside the loop's `with` block.
+    """
 
     def __init__(
         self, place: Place, study: Study, limits: Limits, *, test_fingerprint: str = ""
@@ -153,7 +156,7 @@ class Shift:
         )
 
     def run(self) -> Summary:
-        """Claim and run trials; the mirror goes on until the shift is left.
+        """Claim and run trials; the mirror goes on until the loop's block is left.
 
         Raises:
             RepeatedFailureError: the trials fail with the same error again and again.

@@ -19,7 +19,7 @@ from hpo.studies.store import load_study
 from workers.device import choose_device
 from workers.events import Event, Kind, Watch, nobody
 from workers.shutdown import GRACE_S, Drain
-from workers.study_loop import Limits, Place, Shift, Summary
+from workers.study_loop import Limits, Place, StudyLoop, Summary
 from workers.training_process.client import TrainingProcess
 from workers.workspace import own_folder
 
@@ -143,8 +143,8 @@ class Worker:
     def _serve(self, place: Place, study: Study) -> Summary:
         if study.parent_id is not None:
             return self._serve_finals(place, study)
-        with Shift(place, study, self._limits) as shift:  # its mirror goes on during the finals
-            summary = shift.run()
+        with StudyLoop(place, study, self._limits) as loop:  # its mirror goes on during the finals
+            summary = loop.run()
             if summary.why in ("finished", "limit") and self._promote:
                 self._conclude(place, study, summary)
         return summary
@@ -166,8 +166,8 @@ class Worker:
         """As a worker of `NAME/finals` alone."""
         parent = parent_of(place.engine, finals)
         _, fingerprint = require_test_split(parent, place.settings, place.engine)
-        with Shift(place, finals, self._limits, test_fingerprint=fingerprint) as shift:
-            summary = shift.run()
+        with StudyLoop(place, finals, self._limits, test_fingerprint=fingerprint) as loop:
+            summary = loop.run()
             if summary.why == "finished" and self._promote:
                 try:
                     self._finalize(place, parent, summary)
@@ -182,8 +182,8 @@ class Worker:
         )
         _, fingerprint = require_test_split(study, place.settings, place.engine)
         limits = replace(self._limits, n_trials=None)
-        with Shift(place, finals, limits, test_fingerprint=fingerprint) as shift:
-            inner = shift.run()
+        with StudyLoop(place, finals, limits, test_fingerprint=fingerprint) as loop:
+            inner = loop.run()
         if inner.why == "finished":
             return True
         if inner.why == "drained":

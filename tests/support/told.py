@@ -24,7 +24,7 @@ from hpo.trainer import Directive, Epoch, Job
 from workers.events import nobody
 from workers.shutdown import Drain
 from workers.simulated.trainer import SimulatedTrainer
-from workers.study_loop import Limits, Place, Shift, Summary
+from workers.study_loop import Limits, Place, StudyLoop, Summary
 from workers.training_process.client import TrainingProcess
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ class PromotionBench:
             None, None, time.monotonic(),
         )  # fmt: skip
         fingerprint = str(study.test_fingerprint)
-        with Shift(place, finals, Limits(), test_fingerprint=fingerprint) as shift:
-            return shift.run()
+        with StudyLoop(place, finals, Limits(), test_fingerprint=fingerprint) as loop:
+            return loop.run()
 
     def finalize(self, study: Study, **options: Any) -> Decision:
         """`finalize` with everything else given, after the finals."""
