@@ -88,7 +88,7 @@ class Place:
     Attributes:
         settings: of this machine.
         engine: with room for two connections. The mirror's threads and a promotion hold one of
-            them at most while MLflow is slow; this thread, the lease keeper and the checkpoints'
+            them at most while MLflow is slow; this thread, the lease heartbeat and the checkpoints'
             uploader take one for a short transaction at a time.
         process: the training process.
         runs: folder of the runs.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import End, LeaseStatus
-from hpo.claims.heartbeat import LeaseKeeper
+from hpo.claims.heartbeat import LeaseHeartbeat
 from hpo.errors import CheckpointError, HpoError, ServiceError, StoreError, TrialError
 from hpo.trainer import Directive, Epoch, Job, Result
 from workers.checkpoints import CheckpointUploader, Starts
@@ -105,7 +105,7 @@ class TrialRun:
         self._answered = Directive.GO  # the last verdict given to the trainer
         self._lost = False
         self._last = 0  # the last epoch of this training
-        self._keeper = LeaseKeeper(bench.claims, claim)
+        self._heartbeat = LeaseHeartbeat(bench.claims, claim)
         self._checkpoints = Checkpoints(bench.claims, claim, bench.store)
         self._uploader = CheckpointUploader(self._checkpoints, self._warn)
         self._starts = Starts(self._checkpoints, self._job.run_dir, self._when_reached)
@@ -123,7 +123,7 @@ class TrialRun:
         self._watch(Event(Kind.CLAIMED, claim.number, epochs=self._job.epochs, params=params))
         try:
             self._job.run_dir.mkdir(parents=True)
-            with self._keeper:
+            with self._heartbeat:
                 ended = self._ended()
         except ServiceError:
             raise  # PostgreSQL is gone: asking it to release would wait again; the lease runs out
@@ -210,7 +210,7 @@ class TrialRun:
 
     def _poll(self) -> Directive | None:
         """In mid-epoch a lost lease ends a training, and a grace that is over."""
-        self._lost = self._lost or self._keeper.standing is LeaseStatus.LOST
+        self._lost = self._lost or self._heartbeat.standing is LeaseStatus.LOST
         if self._lost or self._drain.left_s <= min(LEAVING_S, self._drain.grace_s / 2):
             self._answered = Directive.STOP
             return Directive.STOP
@@ -275,7 +275,7 @@ class TrialRun:
                     self._warn(text)
             if self._drain.event.wait(STORE_WAIT_S):
                 raise GiveBackError
-            if self._keeper.standing is LeaseStatus.LOST:
+            if self._heartbeat.standing is LeaseStatus.LOST:
                 raise LostError
 
     def _warn(self, text: str) -> None:

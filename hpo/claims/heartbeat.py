@@ -1,4 +1,4 @@
-"""The thread that renews a lease while its trial trains; decides nothing about the trial."""
+"""The thread that renews the lease of a trial while the trial trains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _RENEWALS = 3  # in a lease's time: two may fail before it runs out
 
 
-class LeaseKeeper:
+class LeaseHeartbeat:
     """Renews one claim's lease until left, on a connection of its own.
 
     A database blip delays a renewal and ends nothing: the fence is the token, so a lease that ran
@@ -34,7 +34,7 @@ class LeaseKeeper:
         self.standing = LeaseStatus.GO
         self._claims, self._claim = claims, claim
         self._left = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="lease-heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
