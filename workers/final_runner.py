@@ -12,7 +12,7 @@ from hpo.errors import DatasetError, TrialError, WeightsError
 from hpo.evaluation.record import Evaluated
 from hpo.studies.finals import final_of_row
 from hpo.trainer import Directive, Epoch, Result
-from workers.trial_runner import LostError, TrialRun
+from workers.trial_runner import LostError, TrialRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ EVALUATION, DETECTIONS = "evaluation.json", "detections.npz"
 SPLIT = "test"
 
 
-class FinalRun(TrialRun):
+class FinalRunner(TrialRunner):
     """A claimed trial of a finals study."""
 
     def __init__(self, bench: Bench, claim: Claim, drain: Drain, watch: Watch) -> None:

@@ -20,8 +20,8 @@ from hpo.storage.postgres.engine import patient
 from hpo.storage.postgres.queries import query
 from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
 from workers.events import Event, Kind
-from workers.final_runner import FinalRun
-from workers.trial_runner import Bench, Ended, LostError, TrialRun
+from workers.final_runner import FinalRunner
+from workers.trial_runner import Bench, Ended, LostError, TrialRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -221,7 +221,7 @@ class StudyLoop:
         summary.why = why
 
     def _one(self, bench: Bench, claim: Claim, watch: Watch) -> Ended:
-        kind = TrialRun if self._study.parent_id is None else FinalRun
+        kind = TrialRunner if self._study.parent_id is None else FinalRunner
         try:
             run = kind(bench, claim, self._place.drain, watch)
         except LostError:

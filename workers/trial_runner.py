@@ -93,7 +93,7 @@ class LostError(Exception):
     """The lease was lost meanwhile."""
 
 
-class TrialRun:
+class TrialRunner:
     """One claimed trial on a bench; `run` is called once."""
 
     def __init__(

@@ -305,7 +305,7 @@ class _Replay:
             self.failure = Failure(f"{error.reason}: {error}", self._trained)
             return
         if result.best_epoch is None and self._trained >= job.epochs:
-            text = f"diverged: no epoch had a finite {job.metric}"  # as TrialRun says it
+            text = f"diverged: no epoch had a finite {job.metric}"  # as TrialRunner says it
             self.failure = Failure(text, self._trained)
             return
         self._result = result
