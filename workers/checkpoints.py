@@ -139,8 +139,8 @@ class CheckpointUploader:
             log.debug("the warning is not stored: %s", error)
 
 
-class Starts:
-    """The newest checkpoint first, then the one before, and at last None: the start.
+class ResumePoints:
+    """Where a takeover may go on: its checkpoints, the newest first, and at last None: the start.
 
     Attributes:
         note: why newer checkpoints than the present one were not used; "" where none was left out.

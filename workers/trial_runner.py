@@ -14,7 +14,7 @@ from hpo.claims.claims import End, LeaseStatus
 from hpo.claims.heartbeat import LeaseHeartbeat
 from hpo.errors import CheckpointError, HpoError, ServiceError, StoreError, TrialError
 from hpo.trainer import Directive, Epoch, Job, Result
-from workers.checkpoints import CheckpointUploader, Starts
+from workers.checkpoints import CheckpointUploader, ResumePoints
 from workers.events import Event, Kind, Watch
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class TrialRunner:
         self._heartbeat = LeaseHeartbeat(bench.claims, claim)
         self._checkpoints = Checkpoints(bench.claims, claim, bench.store)
         self._uploader = CheckpointUploader(self._checkpoints, self._warn)
-        self._starts = Starts(self._checkpoints, self._job.run_dir, self._when_reached)
+        self._resume_points = ResumePoints(self._checkpoints, self._job.run_dir, self._when_reached)
         self._warned = ""
 
     def run(self) -> Ended:
@@ -155,10 +155,10 @@ class TrialRunner:
 
     def _train(self) -> Result:
         """Train from the newest checkpoint that can be continued from; nothing is told yet."""
-        bench, starts = self._bench, self._starts
-        for resume in starts if self._claim.takeovers else (None,):
+        bench, points = self._bench, self._resume_points
+        for resume in points if self._claim.takeovers else (None,):
             self._last = 0 if resume is None else resume.epoch
-            if self._claim.takeovers and not self._say_resumed(starts.note):
+            if self._claim.takeovers and not self._say_resumed(points.note):
                 raise LostError
             try:
                 result = bench.process.train(
@@ -166,12 +166,12 @@ class TrialRunner:
                     poll=self._poll, stall_timeout_s=bench.stall_timeout_s,
                 )  # fmt: skip
             except CheckpointError as error:
-                starts.refuse(self._last, error)
+                points.refuse(self._last, error)
                 continue
             if self._answered is Directive.STOP and not self._lost:
                 self._uploader.flush(min(self._drain.left_s, LONGEST_FLUSH_S))
             return result
-        raise TrialError("error", f"the trainer refused even the start ({starts.note})")
+        raise TrialError("error", f"the trainer refused even the start ({points.note})")
 
     def _say_resumed(self, note: str) -> bool:
         """Record where this attempt begins; False when the trial is another's."""
