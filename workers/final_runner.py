@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hpo.storage.artifacts.store import Stored
     from hpo.trainer import Evaluation
     from workers.events import Watch
-    from workers.shutdown import Drain
+    from workers.shutdown import Shutdown
     from workers.trial_runner import Bench
 
 EVALUATION, DETECTIONS = "evaluation.json", "detections.npz"
@@ -32,12 +32,12 @@ SPLIT = "test"
 class FinalRunner(TrialRunner):
     """A claimed trial of a finals study."""
 
-    def __init__(self, bench: Bench, claim: Claim, drain: Drain, watch: Watch) -> None:
+    def __init__(self, bench: Bench, claim: Claim, shutdown: Shutdown, watch: Watch) -> None:
         rows = bench.claims.rows("final", trial=claim.trial_id)
         if not rows:
             raise LostError  # deleted by another hand since the claim
         self._final = final_of_row(rows[0])
-        super().__init__(bench, claim, drain, watch, seed=self._final.seed)
+        super().__init__(bench, claim, shutdown, watch, seed=self._final.seed)
 
     def _train(self) -> Result:
         return super()._train() if self._final.trained else self._as_it_was()

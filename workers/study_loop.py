@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.studies.store import Study
     from workers.events import Watch
-    from workers.shutdown import Drain
+    from workers.shutdown import Shutdown
     from workers.training_process.client import TrainingProcess
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Place:
         data: the dataset's YAML on this machine.
         model: what trainings are given as their model.
         device: what to train on.
-        drain: the wish to leave.
+        shutdown: the request to leave, and the time that is left for it.
         watch: is told what happens.
         stall_timeout_s: longest silence of a training; None for no limit.
         slot: a name that outlives this process; None for none.
@@ -110,7 +110,7 @@ class Place:
     data: Path | None
     model: str
     device: str
-    drain: Drain
+    shutdown: Shutdown
     watch: Watch
     stall_timeout_s: float | None
     slot: str | None
@@ -150,9 +150,9 @@ class StudyLoop:
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         """Close the mirror; whoever asked the worker to leave does not wait for MLflow."""
         flush_s = 0.0 if kind is KeyboardInterrupt else FLUSH_S
-        drain = self._place.drain
+        shutdown = self._place.shutdown
         self._mirror.close(
-            min(flush_s, _FLUSH_S, max(1.0, drain.left_s)) if drain.asked else flush_s
+            min(flush_s, _FLUSH_S, max(1.0, shutdown.left_s)) if shutdown.requested else flush_s
         )
 
     def run(self) -> Summary:
@@ -172,7 +172,7 @@ class StudyLoop:
         # Repeated after a lost acknowledgement it makes a second row, which nobody is
         worker_id, self._ended_before = patient(
             place.engine, lambda connection: _register(connection, row, slot),
-            patience_s=place.settings.db_patience_s, stop=place.drain.event,
+            patience_s=place.settings.db_patience_s, stop=place.shutdown.event,
         )  # fmt: skip
         summary = Summary(why="crashed")
         try:
@@ -191,7 +191,7 @@ class StudyLoop:
         place, settings = self._place, self._place.settings
         claims = Claims(
             place.engine, self._study, worker_id, lease_s=settings.lease_s,
-            patience_s=settings.db_patience_s, stop=place.drain.event,
+            patience_s=settings.db_patience_s, stop=place.shutdown.event,
         )  # fmt: skip
         return Bench(
             self._study, claims, place.process, open_store(settings), place.runs, place.data,
@@ -200,7 +200,7 @@ class StudyLoop:
         )  # fmt: skip
 
     def _loop(self, bench: Bench, summary: Summary, wake: Callable[[], None]) -> None:
-        waiting, drain = False, self._place.drain
+        waiting, shutdown = False, self._place.shutdown
         watch = self._watched(wake)
         while not (why := self._enough(summary)):
             claim = bench.claims.claim()
@@ -217,13 +217,13 @@ class StudyLoop:
                 if not waiting:
                     watch(Event(Kind.WAITING, text="all trials are claimed, some still run"))
                 waiting = True
-                drain.event.wait(min(self._place.settings.lease_s / 4, _LONGEST_WAIT_S))
+                shutdown.event.wait(min(self._place.settings.lease_s / 4, _LONGEST_WAIT_S))
         summary.why = why
 
     def _one(self, bench: Bench, claim: Claim, watch: Watch) -> Ended:
         kind = TrialRunner if self._study.parent_id is None else FinalRunner
         try:
-            run = kind(bench, claim, self._place.drain, watch)
+            run = kind(bench, claim, self._place.shutdown, watch)
         except LostError:
             return Ended(None, lost=True)
         return run.run()
@@ -238,7 +238,7 @@ class StudyLoop:
 
     def _enough(self, summary: Summary) -> str:
         limits = self._limits
-        if self._place.drain.asked:
+        if self._place.shutdown.requested:
             return "drained"
         count = self._ended_before + summary.count
         if limits.n_trials is not None and count >= limits.n_trials:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hpo.claims.claims import Claim, Claims
     from hpo.storage.artifacts.store import ArtifactStore, Stored
     from hpo.studies.store import Study
-    from workers.shutdown import Drain
+    from workers.shutdown import Shutdown
     from workers.training_process.client import TrainingProcess
 
 log = logging.getLogger(__name__)
@@ -97,10 +97,16 @@ class TrialRunner:
     """One claimed trial on a bench; `run` is called once."""
 
     def __init__(
-        self, bench: Bench, claim: Claim, drain: Drain, watch: Watch, *, seed: int | None = None
+        self,
+        bench: Bench,
+        claim: Claim,
+        shutdown: Shutdown,
+        watch: Watch,
+        *,
+        seed: int | None = None,
     ) -> None:
         """Prepare; `seed` None takes the study's."""
-        self._bench, self._claim, self._drain, self._watch = bench, claim, drain, watch
+        self._bench, self._claim, self._shutdown, self._watch = bench, claim, shutdown, watch
         self._job = make_job(bench, claim, seed)
         self._answered = Directive.GO  # the last verdict given to the trainer
         self._lost = False
@@ -169,7 +175,7 @@ class TrialRunner:
                 points.refuse(self._last, error)
                 continue
             if self._answered is Directive.STOP and not self._lost:
-                self._uploader.flush(min(self._drain.left_s, LONGEST_FLUSH_S))
+                self._uploader.flush(min(self._shutdown.left_s, LONGEST_FLUSH_S))
             return result
         raise TrialError("error", f"the trainer refused even the start ({points.note})")
 
@@ -202,7 +208,7 @@ class TrialRunner:
         # After its last epoch a trial is done in a moment: it is told, not given back, and not
         # judged, as nothing is left to save by pruning.
         if epoch.number < self._job.epochs:
-            if standing is LeaseStatus.STOP or self._drain.asked:
+            if standing is LeaseStatus.STOP or self._shutdown.requested:
                 self._answered = Directive.STOP
             elif claims.prunes(claim, epoch.number):
                 self._answered = Directive.PRUNE
@@ -211,7 +217,7 @@ class TrialRunner:
     def _poll(self) -> Directive | None:
         """In mid-epoch a lost lease ends a training, and a grace that is over."""
         self._lost = self._lost or self._heartbeat.standing is LeaseStatus.LOST
-        if self._lost or self._drain.left_s <= min(LEAVING_S, self._drain.grace_s / 2):
+        if self._lost or self._shutdown.left_s <= min(LEAVING_S, self._shutdown.grace_s / 2):
             self._answered = Directive.STOP
             return Directive.STOP
         return None
@@ -273,7 +279,7 @@ class TrialRunner:
                 if text != self._warned:
                     log.warning("%s", text)
                     self._warn(text)
-            if self._drain.event.wait(STORE_WAIT_S):
+            if self._shutdown.event.wait(STORE_WAIT_S):
                 raise GiveBackError
             if self._heartbeat.standing is LeaseStatus.LOST:
                 raise LostError

@@ -18,7 +18,7 @@ from hpo.studies.preflight import require_same, require_test_split
 from hpo.studies.store import load_study
 from workers.device import choose_device
 from workers.events import Event, Kind, Watch, nobody
-from workers.shutdown import GRACE_S, Drain
+from workers.shutdown import GRACE_S, Shutdown
 from workers.study_loop import Limits, Place, StudyLoop, Summary
 from workers.training_process.client import TrainingProcess
 from workers.workspace import own_folder
@@ -72,7 +72,7 @@ class Worker:
         self._device = choose_device(device)
         self._watch = watch
         self._stall_timeout_s = stall_timeout_s
-        self._drain, self._promote = Drain(grace_s), promote
+        self._shutdown, self._promote = Shutdown(grace_s), promote
         self._started = time.monotonic()
 
     def drain(self, within_s: float = math.inf) -> None:
@@ -80,7 +80,7 @@ class Worker:
 
         The trial is given back: another worker goes on from its checkpoint at once.
         """
-        self._drain.ask(within_s)
+        self._shutdown.request(within_s)
 
     def run(self) -> Summary:
         """Claim and run trials.
@@ -110,7 +110,7 @@ class Worker:
                 process.warm()
                 model = model_here(study, store, runs / "start")
                 place = Place(
-                    settings, engine, process, runs, data, model, self._device, self._drain,
+                    settings, engine, process, runs, data, model, self._device, self._shutdown,
                     self._watch, self._stall_timeout_s, self._slot, self._started,
                 )  # fmt: skip
                 return self._serve(place, study)
@@ -137,7 +137,7 @@ class Worker:
         settings = self._settings
         return persist(
             attempt, storage_url(settings),
-            patience_s=settings.db_patience_s, stop=self._drain.event,
+            patience_s=settings.db_patience_s, stop=self._shutdown.event,
         )  # fmt: skip
 
     def _serve(self, place: Place, study: Study) -> Summary:

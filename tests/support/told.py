@@ -22,7 +22,7 @@ from hpo.tracking.client import Client, open_client
 from hpo.tracking.registry import Registry
 from hpo.trainer import Directive, Epoch, Job
 from workers.events import nobody
-from workers.shutdown import Drain
+from workers.shutdown import Shutdown
 from workers.simulated.trainer import SimulatedTrainer
 from workers.study_loop import Limits, Place, StudyLoop, Summary
 from workers.training_process.client import TrainingProcess
@@ -142,7 +142,7 @@ class PromotionBench:
         runs = self.folder / "runs"
         runs.mkdir(exist_ok=True)
         place = Place(
-            self.settings, self.engine, self.workshop, runs, None, "model", "cpu", Drain(), nobody,
+            self.settings, self.engine, self.workshop, runs, None, "model", "cpu", Shutdown(), nobody,
             None, None, time.monotonic(),
         )  # fmt: skip
         fingerprint = str(study.test_fingerprint)
