@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -25,16 +24,13 @@ from workers.trial_runner import Bench, Ended, LostError, TrialRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from typing import Self
 
     from sqlalchemy import Connection, Engine
 
-    from hpo.settings import Settings
     from hpo.studies.store import Study
+    from workers.context import WorkerContext
     from workers.events import Watch
-    from workers.shutdown import Shutdown
-    from workers.training_process.client import TrainingProcess
 
 log = logging.getLogger(__name__)
 
@@ -81,43 +77,6 @@ class Summary:
         return sum(self.ended.values())
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a worker works: what is the same for all its studies.
-
-    Attributes:
-        settings: of this machine.
-        engine: with room for two connections. The mirror's threads and a promotion hold one of
-            them at most while MLflow is slow; this thread, the lease heartbeat and the checkpoints'
-            uploader take one for a short transaction at a time.
-        process: the training process.
-        runs: folder of the runs.
-        data: the dataset's YAML on this machine.
-        model: what trainings are given as their model.
-        device: what to train on.
-        shutdown: the request to leave, and the time that is left for it.
-        watch: is told what happens.
-        stall_timeout_s: longest silence of a training; None for no limit.
-        slot: a name that outlives this process; None for none.
-        started: when the worker began, of the monotonic clock.
-        turn: of the mirrors' threads and the promotion, for the connection that one may hold.
-    """
-
-    settings: Settings
-    engine: Engine
-    process: TrainingProcess
-    runs: Path
-    data: Path | None
-    model: str
-    device: str
-    shutdown: Shutdown
-    watch: Watch
-    stall_timeout_s: float | None
-    slot: str | None
-    started: float
-    turn: threading.Lock = field(default_factory=threading.Lock)
-
-
 class StudyLoop:
     """Claims and runs the trials of one study until a limit or the study's end.
 
@@ -125,32 +84,32 @@ class StudyLoop:
     """
 
     def __init__(
-        self, place: Place, study: Study, limits: Limits, *, test_fingerprint: str = ""
+        self, context: WorkerContext, study: Study, limits: Limits, *, test_fingerprint: str = ""
     ) -> None:
         """Remember what to do.
 
         Args:
-            place: where.
+            context: what is the same for all studies of the worker.
             study: the study, or its finals.
             limits: when to leave.
             test_fingerprint: of the test split as it is here, for finals.
         """
-        self._place, self._study, self._limits = place, study, limits
+        self._context, self._study, self._limits = context, study, limits
         self._test_fingerprint = test_fingerprint
         self._failures: list[str] = []
         self._ended_before = 0  # by earlier workers of the slot
 
     def __enter__(self) -> Self:
-        place = self._place
+        context = self._context
         self._mirror = MirrorThread(
-            place.settings, self._study, engine=place.engine, turn=place.turn
+            context.settings, self._study, engine=context.engine, turn=context.turn
         )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         """Close the mirror; whoever asked the worker to leave does not wait for MLflow."""
         flush_s = 0.0 if kind is KeyboardInterrupt else FLUSH_S
-        shutdown = self._place.shutdown
+        shutdown = self._context.shutdown
         self._mirror.close(
             min(flush_s, _FLUSH_S, max(1.0, shutdown.left_s)) if shutdown.requested else flush_s
         )
@@ -162,17 +121,17 @@ class StudyLoop:
             RepeatedFailureError: the trials fail with the same error again and again.
             HpoError: a service stayed away.
         """
-        place, study = self._place, self._study
+        context, study = self._context, self._study
         host = socket.gethostname()
-        slot = place.slot if study.parent_id is None else None  # finals count in nobody's limit
+        slot = context.slot if study.parent_id is None else None  # finals count in nobody's limit
         row = {
-            "study_id": study.study_id, "host": host, "pid": os.getpid(), "device": place.device,
-            "environment": json.dumps(this_machine(place.device, study.code_version)),
+            "study_id": study.study_id, "host": host, "pid": os.getpid(), "device": context.device,
+            "environment": json.dumps(this_machine(context.device, study.code_version)),
         }  # fmt: skip
         # Repeated after a lost acknowledgement it makes a second row, which nobody is
         worker_id, self._ended_before = patient(
-            place.engine, lambda connection: _register(connection, row, slot),
-            patience_s=place.settings.db_patience_s, stop=place.shutdown.event,
+            context.engine, lambda connection: _register(connection, row, slot),
+            patience_s=context.settings.db_patience_s, stop=context.shutdown.event,
         )  # fmt: skip
         summary = Summary(why="crashed")
         try:
@@ -184,23 +143,23 @@ class StudyLoop:
             summary.why = "failing"
             raise
         finally:
-            _left(place.engine, worker_id, summary.why)
+            _left(context.engine, worker_id, summary.why)
         return summary
 
     def _bench(self, worker_id: int, host: str) -> Bench:
-        place, settings = self._place, self._place.settings
+        context, settings = self._context, self._context.settings
         claims = Claims(
-            place.engine, self._study, worker_id, lease_s=settings.lease_s,
-            patience_s=settings.db_patience_s, stop=place.shutdown.event,
+            context.engine, self._study, worker_id, lease_s=settings.lease_s,
+            patience_s=settings.db_patience_s, stop=context.shutdown.event,
         )  # fmt: skip
         return Bench(
-            self._study, claims, place.process, open_store(settings), place.runs, place.data,
-            place.model, place.device, host, place.stall_timeout_s, settings.checkpoint_every,
+            self._study, claims, context.process, open_store(settings), context.runs, context.data,
+            context.model, context.device, host, context.stall_timeout_s, settings.checkpoint_every,
             self._test_fingerprint,
         )  # fmt: skip
 
     def _loop(self, bench: Bench, summary: Summary, wake: Callable[[], None]) -> None:
-        waiting, shutdown = False, self._place.shutdown
+        waiting, shutdown = False, self._context.shutdown
         watch = self._watched(wake)
         while not (why := self._enough(summary)):
             claim = bench.claims.claim()
@@ -217,13 +176,13 @@ class StudyLoop:
                 if not waiting:
                     watch(Event(Kind.WAITING, text="all trials are claimed, some still run"))
                 waiting = True
-                shutdown.event.wait(min(self._place.settings.lease_s / 4, _LONGEST_WAIT_S))
+                shutdown.event.wait(min(self._context.settings.lease_s / 4, _LONGEST_WAIT_S))
         summary.why = why
 
     def _one(self, bench: Bench, claim: Claim, watch: Watch) -> Ended:
         kind = TrialRunner if self._study.parent_id is None else FinalRunner
         try:
-            run = kind(bench, claim, self._place.shutdown, watch)
+            run = kind(bench, claim, self._context.shutdown, watch)
         except LostError:
             return Ended(None, lost=True)
         return run.run()
@@ -232,18 +191,18 @@ class StudyLoop:
         def watch(event: Event) -> None:
             wake()
             final = self._study.parent_id is not None
-            self._place.watch(replace(event, what="final") if final else event)
+            self._context.watch(replace(event, what="final") if final else event)
 
         return watch
 
     def _enough(self, summary: Summary) -> str:
         limits = self._limits
-        if self._place.shutdown.requested:
+        if self._context.shutdown.requested:
             return "drained"
         count = self._ended_before + summary.count
         if limits.n_trials is not None and count >= limits.n_trials:
             return "limit"
-        spent_s = time.monotonic() - self._place.started
+        spent_s = time.monotonic() - self._context.started
         if limits.timeout_s is not None and spent_s >= limits.timeout_s:
             return "timeout"
         return ""

@@ -16,10 +16,11 @@ from hpo.studies.finals import parent_of
 from hpo.studies.model_file import model_here
 from hpo.studies.preflight import require_same, require_test_split
 from hpo.studies.store import load_study
+from workers.context import WorkerContext
 from workers.device import choose_device
 from workers.events import Event, Kind, Watch, nobody
 from workers.shutdown import GRACE_S, Shutdown
-from workers.study_loop import Limits, Place, StudyLoop, Summary
+from workers.study_loop import Limits, StudyLoop, Summary
 from workers.training_process.client import TrainingProcess
 from workers.workspace import own_folder
 
@@ -109,11 +110,21 @@ class Worker:
             ):
                 process.warm()
                 model = model_here(study, store, runs / "start")
-                place = Place(
-                    settings, engine, process, runs, data, model, self._device, self._shutdown,
-                    self._watch, self._stall_timeout_s, self._slot, self._started,
-                )  # fmt: skip
-                return self._serve(place, study)
+                context = WorkerContext(
+                    settings=settings,
+                    engine=engine,
+                    process=process,
+                    runs=runs,
+                    data=data,
+                    model=model,
+                    device=self._device,
+                    shutdown=self._shutdown,
+                    watch=self._watch,
+                    stall_timeout_s=self._stall_timeout_s,
+                    slot=self._slot,
+                    started=self._started,
+                )
+                return self._serve(context, study)
         finally:
             engine.dispose()
 
@@ -140,49 +151,52 @@ class Worker:
             patience_s=settings.db_patience_s, stop=self._shutdown.event,
         )  # fmt: skip
 
-    def _serve(self, place: Place, study: Study) -> Summary:
+    def _serve(self, context: WorkerContext, study: Study) -> Summary:
         if study.parent_id is not None:
-            return self._serve_finals(place, study)
-        with StudyLoop(place, study, self._limits) as loop:  # its mirror goes on during the finals
+            return self._serve_finals(context, study)
+        # Its mirror goes on during the finals
+        with StudyLoop(context, study, self._limits) as loop:
             summary = loop.run()
             if summary.why in ("finished", "limit") and self._promote:
-                self._conclude(place, study, summary)
+                self._conclude(context, study, summary)
         return summary
 
-    def _conclude(self, place: Place, study: Study, summary: Summary) -> None:
+    def _conclude(self, context: WorkerContext, study: Study, summary: Summary) -> None:
         """The finals, then the promotion, where the study is over."""
         try:
             # At its limit it may have ended the last trial of all: nobody else is left to promote
-            over, finals = self._persistently(lambda: _called(place, study))
-            if over and (finals is None or self._are_over(place, study, finals, summary)):
-                self._finalize(place, study, summary)
+            over, finals = self._persistently(lambda: _called(context, study))
+            if over and (finals is None or self._are_over(context, study, finals, summary)):
+                self._finalize(context, study, summary)
         except RepeatedFailureError:
             raise
         except HpoError as error:
             # The trials are told and safe; promoting can be done again by hand.
             self._note(summary, _not_promoted(error, study))
 
-    def _serve_finals(self, place: Place, finals: Study) -> Summary:
+    def _serve_finals(self, context: WorkerContext, finals: Study) -> Summary:
         """As a worker of `NAME/finals` alone."""
-        parent = parent_of(place.engine, finals)
-        _, fingerprint = require_test_split(parent, place.settings, place.engine)
-        with StudyLoop(place, finals, self._limits, test_fingerprint=fingerprint) as loop:
+        parent = parent_of(context.engine, finals)
+        _, fingerprint = require_test_split(parent, context.settings, context.engine)
+        with StudyLoop(context, finals, self._limits, test_fingerprint=fingerprint) as loop:
             summary = loop.run()
             if summary.why == "finished" and self._promote:
                 try:
-                    self._finalize(place, parent, summary)
+                    self._finalize(context, parent, summary)
                 except HpoError as error:
                     self._note(summary, _not_promoted(error, parent))
         return summary
 
-    def _are_over(self, place: Place, study: Study, finals: Study, summary: Summary) -> bool:
+    def _are_over(
+        self, context: WorkerContext, study: Study, finals: Study, summary: Summary
+    ) -> bool:
         """Run finals with whoever else is at them; whether they are over."""
         self._watch(
             Event(Kind.NOTE, text="the study is finished; looking again at its best trials")
         )
-        _, fingerprint = require_test_split(study, place.settings, place.engine)
+        _, fingerprint = require_test_split(study, context.settings, context.engine)
         limits = replace(self._limits, n_trials=None)
-        with StudyLoop(place, finals, limits, test_fingerprint=fingerprint) as loop:
+        with StudyLoop(context, finals, limits, test_fingerprint=fingerprint) as loop:
             inner = loop.run()
         if inner.why == "finished":
             return True
@@ -191,13 +205,13 @@ class Worker:
         self._note(summary, f"the finals are not over ({inner.why}): nothing is promoted yet")
         return False
 
-    def _finalize(self, place: Place, study: Study, summary: Summary) -> None:
+    def _finalize(self, context: WorkerContext, study: Study, summary: Summary) -> None:
         """Decide about the best trial; what came of it, in a sentence."""
         from hpo.promotion.finalizer import finalize
 
         decision = finalize(
-            place.engine, place.settings, study, place.process,
-            device=place.device, turn=place.turn,
+            context.engine, context.settings, study, context.process,
+            device=context.device, turn=context.turn,
         )  # fmt: skip
         self._note(summary, decision.sentence())
 
@@ -209,15 +223,15 @@ class Worker:
         self._watch(Event(Kind.NOTE, text=text))
 
 
-def _called(place: Place, study: Study) -> tuple[bool, Study | None]:
+def _called(context: WorkerContext, study: Study) -> tuple[bool, Study | None]:
     """(whether the study is over, its finals: None when there is nothing to look at again)."""
     from hpo.promotion.candidates import call_finals, standing
 
-    with place.engine.connect() as connection:
+    with context.engine.connect() as connection:
         stands = standing(connection, study)
     if stands is None or stands.open_because:
         return False, None
-    return True, call_finals(place.engine, study)
+    return True, call_finals(context.engine, study)
 
 
 def _not_promoted(error: HpoError, study: Study) -> str:

@@ -21,10 +21,11 @@ from hpo.studies.store import Study, create_study
 from hpo.tracking.client import Client, open_client
 from hpo.tracking.registry import Registry
 from hpo.trainer import Directive, Epoch, Job
+from workers.context import WorkerContext
 from workers.events import nobody
 from workers.shutdown import Shutdown
 from workers.simulated.trainer import SimulatedTrainer
-from workers.study_loop import Limits, Place, StudyLoop, Summary
+from workers.study_loop import Limits, StudyLoop, Summary
 from workers.training_process.client import TrainingProcess
 
 if TYPE_CHECKING:
@@ -141,12 +142,22 @@ class PromotionBench:
             return None
         runs = self.folder / "runs"
         runs.mkdir(exist_ok=True)
-        place = Place(
-            self.settings, self.engine, self.workshop, runs, None, "model", "cpu", Shutdown(), nobody,
-            None, None, time.monotonic(),
-        )  # fmt: skip
+        context = WorkerContext(
+            settings=self.settings,
+            engine=self.engine,
+            process=self.workshop,
+            runs=runs,
+            data=None,
+            model="model",
+            device="cpu",
+            shutdown=Shutdown(),
+            watch=nobody,
+            stall_timeout_s=None,
+            slot=None,
+            started=time.monotonic(),
+        )
         fingerprint = str(study.test_fingerprint)
-        with StudyLoop(place, finals, Limits(), test_fingerprint=fingerprint) as loop:
+        with StudyLoop(context, finals, Limits(), test_fingerprint=fingerprint) as loop:
             return loop.run()
 
     def finalize(self, study: Study, **options: Any) -> Decision:

@@ -1,0 +1,54 @@
+"""What a worker works with: its settings, services and training process, as one object."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from hpo.settings import Settings
+    from workers.events import Watch
+    from workers.shutdown import Shutdown
+    from workers.training_process.client import TrainingProcess
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext:
+    """What is the same for all studies of a worker.
+
+    Attributes:
+        settings: of this machine.
+        engine: with room for two connections. The mirror's threads and a promotion hold one of
+            them at most while MLflow is slow; the worker's thread, the lease heartbeat and the
+            checkpoints' uploader take one for a short transaction at a time.
+        process: the training process.
+        runs: folder in which each run gets one of its own, removed when the trial is told.
+        data: the dataset's YAML on this machine; None for trainers without a dataset.
+        model: what trainings are given as their model.
+        device: what to train on.
+        shutdown: the request to leave, and the time that is left for it.
+        watch: is told what happens.
+        stall_timeout_s: longest silence of a training in seconds; None for no limit.
+        slot: a name that outlives this process; None for none.
+        started: when the worker began, in seconds of the monotonic clock.
+        turn: of the mirrors' threads and the promotion, for the connection that one may hold.
+    """
+
+    settings: Settings
+    engine: Engine
+    process: TrainingProcess
+    runs: Path
+    data: Path | None
+    model: str
+    device: str
+    shutdown: Shutdown
+    watch: Watch
+    stall_timeout_s: float | None
+    slot: str | None
+    started: float
+    turn: threading.Lock = field(default_factory=threading.Lock)
