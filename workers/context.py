@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,7 +12,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from hpo.claims.claims import Claims
     from hpo.settings import Settings
+    from hpo.storage.artifacts.store import ArtifactStore
+    from hpo.studies.store import Study
     from workers.events import Watch
     from workers.shutdown import Shutdown
     from workers.training_process.client import TrainingProcess
@@ -36,6 +40,7 @@ class WorkerContext:
         stall_timeout_s: longest silence of a training in seconds; None for no limit.
         slot: a name that outlives this process; None for none.
         started: when the worker began, in seconds of the monotonic clock.
+        host: this machine's name, for the record.
         turn: of the mirrors' threads and the promotion, for the connection that one may hold.
     """
 
@@ -51,4 +56,24 @@ class WorkerContext:
     stall_timeout_s: float | None
     slot: str | None
     started: float
+    host: str = field(default_factory=socket.gethostname)
     turn: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyContext:
+    """What is the same for all trials of a study that a worker runs.
+
+    Attributes:
+        worker: the worker's own context.
+        study: the study, or its finals.
+        claims: the study's claims.
+        store: where checkpoints, weights and pictures go.
+        test_fingerprint: of the test split as it is here, for finals; "" for other trials.
+    """
+
+    worker: WorkerContext
+    study: Study
+    claims: Claims
+    store: ArtifactStore
+    test_fingerprint: str = ""

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from hpo.claims.claims import Claim
     from hpo.storage.artifacts.store import Stored
     from hpo.trainer import Evaluation
+    from workers.context import StudyContext
     from workers.events import Watch
-    from workers.shutdown import Shutdown
-    from workers.trial_runner import Bench
 
 EVALUATION, DETECTIONS = "evaluation.json", "detections.npz"
 SPLIT = "test"
@@ -32,12 +31,12 @@ SPLIT = "test"
 class FinalRunner(TrialRunner):
     """A claimed trial of a finals study."""
 
-    def __init__(self, bench: Bench, claim: Claim, shutdown: Shutdown, watch: Watch) -> None:
-        rows = bench.claims.rows("final", trial=claim.trial_id)
+    def __init__(self, context: StudyContext, claim: Claim, watch: Watch) -> None:
+        rows = context.claims.rows("final", trial=claim.trial_id)
         if not rows:
             raise LostError  # deleted by another hand since the claim
         self._final = final_of_row(rows[0])
-        super().__init__(bench, claim, shutdown, watch, seed=self._final.seed)
+        super().__init__(context, claim, watch, seed=self._final.seed)
 
     def _train(self) -> Result:
         return super()._train() if self._final.trained else self._as_it_was()
@@ -50,12 +49,12 @@ class FinalRunner(TrialRunner):
             raise TrialError("error", f"trial {final.of_number} kept no weights")
         target = self._job.run_dir / name.rpartition("/")[2]
         try:
-            weights = self._when_reached(lambda: self._bench.store.fetch(sha256, target))
+            weights = self._when_reached(lambda: self._context.store.fetch(sha256, target))
         except WeightsError as error:
             text = f"the weights of trial {final.of_number}: {error}"
             raise TrialError("error", text) from error
         figures = {key: math.nan if v is None else v for key, v in final.metrics.items()}
-        if self._bench.claims.report(self._claim, Epoch(epoch, figures)) is LeaseStatus.LOST:
+        if self._context.claims.report(self._claim, Epoch(epoch, figures)) is LeaseStatus.LOST:
             raise LostError
         self._last = epoch
         return Result(best_epoch=epoch, weights=weights)
@@ -73,9 +72,11 @@ class FinalRunner(TrialRunner):
         if evaluation.detections is not None:
             files[DETECTIONS] = self._kept(evaluation.detections)
         record = Evaluated.of(
-            evaluation, weights_sha256=sha256, test_fingerprint=self._bench.test_fingerprint,
+            evaluation,
+            weights_sha256=sha256,
+            test_fingerprint=self._context.test_fingerprint,
             detections_sha256=files[DETECTIONS].sha256 if files else None,
-        )  # fmt: skip
+        )
         path = self._job.run_dir / EVALUATION
         path.write_text(json.dumps(record.to_dict(), sort_keys=True), encoding="utf-8")
         files[EVALUATION] = self._kept(path)
@@ -86,7 +87,7 @@ class FinalRunner(TrialRunner):
     def _evaluated(self, weights: Path) -> Evaluation:
         ask: Callable[[], Directive | None] = self._poll
         try:
-            found = self._bench.process.evaluate_unless(weights, self._job, SPLIT, ask)
+            found = self._context.worker.process.evaluate_unless(weights, self._job, SPLIT, ask)
         except (DatasetError, WeightsError) as error:
             raise TrialError("error", str(error)) from error
         if found is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,10 @@ from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import patient
 from hpo.storage.postgres.queries import query
 from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
+from workers.context import StudyContext, WorkerContext
 from workers.events import Event, Kind
 from workers.final_runner import FinalRunner
-from workers.trial_runner import Bench, Ended, LostError, TrialRunner
+from workers.trial_runner import Ended, LostError, TrialRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from hpo.studies.store import Study
-    from workers.context import WorkerContext
     from workers.events import Watch
 
 log = logging.getLogger(__name__)
@@ -122,12 +121,14 @@ class StudyLoop:
             HpoError: a service stayed away.
         """
         context, study = self._context, self._study
-        host = socket.gethostname()
         slot = context.slot if study.parent_id is None else None  # finals count in nobody's limit
         row = {
-            "study_id": study.study_id, "host": host, "pid": os.getpid(), "device": context.device,
+            "study_id": study.study_id,
+            "host": context.host,
+            "pid": os.getpid(),
+            "device": context.device,
             "environment": json.dumps(this_machine(context.device, study.code_version)),
-        }  # fmt: skip
+        }
         # Repeated after a lost acknowledgement it makes a second row, which nobody is
         worker_id, self._ended_before = patient(
             context.engine, lambda connection: _register(connection, row, slot),
@@ -135,10 +136,10 @@ class StudyLoop:
         )  # fmt: skip
         summary = Summary(why="crashed")
         try:
-            bench = self._bench(worker_id, host)
-            self._loop(bench, summary, self._mirror.wake)
+            study_context = self._study_context(worker_id)
+            self._loop(study_context, summary, self._mirror.wake)
             if summary.why == "finished":
-                _clear_ended(bench)
+                _clear_ended(study_context)
         except RepeatedFailureError:
             summary.why = "failing"
             raise
@@ -146,26 +147,30 @@ class StudyLoop:
             _left(context.engine, worker_id, summary.why)
         return summary
 
-    def _bench(self, worker_id: int, host: str) -> Bench:
+    def _study_context(self, worker_id: int) -> StudyContext:
         context, settings = self._context, self._context.settings
         claims = Claims(
             context.engine, self._study, worker_id, lease_s=settings.lease_s,
             patience_s=settings.db_patience_s, stop=context.shutdown.event,
         )  # fmt: skip
-        return Bench(
-            self._study, claims, context.process, open_store(settings), context.runs, context.data,
-            context.model, context.device, host, context.stall_timeout_s, settings.checkpoint_every,
-            self._test_fingerprint,
-        )  # fmt: skip
+        return StudyContext(
+            worker=context,
+            study=self._study,
+            claims=claims,
+            store=open_store(settings),
+            test_fingerprint=self._test_fingerprint,
+        )
 
-    def _loop(self, bench: Bench, summary: Summary, wake: Callable[[], None]) -> None:
+    def _loop(
+        self, study_context: StudyContext, summary: Summary, wake: Callable[[], None]
+    ) -> None:
         waiting, shutdown = False, self._context.shutdown
         watch = self._watched(wake)
         while not (why := self._enough(summary)):
-            claim = bench.claims.claim()
+            claim = study_context.claims.claim()
             if isinstance(claim, Claim):
                 waiting = False
-                self._count(self._one(bench, claim, watch), summary)
+                self._count(self._one(study_context, claim, watch), summary)
             elif claim is not NoTrial.WAIT:
                 why = claim.value
                 break
@@ -179,10 +184,10 @@ class StudyLoop:
                 shutdown.event.wait(min(self._context.settings.lease_s / 4, _LONGEST_WAIT_S))
         summary.why = why
 
-    def _one(self, bench: Bench, claim: Claim, watch: Watch) -> Ended:
+    def _one(self, study_context: StudyContext, claim: Claim, watch: Watch) -> Ended:
         kind = TrialRunner if self._study.parent_id is None else FinalRunner
         try:
-            run = kind(bench, claim, self._context.shutdown, watch)
+            run = kind(study_context, claim, watch)
         except LostError:
             return Ended(None, lost=True)
         return run.run()
@@ -236,9 +241,9 @@ def _register(connection: Connection, row: dict[str, Any], slot: str | None) -> 
     return int(worker_id), before
 
 
-def _clear_ended(bench: Bench) -> None:
+def _clear_ended(study_context: StudyContext) -> None:
     try:
-        clear_ended(bench.claims, bench.store)
+        clear_ended(study_context.claims, study_context.store)
     except HpoError as error:  # the trials are told: nothing depends on it
         log.warning("checkpoints of ended trials stay for now: %s", error)
 

@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hpo.claims.claims import Claim, Claims
-    from hpo.storage.artifacts.store import ArtifactStore, Stored
-    from hpo.studies.store import Study
-    from workers.shutdown import Shutdown
-    from workers.training_process.client import TrainingProcess
+    from hpo.claims.claims import Claim
+    from hpo.storage.artifacts.store import Stored
+    from workers.context import StudyContext
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,39 +50,6 @@ class Ended:
     lost: bool = False
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Where this worker trains: what is the same for all its trials.
-
-    Attributes:
-        study: the study.
-        claims: its claims.
-        process: the training process.
-        store: where checkpoints, weights and pictures go.
-        runs: folder in which each run gets one of its own, removed when the trial is told.
-        data: the dataset's YAML on this machine.
-        model: what trainings are given as their model.
-        device: what to train on.
-        host: this machine's name, for the record.
-        stall_timeout_s: longest silence of a training; None for no limit.
-        checkpoint_every: epochs between two checkpoints; 0 makes none.
-        test_fingerprint: of the test split, where this is the bench of finals.
-    """
-
-    study: Study
-    claims: Claims
-    process: TrainingProcess
-    store: ArtifactStore
-    runs: Path
-    data: Path | None
-    model: str
-    device: str
-    host: str
-    stall_timeout_s: float | None = None
-    checkpoint_every: int = 1
-    test_fingerprint: str = ""
-
-
 class GiveBackError(Exception):
     """The worker leaves while the trial needs a store that is not there."""
 
@@ -94,25 +59,20 @@ class LostError(Exception):
 
 
 class TrialRunner:
-    """One claimed trial on a bench; `run` is called once."""
+    """One claimed trial; `run` is called once."""
 
     def __init__(
-        self,
-        bench: Bench,
-        claim: Claim,
-        shutdown: Shutdown,
-        watch: Watch,
-        *,
-        seed: int | None = None,
+        self, context: StudyContext, claim: Claim, watch: Watch, *, seed: int | None = None
     ) -> None:
         """Prepare; `seed` None takes the study's."""
-        self._bench, self._claim, self._shutdown, self._watch = bench, claim, shutdown, watch
-        self._job = make_job(bench, claim, seed)
+        self._context, self._claim, self._watch = context, claim, watch
+        self._shutdown = context.worker.shutdown
+        self._job = make_job(context, claim, seed)
         self._answered = Directive.GO  # the last verdict given to the trainer
         self._lost = False
         self._last = 0  # the last epoch of this training
-        self._heartbeat = LeaseHeartbeat(bench.claims, claim)
-        self._checkpoints = Checkpoints(bench.claims, claim, bench.store)
+        self._heartbeat = LeaseHeartbeat(context.claims, claim)
+        self._checkpoints = Checkpoints(context.claims, claim, context.store)
         self._uploader = CheckpointUploader(self._checkpoints, self._warn)
         self._resume_points = ResumePoints(self._checkpoints, self._job.run_dir, self._when_reached)
         self._warned = ""
@@ -161,16 +121,18 @@ class TrialRunner:
 
     def _train(self) -> Result:
         """Train from the newest checkpoint that can be continued from; nothing is told yet."""
-        bench, points = self._bench, self._resume_points
+        worker, points = self._context.worker, self._resume_points
         for resume in points if self._claim.takeovers else (None,):
             self._last = 0 if resume is None else resume.epoch
             if self._claim.takeovers and not self._say_resumed(points.note):
                 raise LostError
             try:
-                result = bench.process.train(
-                    replace(self._job, resume=resume), self._report,
-                    poll=self._poll, stall_timeout_s=bench.stall_timeout_s,
-                )  # fmt: skip
+                result = worker.process.train(
+                    replace(self._job, resume=resume),
+                    self._report,
+                    poll=self._poll,
+                    stall_timeout_s=worker.stall_timeout_s,
+                )
             except CheckpointError as error:
                 points.refuse(self._last, error)
                 continue
@@ -182,7 +144,7 @@ class TrialRunner:
     def _say_resumed(self, note: str) -> bool:
         """Record where this attempt begins; False when the trial is another's."""
         number, epoch = self._claim.number, self._last
-        if not self._bench.claims.resume(self._claim, epoch, note):
+        if not self._context.claims.resume(self._claim, epoch, note):
             return False
         if note:
             log.warning("trial %d: %s", number, note)
@@ -192,7 +154,7 @@ class TrialRunner:
 
     def _report(self, epoch: Epoch) -> Directive:
         """Store an epoch under the lease and decide how the training goes on."""
-        claims, claim = self._bench.claims, self._claim
+        claims, claim = self._context.claims, self._claim
         standing = claims.report(claim, epoch)
         if standing is LeaseStatus.LOST:
             self._lost, self._answered = True, Directive.STOP
@@ -234,7 +196,7 @@ class TrialRunner:
             metric = self._job.metric
             return self._fail(TrialError("diverged", f"no epoch had a finite {metric}"))
         attrs = {
-            "worker": self._bench.host,
+            "worker": self._context.worker.host,
             "device": self._job.device,
             "best_epoch": result.best_epoch,
             "train_s": round(result.train_s, 3),
@@ -246,7 +208,9 @@ class TrialRunner:
             more, figures = self._examined(result)
             files |= more
             attrs |= figures
-        told = self._bench.claims.tell(self._claim, end, attrs=attrs, files=files, last=self._last)
+        told = self._context.claims.tell(
+            self._claim, end, attrs=attrs, files=files, last=self._last
+        )
         return self._told(Ended(end)) if told else self._is_lost()
 
     def _examined(self, result: Result) -> tuple[dict[str, Stored], dict[str, float]]:
@@ -267,7 +231,7 @@ class TrialRunner:
         return files | {effective.name: effective}
 
     def _kept(self, path: Path) -> Stored:
-        return self._when_reached(lambda: self._bench.store.put(path))
+        return self._when_reached(lambda: self._context.store.put(path))
 
     def _when_reached(self, call: Callable[[], T]) -> T:
         """Do it once the store is there: nothing can go on without it."""
@@ -286,16 +250,16 @@ class TrialRunner:
 
     def _warn(self, text: str) -> None:
         self._warned = text
-        self._bench.claims.set_worker_warning(text)
+        self._context.claims.set_worker_warning(text)
 
     def _fail(self, error: TrialError) -> Ended:
         attrs = {
-            "worker": self._bench.host,
+            "worker": self._context.worker.host,
             "fail_reason": error.reason,
             "fail_message": str(error),
         }
         reason = f"{error.reason}: {error}"
-        told = self._bench.claims.tell(
+        told = self._context.claims.tell(
             self._claim, End.FAIL, reason=reason, attrs=attrs, last=self._last
         )
         return self._told(Ended(End.FAIL, error=reason)) if told else self._is_lost()
@@ -311,27 +275,34 @@ class TrialRunner:
         return ended
 
     def _give_back(self) -> Ended:
-        self._bench.claims.release(self._claim)
+        self._context.claims.release(self._claim)
         if self._warned:
             self._warn("")
         return Ended(None)
 
     def _release_if_possible(self) -> None:
         try:
-            self._bench.claims.release(self._claim)
+            self._context.claims.release(self._claim)
         except ServiceError as error:  # the lease runs out by itself; the first error goes on
             log.warning("trial %d not given back: %s", self._claim.number, error)
 
 
-def make_job(bench: Bench, claim: Claim, seed: int | None = None) -> Job:
+def make_job(context: StudyContext, claim: Claim, seed: int | None = None) -> Job:
     """The training that a claim asks for, from its start; `seed` None takes the study's."""
-    spec = bench.study.spec
-    epochs = spec.budget.epochs or int(claim.params["epochs"])
-    name = f"trial-{claim.number:04d}-{claim.token.hex[:8]}"
+    worker, study = context.worker, context.study
+    spec = study.spec
     return Job(
-        trial=claim.number, model=bench.model, params=claim.params, train=spec.train, epochs=epochs,
-        seed=spec.seed if seed is None else seed, metric=spec.objective.metric,
+        trial=claim.number,
+        model=worker.model,
+        params=claim.params,
+        train=spec.train,
+        epochs=spec.budget.epochs or int(claim.params["epochs"]),
+        seed=spec.seed if seed is None else seed,
+        metric=spec.objective.metric,
         direction=spec.objective.direction,
-        data=bench.data, device=bench.device, run_dir=bench.runs / name,
-        checkpoint_every=bench.checkpoint_every, model_sha256=bench.study.model_sha256,
-    )  # fmt: skip
+        data=worker.data,
+        device=worker.device,
+        run_dir=worker.runs / f"trial-{claim.number:04d}-{claim.token.hex[:8]}",
+        checkpoint_every=worker.settings.checkpoint_every,
+        model_sha256=study.model_sha256,
+    )

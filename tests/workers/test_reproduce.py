@@ -26,9 +26,10 @@ from hpo.studies.spec import Budget, Choice, Promotion
 from hpo.studies.store import create_study
 from hpo.studies.trials import trial_rows
 from search_spaces.reader import load_space
+from workers.context import StudyContext, WorkerContext
 from workers.reproduce.report import Sameness
 from workers.reproduce.run import job_of, read_trial, reproduce
-from workers.trial_runner import Bench, make_job
+from workers.trial_runner import make_job
 from workers.yolo.arguments import code_version
 
 if TYPE_CHECKING:
@@ -241,8 +242,22 @@ def test_the_job_is_the_one_that_a_worker_makes(here: Settings, engine: Engine) 
     token: Any = type("Token", (), {"hex": "0" * 32})
     claim = Claim(1, 0, token, 0, 0, recorded.params)
     nothing: Any = None
-    bench = Bench(study, nothing, nothing, nothing, here.home, None, "model", "cpu", "host")
-    worked = make_job(bench, claim, recorded.seed)
+    worker = WorkerContext(
+        settings=here,
+        engine=engine,
+        process=nothing,
+        runs=here.home,
+        data=None,
+        model="model",
+        device="cpu",
+        shutdown=nothing,
+        watch=nothing,
+        stall_timeout_s=None,
+        slot=None,
+        started=0.0,
+    )
+    context = StudyContext(worker=worker, study=study, claims=nothing, store=nothing)
+    worked = make_job(context, claim, recorded.seed)
     own = job_of(recorded, None, "model", "cpu", worked.run_dir)
     assert own == replace(worked, checkpoint_every=0)
 
