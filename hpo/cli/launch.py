@@ -94,7 +94,7 @@ def launch(
     from workers.ray_launcher.actor import Plan
     from workers.ray_launcher.cluster import cluster
     from workers.ray_launcher.launch import Launch
-    from workers.ray_launcher.node_pool import Grounds, refuse_far_nodes, witnessed
+    from workers.ray_launcher.node_pool import NodePool, refuse_far_nodes, witnessed
     from workers.ray_launcher.node_settings import Base
     from workers.ray_launcher.nodes import nodes
     from workers.study_loop import Limits
@@ -109,11 +109,11 @@ def launch(
             study.name, workers, Limits(n_trials, timeout_s), cpus_per_worker, gpus_per_worker,
             grace_s, stall_timeout_s,
         )  # fmt: skip
-        grounds = Grounds(plan, base)
-        grounds.look()
-        with Launch(plan, base, grounds) as running:
+        pool = NodePool(plan, base)
+        pool.look()
+        with Launch(plan, base, pool) as running:
             heard = drain_on_signals(running.drain, "workers leave at the end of their epoch")
-            running.news += grounds.news
+            running.news += pool.news
             _follow(settings, study, running, as_json=as_json)
     notes = [note for summary in running.summaries for note in summary.notes]
     _end(study, notes, running.errors, as_json=as_json)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorClass
 
     from workers.ray_launcher.actor import Plan, Spot
-    from workers.ray_launcher.node_pool import Grounds
+    from workers.ray_launcher.node_pool import NodePool
     from workers.ray_launcher.node_settings import Base
     from workers.study_loop import Limits, Summary
 
@@ -89,8 +89,8 @@ class Launch:
         news: what a person should hear, in the order it happened; its reader empties it.
     """
 
-    def __init__(self, plan: Plan, base: Base, grounds: Grounds) -> None:
-        self._plan, self._base, self._grounds = plan, base, grounds
+    def __init__(self, plan: Plan, base: Base, pool: NodePool) -> None:
+        self._plan, self._base, self._pool = plan, base, pool
         self._kind = actor_class(plan)
         self._started = time.monotonic()
         self._asked = False  # to leave, by whoever called drain
@@ -140,7 +140,7 @@ class Launch:
         self._asked = True
 
     def _fill(self, slot: Slot) -> None:
-        slot.actor = self._kind.options(**self._grounds.options()).remote(self._plan, self._base)
+        slot.actor = self._kind.options(**self._pool.options()).remote(self._plan, self._base)
         slot.asked, slot.spot = slot.actor.where.remote(), None
         self._running[slot.actor.run.remote(slot.name, self._limits())] = slot
 
@@ -175,13 +175,13 @@ class Launch:
     def _failed(self, slot: Slot, error: HpoError) -> None:
         """Of what only its node lacks, other nodes are asked; the rest is the launch's failure."""
         if slot.spot is not None and isinstance(error, UsageError | MismatchError):
-            node, known = slot.spot.node, slot.spot.node in self._grounds.out
+            node, known = slot.spot.node, slot.spot.node in self._pool.out
             if isinstance(error, NodesError):
                 (found,) = error.faults
-                left_out = self._grounds.leave_out_unfit(node, error)
+                left_out = self._pool.leave_out_unfit(node, error)
             else:
                 found = f"{slot.spot.address}: {error}"
-                left_out = self._grounds.leave_out(node, found)
+                left_out = self._pool.leave_out(node, found)
             if left_out:
                 if not known:  # else another worker has told of it
                     self.news.append(f"no worker on {found}")
@@ -194,9 +194,9 @@ class Launch:
         if self._asked or self._over:
             return  # it had been asked to leave, or was never needed
         if error.actor_init_failed:  # a node that came later, and cannot even start one
-            found = self._grounds.look_again()
+            found = self._pool.look_again()
             self.news += [f"no worker on {fault}" for fault in found]
-            if not found or not self._grounds.usable():
+            if not found or not self._pool.usable():
                 text = f"a worker could not start: {found[0] if found else _first_line(error)}"
                 self.errors.append(ClusterError(text))
                 return
@@ -215,8 +215,8 @@ class Launch:
         for _, slot, error in due:
             if self._asked or self._over or slot.spot is None:
                 continue
-            known = slot.spot.node in self._grounds.out
-            if self._grounds.lost(slot.spot.node):
+            known = slot.spot.node in self._pool.out
+            if self._pool.lost(slot.spot.node):
                 if not known:
                     self.news.append(
                         f"the node {slot.spot.address} is lost; its workers go on elsewhere"
@@ -239,7 +239,7 @@ class Launch:
         """Let the workers that wait have the nodes that were unfit when they were asked for."""
         if self._base.private or self._asked or self._over:
             return
-        mended = self._grounds.mended()
+        mended = self._pool.mended()
         self.news += [f"workers can run on {name} now" for name in mended]
         for reference, slot in list(self._running.items()) if mended else ():
             self._place(slot)
@@ -253,7 +253,7 @@ class Launch:
             return
         self._lost_on[slot.spot.node] += 1
         fault = f"{LOST_ON_NODE} workers died there"
-        if self._lost_on[slot.spot.node] >= LOST_ON_NODE and self._grounds.leave_out(
+        if self._lost_on[slot.spot.node] >= LOST_ON_NODE and self._pool.leave_out(
             slot.spot.node, fault
         ):
             self.news.append(f"no worker on {slot.spot.address}: {fault}")
@@ -291,7 +291,7 @@ class Launch:
             return
         said = places(slot.spot for slot in self._slots)
         if waiting:
-            said += f"; {waiting} waiting: {self._grounds.why_waiting()}"
+            said += f"; {waiting} waiting: {self._pool.why_waiting()}"
         if said != self._said:
             self.news.append(said)
             self._said = said

@@ -30,7 +30,7 @@ AGAIN_S = 12.0  # between two looks at a node that was unfit
 
 
 @dataclass
-class Grounds:
+class NodePool:
     """Where the workers of one launch may go; nodes that come later may be used, too.
 
     Attributes:
