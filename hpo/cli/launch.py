@@ -95,13 +95,13 @@ def launch(
     from workers.ray_launcher.cluster import cluster
     from workers.ray_launcher.launch import Launch
     from workers.ray_launcher.node_pool import NodePool, refuse_far_nodes, witnessed
-    from workers.ray_launcher.node_settings import Base
+    from workers.ray_launcher.node_settings import NodeSettings
     from workers.ray_launcher.nodes import nodes
     from workers.study_loop import Limits
 
     click.echo(f"hpo: starting {workers} workers on {address or 'a private Ray'}", err=True)
-    told = Base.of(settings, study, private=address is None)
-    with cluster(address, workers * cpus_per_worker), witnessed(told, settings) as base:
+    told = NodeSettings.of(settings, study, private=address is None)
+    with cluster(address, workers * cpus_per_worker), witnessed(told, settings) as node_settings:
         refuse_far_nodes(settings)
         if gpus_per_worker is None:
             gpus_per_worker = 1.0 if any(node.gpus for node in nodes()) else 0.0
@@ -109,9 +109,9 @@ def launch(
             study.name, workers, Limits(n_trials, timeout_s), cpus_per_worker, gpus_per_worker,
             grace_s, stall_timeout_s,
         )  # fmt: skip
-        pool = NodePool(plan, base)
+        pool = NodePool(plan, node_settings)
         pool.look()
-        with Launch(plan, base, pool) as running:
+        with Launch(plan, node_settings, pool) as running:
             heard = drain_on_signals(running.drain, "workers leave at the end of their epoch")
             running.news += pool.news
             _follow(settings, study, running, as_json=as_json)

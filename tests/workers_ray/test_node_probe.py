@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from support.s3_server import S3Server
 
-    from workers.ray_launcher.node_settings import Base
+    from workers.ray_launcher.node_settings import NodeSettings
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def driver(
 
 
 @contextmanager
-def launched(driver: Settings, engine: Engine) -> Iterator[Base]:
+def launched(driver: Settings, engine: Engine) -> Iterator[NodeSettings]:
     """What a launch on a cluster tells its nodes."""
     from workers.ray_launcher.node_pool import witnessed
-    from workers.ray_launcher.node_settings import Base
+    from workers.ray_launcher.node_settings import NodeSettings
 
     study = simulated_study(engine)
-    with witnessed(Base.of(driver, study, private=False), driver) as base:
-        yield base
+    with witnessed(NodeSettings.of(driver, study, private=False), driver) as node_settings:
+        yield node_settings
 
 
 in_both_stores = pytest.mark.parametrize("driver", ["folder", "bucket"], indirect=True)
@@ -64,10 +64,10 @@ def test_a_node_of_the_same_services_is_fit_and_nothing_is_left(
     """Same database, same store; what the launch put there for it is gone afterwards."""
     from workers.ray_launcher.node_probe import require_fit
 
-    with launched(driver, engine) as base:
-        require_fit(base, gpus=False)
-        assert open_store(driver).size_of(base.witness, base.witness_area)
-    assert open_store(driver).size_of(base.witness, base.witness_area) is None
+    with launched(driver, engine) as node_settings:
+        require_fit(node_settings, gpus=False)
+        assert open_store(driver).size_of(node_settings.witness, node_settings.witness_area)
+    assert open_store(driver).size_of(node_settings.witness, node_settings.witness_area) is None
 
 
 @in_both_stores
@@ -78,13 +78,13 @@ def test_a_node_of_another_store_is_unfit(
     """A store that is there and can be written, but is not the launching machine's: exit code 2."""
     from workers.ray_launcher.node_probe import require_fit
 
-    with launched(driver, engine) as base:
-        told, other = base, str(tmp_path / "other")
-        if "://" in base.artifacts:
+    with launched(driver, engine) as node_settings:
+        told, other = node_settings, str(tmp_path / "other")
+        if "://" in node_settings.artifacts:
             s3: S3Server = request.getfixturevalue("s3_server")
             s3.new_bucket(f"{s3.bucket}-other")  # stands for another server's of the same name
             other = f"s3://{s3.bucket}/lab"
-            told = replace(base, artifacts=other)
+            told = replace(node_settings, artifacts=other)
         clean_env.setenv("HPO_ARTIFACTS", other)
         open_store(Settings.read()).require_writable()
         with pytest.raises(NodesError, match="are not those of the launching machine") as caught:
@@ -101,7 +101,7 @@ def test_a_node_of_another_database_is_unfit(
     from workers.ray_launcher.node_probe import require_fit
 
     with (
-        launched(driver, engine) as base,
+        launched(driver, engine) as node_settings,
         database_of(postgres_url, template_database) as other,
     ):
         if there:
@@ -110,7 +110,7 @@ def test_a_node_of_another_database_is_unfit(
             second.dispose()
         clean_env.setenv("HPO_STORAGE", other)
         with pytest.raises(NodesError, match="not the launching machine's database") as caught:
-            require_fit(base, gpus=False)
+            require_fit(node_settings, gpus=False)
     assert ("has another study" if there else "has no study") in str(caught.value)
     assert caught.value.exit_code == 2
 
@@ -121,10 +121,10 @@ def test_a_service_that_is_away_is_a_fault_that_passes(
     """Exit code 3: the node may be fit a minute later, and is not to be given up."""
     from workers.ray_launcher.node_probe import require_fit
 
-    with launched(driver, engine) as base:
+    with launched(driver, engine) as node_settings:
         away = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
         clean_env.setenv("HPO_STORAGE", away)
         with pytest.raises(NodesError) as caught:
-            require_fit(base, gpus=False)
+            require_fit(node_settings, gpus=False)
     assert caught.value.passing
     assert caught.value.exit_code == 3

@@ -24,7 +24,7 @@ from workers.worker import STALL_TIMEOUT_S, Worker
 if TYPE_CHECKING:
     from types import FrameType
 
-    from workers.ray_launcher.node_settings import Base
+    from workers.ray_launcher.node_settings import NodeSettings
     from workers.study_loop import Limits, Summary
 
 
@@ -76,8 +76,8 @@ class RayWorker:
     It drains when the driver asks, when its process gets SIGTERM, and when Ray drains its node.
     """
 
-    def __init__(self, plan: Plan, base: Base) -> None:
-        self._plan, self._base = plan, base
+    def __init__(self, plan: Plan, node_settings: NodeSettings) -> None:
+        self._plan, self._node_settings = plan, node_settings
         self._worker: Worker | None = None
         self._within_s: float | None = None  # asked to leave, within so many seconds
         # Ray calls this, and only this, on the main thread, where alone a handler can be set. Its
@@ -92,11 +92,11 @@ class RayWorker:
             HpoError: as `Worker.run`.
         """
         plan = self._plan
-        if not self._base.private:
-            require_fit(self._base, gpus=plan.gpus > 0)
+        if not self._node_settings.private:
+            require_fit(self._node_settings, gpus=plan.gpus > 0)
         device = "cuda" if plan.gpus else "cpu"  # num_gpus=0 no longer hides a GPU
         worker = Worker(
-            self._base.here(), plan.study, limits=limits, device=device, slot=slot,
+            self._node_settings.here(), plan.study, limits=limits, device=device, slot=slot,
             grace_s=plan.grace_s, stall_timeout_s=plan.stall_timeout_s,
         )  # fmt: skip
         self._worker = worker

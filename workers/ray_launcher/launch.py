@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from workers.ray_launcher.actor import Plan, Spot
     from workers.ray_launcher.node_pool import NodePool
-    from workers.ray_launcher.node_settings import Base
+    from workers.ray_launcher.node_settings import NodeSettings
     from workers.study_loop import Limits, Summary
 
 RESTARTS = 10  # of one worker; a machine that kills it again and again is not worth more
@@ -89,8 +89,8 @@ class Launch:
         news: what a person should hear, in the order it happened; its reader empties it.
     """
 
-    def __init__(self, plan: Plan, base: Base, pool: NodePool) -> None:
-        self._plan, self._base, self._pool = plan, base, pool
+    def __init__(self, plan: Plan, node_settings: NodeSettings, pool: NodePool) -> None:
+        self._plan, self._node_settings, self._pool = plan, node_settings, pool
         self._kind = actor_class(plan)
         self._started = time.monotonic()
         self._asked = False  # to leave, by whoever called drain
@@ -140,7 +140,9 @@ class Launch:
         self._asked = True
 
     def _fill(self, slot: Slot) -> None:
-        slot.actor = self._kind.options(**self._pool.options()).remote(self._plan, self._base)
+        slot.actor = self._kind.options(**self._pool.options()).remote(
+            self._plan, self._node_settings
+        )
         slot.asked, slot.spot = slot.actor.where.remote(), None
         self._running[slot.actor.run.remote(slot.name, self._limits())] = slot
 
@@ -201,7 +203,7 @@ class Launch:
                 self.errors.append(ClusterError(text))
                 return
             self._after_death(slot, error)
-        elif self._base.private or slot.spot is None:
+        elif self._node_settings.private or slot.spot is None:
             self.news.append("a worker died; another takes its place")
             self._after_death(slot, error)
         else:
@@ -237,7 +239,7 @@ class Launch:
 
     def _see_to_mended(self) -> None:
         """Let the workers that wait have the nodes that were unfit when they were asked for."""
-        if self._base.private or self._asked or self._over:
+        if self._node_settings.private or self._asked or self._over:
             return
         mended = self._pool.mended()
         self.news += [f"workers can run on {name} now" for name in mended]
@@ -280,7 +282,7 @@ class Launch:
 
     def _see_to_places(self) -> None:
         """Say where the workers are, and how many wait for room for longer than a start takes."""
-        if self._base.private or self._asked or self._over:
+        if self._node_settings.private or self._asked or self._over:
             return
         for slot in self._slots:
             self._place(slot)

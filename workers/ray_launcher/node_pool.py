@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
     from workers.ray_launcher.actor import Plan
-    from workers.ray_launcher.node_settings import Base
+    from workers.ray_launcher.node_settings import NodeSettings
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ class NodePool:
 
     Attributes:
         plan: what a worker needs.
-        base: what the nodes are told.
+        node_settings: what the nodes are told.
         out: identity of a node that is left out -> why.
         news: what a person should hear of the first look.
     """
 
     plan: Plan
-    base: Base
+    node_settings: NodeSettings
     out: dict[str, str] = field(default_factory=dict)
     news: list[str] = field(default_factory=list)
     _mendable: set[str] = field(default_factory=set)  # of those left out: looked at again
@@ -49,7 +49,7 @@ class NodePool:
     _again_at: float = 0.0
 
     def __post_init__(self) -> None:
-        self._inquiry = Inquiry(self.base, gpus=self.plan.gpus > 0)
+        self._inquiry = Inquiry(self.node_settings, gpus=self.plan.gpus > 0)
 
     def look(self) -> None:
         """Look at every node that has room for a worker.
@@ -57,7 +57,7 @@ class NodePool:
         Raises:
             NodesError: none of them can run one, and why.
         """
-        if self.base.private:
+        if self.node_settings.private:
             return
         there = nodes()
         found = self._inquiry.faults_of(self._in_use())
@@ -170,15 +170,15 @@ class NodePool:
 
 
 @contextmanager
-def witnessed(base: Base, settings: Settings) -> Iterator[Base]:
-    """The base with a file in the store, by which nodes see that theirs is the same one.
+def witnessed(node_settings: NodeSettings, settings: Settings) -> Iterator[NodeSettings]:
+    """The settings with a file in the store, by which nodes see that theirs is the same one.
 
     Raises:
         UsageError: the store cannot be used as it is named.
         StoreError: it cannot be reached.
     """
-    if base.private:
-        yield base
+    if node_settings.private:
+        yield node_settings
         return
     store = open_store(settings)
     store.require_writable(make=False)
@@ -189,7 +189,7 @@ def witnessed(base: Base, settings: Settings) -> Iterator[Base]:
         file.write_text(token)
         stored = store.put(file, area)
     try:
-        yield replace(base, witness=stored.sha256, witness_area=area)
+        yield replace(node_settings, witness=stored.sha256, witness_area=area)
     finally:
         try:
             store.keep_only(area, ())

@@ -16,23 +16,23 @@ from hpo.storage.postgres.engine import connect
 from hpo.storage.postgres.errors import explain
 from hpo.studies.store import find_study
 from workers.device import choose_device
-from workers.ray_launcher.node_settings import Base
+from workers.ray_launcher.node_settings import NodeSettings
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
 
 
-def fault_here(base: dict[str, Any], *, gpus: bool) -> tuple[str, bool] | None:
+def fault_here(node_settings: dict[str, Any], *, gpus: bool) -> tuple[str, bool] | None:
     """What this node lacks, in words, and whether that is a service which cannot be reached now.
 
     None where it can run workers.
 
     Args:
-        base: fields of `Base`.
+        node_settings: fields of `NodeSettings`.
         gpus: whether workers train on GPUs.
     """
     try:
-        _require_fit(Base(**base), gpus=gpus)
+        _require_fit(NodeSettings(**node_settings), gpus=gpus)
     except HpoError as error:
         return f"{error}. {error.hint}".removesuffix(". "), isinstance(error, ServiceError)
     except OSError as error:
@@ -40,32 +40,32 @@ def fault_here(base: dict[str, Any], *, gpus: bool) -> tuple[str, bool] | None:
     return None
 
 
-def require_fit(base: Base, *, gpus: bool) -> None:
+def require_fit(node_settings: NodeSettings, *, gpus: bool) -> None:
     """Say by the node's address what it lacks.
 
     Raises:
         NodesError: it cannot run workers.
     """
-    if found := fault_here(vars(base), gpus=gpus):
+    if found := fault_here(vars(node_settings), gpus=gpus):
         fault, passing = found
         told = [f"{get_node_ip_address()}: {fault}"]
         raise NodesError("a node cannot run workers", told, passing=passing)
 
 
-def _require_fit(base: Base, *, gpus: bool) -> None:
-    settings = base.here()
+def _require_fit(node_settings: NodeSettings, *, gpus: bool) -> None:
+    settings = node_settings.here()
     if gpus:
         choose_device("cuda")
-    _require_database(base, settings)
-    _require_store(base, settings)
+    _require_database(node_settings, settings)
+    _require_store(node_settings, settings)
 
 
-def _require_database(base: Base, settings: Settings) -> None:
+def _require_database(node_settings: NodeSettings, settings: Settings) -> None:
     """The launching machine's: studies of one name may be in several."""
     engine = connect(settings, pool_size=1)
     try:
         schema.check(engine)
-        study = find_study(engine, base.study)
+        study = find_study(engine, node_settings.study)
     except DBAPIError as error:
         meaning = explain(error, str(engine.url))
         if meaning is None:
@@ -73,23 +73,24 @@ def _require_database(base: Base, settings: Settings) -> None:
         raise meaning from error
     finally:
         engine.dispose()
-    if study is None or str(study.uid) != base.study_uid:
+    if study is None or str(study.uid) != node_settings.study_uid:
         has = "has no study" if study is None else "has another study"
         raise UsageError(
-            f"its HPO_STORAGE is not the launching machine's database: it {has} '{base.study}'",
+            "its HPO_STORAGE is not the launching machine's database: "
+            f"it {has} '{node_settings.study}'",
             hint="Give the same HPO_STORAGE where Ray is started on that node.",
         )
 
 
-def _require_store(base: Base, settings: Settings) -> None:
+def _require_store(node_settings: NodeSettings, settings: Settings) -> None:
     """The launching machine's: folders and buckets of one name may be on several servers."""
     store = open_store(settings)
     store.require_writable(make=False)
-    if not base.witness:
+    if not node_settings.witness:
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            store.fetch(base.witness, Path(folder) / "witness", base.witness_area)
+            store.fetch(node_settings.witness, Path(folder) / "witness", node_settings.witness_area)
         except WeightsError as error:
             raise UsageError(
                 f"the artifacts in {store.place} here are not those of the launching machine",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Base:
+class NodeSettings:
     """What travels of the driver's settings; holds no password.
 
     Attributes:

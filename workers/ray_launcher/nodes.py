@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from workers.ray_launcher.actor import Plan
-    from workers.ray_launcher.node_settings import Base
+    from workers.ray_launcher.node_settings import NodeSettings
 
 ANSWER_S = 1.0  # a living node's own process takes a connection in milliseconds
 
@@ -107,8 +107,8 @@ class Fault:
 class Inquiry:
     """One question to nodes: whether they can run the workers of a launch."""
 
-    def __init__(self, base: Base, *, gpus: bool) -> None:
-        self._told = (asdict(base), gpus)
+    def __init__(self, node_settings: NodeSettings, *, gpus: bool) -> None:
+        self._told = (asdict(node_settings), gpus)
         self._asker = ray.remote(num_cpus=0, max_retries=0)(_asker(hpo.__version__))
 
     def ask(self, node: Node) -> Any:
@@ -141,7 +141,7 @@ def fault_in(answer: Any, node: Node) -> Fault | None:
 def _asker(version: str) -> Callable[[dict[str, Any], bool], tuple[str, bool] | None]:
     """A function that travels whole: a node without this package must be able to answer, too."""
 
-    def ask(base: dict[str, Any], gpus: bool) -> tuple[str, bool] | None:
+    def ask(node_settings: dict[str, Any], gpus: bool) -> tuple[str, bool] | None:
         import sys
 
         try:
@@ -158,6 +158,6 @@ def _asker(version: str) -> Callable[[dict[str, Any], bool], tuple[str, bool] | 
                 f"{sys.executable} has no hpo-service {version} ({error}). Install it there, or "
                 "start Ray there from the environment that has it"
             ), False
-        return fault_here(base, gpus=gpus)
+        return fault_here(node_settings, gpus=gpus)
 
     return ask
