@@ -131,10 +131,11 @@ from workers.study_loop import Limits
 plan = Plan("none", 4, Limits(), 0.5, 0.5)
 with cluster(sys.argv[1], 2):
     actors = [actor_class(plan).remote(plan, None) for _ in range(plan.workers)]
-    spots = ray.get([actor.where.remote() for actor in actors])
+    placements = ray.get([actor.where.remote() for actor in actors])
     more = actor_class(plan).remote(plan, None).where.remote()
     room = bool(ray.wait([more], timeout=3)[0])
-    print(json.dumps({"spots": [[spot.address, *spot.gpus] for spot in spots], "room": room}))
+    found = [[placement.address, *placement.gpus] for placement in placements]
+    print(json.dumps({"placements": found, "room": room}))
 """
 
 
@@ -151,7 +152,9 @@ def test_fractions_share_a_gpu(cluster: RayCluster) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert sorted(found["spots"]) == sorted([node.address, "0"] for node in nodes for _ in range(2))
+    assert sorted(found["placements"]) == sorted(
+        [node.address, "0"] for node in nodes for _ in range(2)
+    )
     assert not found["room"]
     said = refused(project, "--address", cluster.address, "--gpus-per-worker", "0.5", code=2)
     assert said.count("this machine shows 0 GPUs") == 2

@@ -52,8 +52,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Spot:
-    """Where an actor has found its place.
+class Placement:
+    """Where an actor runs.
 
     Attributes:
         node: Ray's identity of the node.
@@ -115,11 +115,13 @@ class RayWorker:
         if worker is not None:
             worker.drain(within_s)
 
-    def where(self) -> Spot:
+    def where(self) -> Placement:
         """Answer: this actor has found a place and runs."""
         node = ray.get_runtime_context().get_node_id()
         gpus = tuple(str(one) for one in ray.get_gpu_ids())
-        return Spot(node, socket.gethostname(), ray.util.get_node_ip_address(), os.getpid(), gpus)
+        return Placement(
+            node, socket.gethostname(), ray.util.get_node_ip_address(), os.getpid(), gpus
+        )
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._worker is not None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ray.actor import ActorClass
 
-    from workers.ray_launcher.actor import Plan, Spot
+    from workers.ray_launcher.actor import Placement, Plan
     from workers.ray_launcher.node_pool import NodePool
     from workers.ray_launcher.node_settings import NodeSettings
     from workers.study_loop import Limits, Summary
@@ -49,14 +49,14 @@ class Slot:
         name: under which PostgreSQL counts the trials that its workers ended.
         actor: the present one.
         asked: its answer to where it is, when it has found a place.
-        spot: where it is; None while it waits for room.
+        placement: where it is; None while it waits for room.
         deaths: actors that died in it.
     """
 
     name: str
     actor: Any = None
     asked: Any = None
-    spot: Spot | None = None
+    placement: Placement | None = None
     deaths: int = 0
 
 
@@ -73,9 +73,9 @@ def actor_class(plan: Plan) -> ActorClass[RayWorker]:
     return actor
 
 
-def places(spots: Iterable[Spot | None]) -> str:
+def places(placements: Iterable[Placement | None]) -> str:
     """How many workers are where, for people."""
-    count = Counter(spot.address for spot in spots if spot is not None)
+    count = Counter(placement.address for placement in placements if placement is not None)
     where = ", ".join(f"{number} on {address}" for address, number in sorted(count.items()))
     return f"workers: {where or 'none has a place yet'}"
 
@@ -143,7 +143,7 @@ class Launch:
         slot.actor = self._kind.options(**self._pool.options()).remote(
             self._plan, self._node_settings
         )
-        slot.asked, slot.spot = slot.actor.where.remote(), None
+        slot.asked, slot.placement = slot.actor.where.remote(), None
         self._running[slot.actor.run.remote(slot.name, self._limits())] = slot
 
     def _limits(self) -> Limits:
@@ -176,13 +176,13 @@ class Launch:
 
     def _failed(self, slot: Slot, error: HpoError) -> None:
         """Of what only its node lacks, other nodes are asked; the rest is the launch's failure."""
-        if slot.spot is not None and isinstance(error, UsageError | MismatchError):
-            node, known = slot.spot.node, slot.spot.node in self._pool.out
+        if slot.placement is not None and isinstance(error, UsageError | MismatchError):
+            node, known = slot.placement.node, slot.placement.node in self._pool.out
             if isinstance(error, NodesError):
                 (found,) = error.faults
                 left_out = self._pool.leave_out_unfit(node, error)
             else:
-                found = f"{slot.spot.address}: {error}"
+                found = f"{slot.placement.address}: {error}"
                 left_out = self._pool.leave_out(node, found)
             if left_out:
                 if not known:  # else another worker has told of it
@@ -203,7 +203,7 @@ class Launch:
                 self.errors.append(ClusterError(text))
                 return
             self._after_death(slot, error)
-        elif self._node_settings.private or slot.spot is None:
+        elif self._node_settings.private or slot.placement is None:
             self.news.append("a worker died; another takes its place")
             self._after_death(slot, error)
         else:
@@ -215,17 +215,19 @@ class Launch:
         due = [one for one in self._dead if now >= one[0]]
         self._dead = [one for one in self._dead if now < one[0]]
         for _, slot, error in due:
-            if self._asked or self._over or slot.spot is None:
+            if self._asked or self._over or slot.placement is None:
                 continue
-            known = slot.spot.node in self._pool.out
-            if self._pool.lost(slot.spot.node):
+            known = slot.placement.node in self._pool.out
+            if self._pool.lost(slot.placement.node):
                 if not known:
                     self.news.append(
-                        f"the node {slot.spot.address} is lost; its workers go on elsewhere"
+                        f"the node {slot.placement.address} is lost; its workers go on elsewhere"
                     )
                 self._replace(slot)
             else:
-                self.news.append(f"a worker died on {slot.spot.address}; another takes its place")
+                self.news.append(
+                    f"a worker died on {slot.placement.address}; another takes its place"
+                )
                 self._suspect(slot)
                 self._after_death(slot, error)
 
@@ -245,20 +247,20 @@ class Launch:
         self.news += [f"workers can run on {name} now" for name in mended]
         for reference, slot in list(self._running.items()) if mended else ():
             self._place(slot)
-            if slot.spot is None:
+            if slot.placement is None:
                 del self._running[reference]
                 self._replace(slot)
 
     def _suspect(self, slot: Slot) -> None:
         """Leave a node out on which one worker after the other dies, if there is another."""
-        if slot.spot is None:
+        if slot.placement is None:
             return
-        self._lost_on[slot.spot.node] += 1
+        self._lost_on[slot.placement.node] += 1
         fault = f"{LOST_ON_NODE} workers died there"
-        if self._lost_on[slot.spot.node] >= LOST_ON_NODE and self._pool.leave_out(
-            slot.spot.node, fault
+        if self._lost_on[slot.placement.node] >= LOST_ON_NODE and self._pool.leave_out(
+            slot.placement.node, fault
         ):
-            self.news.append(f"no worker on {slot.spot.address}: {fault}")
+            self.news.append(f"no worker on {slot.placement.address}: {fault}")
 
     def _replace(self, slot: Slot) -> None:
         ray.kill(slot.actor)
@@ -286,12 +288,12 @@ class Launch:
             return
         for slot in self._slots:
             self._place(slot)
-        waiting = [slot.spot for slot in self._slots].count(None)
+        waiting = [slot.placement for slot in self._slots].count(None)
         now = time.monotonic()
         self._waits_since = min(self._waits_since, now) if waiting else math.inf
         if waiting and now < self._waits_since + PLACES_S:
             return
-        said = places(slot.spot for slot in self._slots)
+        said = places(slot.placement for slot in self._slots)
         if waiting:
             said += f"; {waiting} waiting: {self._pool.why_waiting()}"
         if said != self._said:
@@ -299,9 +301,9 @@ class Launch:
             self._said = said
 
     def _place(self, slot: Slot) -> None:
-        if slot.spot is None and ray.wait([slot.asked], timeout=0)[0]:
+        if slot.placement is None and ray.wait([slot.asked], timeout=0)[0]:
             with suppress(RayError):  # it has died since, and `run` tells of what
-                slot.spot = ray.get(slot.asked)
+                slot.placement = ray.get(slot.asked)
 
     def _ask(self, what: str, now: float) -> None:
         self._deaf_at = now + ANSWER_S
