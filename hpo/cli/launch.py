@@ -94,14 +94,17 @@ def launch(
     from workers.ray_launcher.actor import Plan
     from workers.ray_launcher.cluster import cluster
     from workers.ray_launcher.launch import Launch
-    from workers.ray_launcher.node_pool import NodePool, refuse_far_nodes, witnessed
+    from workers.ray_launcher.node_pool import NodePool, refuse_far_nodes, with_store_probe
     from workers.ray_launcher.node_settings import NodeSettings
     from workers.ray_launcher.nodes import nodes
     from workers.study_loop import Limits
 
     click.echo(f"hpo: starting {workers} workers on {address or 'a private Ray'}", err=True)
     told = NodeSettings.of(settings, study, private=address is None)
-    with cluster(address, workers * cpus_per_worker), witnessed(told, settings) as node_settings:
+    with (
+        cluster(address, workers * cpus_per_worker),
+        with_store_probe(told, settings) as node_settings,
+    ):
         refuse_far_nodes(settings)
         if gpus_per_worker is None:
             gpus_per_worker = 1.0 if any(node.gpus for node in nodes()) else 0.0

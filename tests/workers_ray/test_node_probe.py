@@ -46,11 +46,11 @@ def driver(
 @contextmanager
 def launched(driver: Settings, engine: Engine) -> Iterator[NodeSettings]:
     """What a launch on a cluster tells its nodes."""
-    from workers.ray_launcher.node_pool import witnessed
+    from workers.ray_launcher.node_pool import with_store_probe
     from workers.ray_launcher.node_settings import NodeSettings
 
     study = simulated_study(engine)
-    with witnessed(NodeSettings.of(driver, study, private=False), driver) as node_settings:
+    with with_store_probe(NodeSettings.of(driver, study, private=False), driver) as node_settings:
         yield node_settings
 
 
@@ -66,8 +66,11 @@ def test_a_node_of_the_same_services_is_fit_and_nothing_is_left(
 
     with launched(driver, engine) as node_settings:
         require_fit(node_settings, gpus=False)
-        assert open_store(driver).size_of(node_settings.witness, node_settings.witness_area)
-    assert open_store(driver).size_of(node_settings.witness, node_settings.witness_area) is None
+        assert open_store(driver).size_of(node_settings.store_probe, node_settings.store_probe_area)
+    assert (
+        open_store(driver).size_of(node_settings.store_probe, node_settings.store_probe_area)
+        is None
+    )
 
 
 @in_both_stores

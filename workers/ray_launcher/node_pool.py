@@ -170,7 +170,7 @@ class NodePool:
 
 
 @contextmanager
-def witnessed(node_settings: NodeSettings, settings: Settings) -> Iterator[NodeSettings]:
+def with_store_probe(node_settings: NodeSettings, settings: Settings) -> Iterator[NodeSettings]:
     """The settings with a file in the store, by which nodes see that theirs is the same one.
 
     Raises:
@@ -185,11 +185,11 @@ def witnessed(node_settings: NodeSettings, settings: Settings) -> Iterator[NodeS
     token = secrets.token_hex(16)
     area = f"launch-{token}"
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "witness"
+        file = Path(folder) / "store-probe"
         file.write_text(token)
         stored = store.put(file, area)
     try:
-        yield replace(node_settings, witness=stored.sha256, witness_area=area)
+        yield replace(node_settings, store_probe=stored.sha256, store_probe_area=area)
     finally:
         try:
             store.keep_only(area, ())

@@ -86,11 +86,15 @@ def _require_store(node_settings: NodeSettings, settings: Settings) -> None:
     """The launching machine's: folders and buckets of one name may be on several servers."""
     store = open_store(settings)
     store.require_writable(make=False)
-    if not node_settings.witness:
+    if not node_settings.store_probe:
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            store.fetch(node_settings.witness, Path(folder) / "witness", node_settings.witness_area)
+            store.fetch(
+                node_settings.store_probe,
+                Path(folder) / "store-probe",
+                node_settings.store_probe_area,
+            )
         except WeightsError as error:
             raise UsageError(
                 f"the artifacts in {store.place} here are not those of the launching machine",

@@ -34,9 +34,9 @@ class NodeSettings:
         study: name of the study.
         study_uid: what it alone has among all databases, by which a node sees that its database is
             the same one.
-        witness: sha256 of a file in the store's area `witness_area`, by which a node sees that its
-            store is the same one; "" for none.
-        witness_area: of this launch alone.
+        store_probe: sha256 of a file in the store's area `store_probe_area`, by which a node sees
+            that its store is the same one; "" for none.
+        store_probe_area: of this launch alone.
     """
 
     home: str
@@ -48,8 +48,8 @@ class NodeSettings:
     private: bool
     study: str
     study_uid: str
-    witness: str = ""
-    witness_area: str = ""
+    store_probe: str = ""
+    store_probe_area: str = ""
 
     @classmethod
     def of(cls, settings: Settings, study: Study, *, private: bool) -> Self:
