@@ -109,10 +109,15 @@ def launch(
         if gpus_per_worker is None:
             gpus_per_worker = 1.0 if any(node.gpus for node in nodes()) else 0.0
         plan = Plan(
-            study.name, workers, Limits(n_trials, timeout_s), cpus_per_worker, gpus_per_worker,
-            grace_s, stall_timeout_s,
-        )  # fmt: skip
-        pool = NodePool(plan, node_settings)
+            study=study.name,
+            workers=workers,
+            limits=Limits(n_trials, timeout_s),
+            cpus=cpus_per_worker,
+            gpus=gpus_per_worker,
+            grace_s=grace_s,
+            stall_timeout_s=stall_timeout_s,
+        )
+        pool = NodePool(plan=plan, node_settings=node_settings)
         pool.look()
         with Launch(plan, node_settings, pool) as running:
             heard = drain_on_signals(running.drain, "workers leave at the end of their epoch")

@@ -128,7 +128,7 @@ from workers.ray_launcher.actor import Plan
 from workers.ray_launcher.cluster import cluster
 from workers.ray_launcher.launch import actor_class
 from workers.study_loop import Limits
-plan = Plan("none", 4, Limits(), 0.5, 0.5)
+plan = Plan(study="none", workers=4, limits=Limits(), cpus=0.5, gpus=0.5)
 with cluster(sys.argv[1], 2):
     actors = [actor_class(plan).remote(plan, None) for _ in range(plan.workers)]
     placements = ray.get([actor.where.remote() for actor in actors])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from workers.study_loop import Limits, Summary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to launch.
 
@@ -51,7 +51,7 @@ class Plan:
     stall_timeout_s: float | None = STALL_TIMEOUT_S
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Placement:
     """Where an actor runs.
 
@@ -120,7 +120,11 @@ class RayWorker:
         node = ray.get_runtime_context().get_node_id()
         gpus = tuple(str(one) for one in ray.get_gpu_ids())
         return Placement(
-            node, socket.gethostname(), ray.util.get_node_ip_address(), os.getpid(), gpus
+            node=node,
+            host=socket.gethostname(),
+            address=ray.util.get_node_ip_address(),
+            pid=os.getpid(),
+            gpus=gpus,
         )
 
     def _hear(self, number: int, frame: FrameType | None) -> None:

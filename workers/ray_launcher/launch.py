@@ -41,7 +41,7 @@ LEAVE_S = 20.0  # beyond the grace: to stop the training, to give the trial back
 OVER = ("finished", "stopped", "deleted")  # a worker that left so speaks for all
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Slot:
     """One worker's place: it outlives the actors that fill it.
 
@@ -106,7 +106,7 @@ class Launch:
         self._waits_since = math.inf  # some worker has no place
         self._said = ""  # of the places
         self._lost_on: Counter[str] = Counter()
-        self._slots = [Slot(uuid.uuid4().hex) for _ in range(plan.workers)]
+        self._slots = [Slot(name=uuid.uuid4().hex) for _ in range(plan.workers)]
         for slot in self._slots:
             self._fill(slot)
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 AGAIN_S = 12.0  # between two looks at a node that was unfit
 
 
-@dataclass
+@dataclass(kw_only=True)
 class NodePool:
     """Where the workers of one launch may go; nodes that come later may be used, too.
 

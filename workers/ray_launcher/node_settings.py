@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hpo.studies.store import Study
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NodeSettings:
     """What travels of the driver's settings; holds no password.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ANSWER_S = 1.0  # a living node's own process takes a connection in milliseconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Node:
     """A living node of the cluster.
 
@@ -68,10 +68,13 @@ def nodes() -> list[Node]:
 def _node(node: dict[str, Any]) -> Node:
     has = node["Resources"]
     return Node(
-        node["NodeID"], node["NodeManagerAddress"], node["NodeManagerHostname"],
-        float(has.get("CPU", 0.0)), float(has.get("GPU", 0.0)),
-        int(node["NodeManagerPort"]),
-    )  # fmt: skip
+        identity=node["NodeID"],
+        address=node["NodeManagerAddress"],
+        host=node["NodeManagerHostname"],
+        cpus=float(has.get("CPU", 0.0)),
+        gpus=float(has.get("GPU", 0.0)),
+        port=int(node["NodeManagerPort"]),
+    )
 
 
 def no_room(plan: Plan, there: Iterable[Node]) -> str | None:
