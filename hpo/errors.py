@@ -1,4 +1,4 @@
-"""Every way to fail that a caller or a user meets; knows nothing of where it is raised.
+"""Every way to fail that a caller or a user meets, with exit code and hint.
 
 HpoError                      exit 1: the thing asked for failed
 ├── UsageError                exit 2: wrong usage or input

@@ -1,4 +1,4 @@
-"""Environment variables -> one frozen Settings; knows no command line and opens nothing."""
+"""Read environment variables into one frozen Settings."""
 
 from __future__ import annotations
 

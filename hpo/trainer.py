@@ -1,8 +1,8 @@
 """The Trainer protocol: what a trial's training is to the service.
 
-Knows neither database nor MLflow nor any trainer: trainers are found by the entry-point group
-`hpo.trainers`, their modules import without torch, and their heavy imports happen inside
-`train`, `evaluate` and `package`, which run in the worker's training process.
+Trainers are found by the entry-point group `hpo.trainers`. Their modules import without torch:
+their heavy imports happen inside `train`, `evaluate` and `package`, which run in the worker's
+training process.
 """
 
 from __future__ import annotations
