@@ -1,1 +1,1 @@
-"""What may vary: search spaces in YAML and the code that reads them; knows Optuna, no study."""
+"""What may vary: search spaces in YAML and the code that reads them."""

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a space's document, in words; knows no file and no Optuna."""
+"""Find everything that is wrong with a space's document, in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one error of this floor: everything wrong with a search space; knows no command line."""
+"""SpaceFaults: the error that names everything wrong with a search space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nearest known names for unknown ones; knows nothing of what they name."""
+"""Suggest the nearest known name for an unknown one."""
 
 from __future__ import annotations
 

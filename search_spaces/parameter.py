@@ -1,4 +1,4 @@
-"""One parameter of a search space: its values and its condition; knows no other parameter."""
+"""One parameter of a search space: its values, its condition and its Optuna distribution."""
 
 from __future__ import annotations
 

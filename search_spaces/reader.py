@@ -1,4 +1,4 @@
-"""Space files and built-in names -> SearchSpace; knows where files lie, not what they mean."""
+"""Read a space file or a built-in name into a SearchSpace."""
 
 from __future__ import annotations
 

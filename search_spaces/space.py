@@ -1,4 +1,4 @@
-"""A search space: parameters in order, and what follows from their conditions; reads no file."""
+"""A search space: parameters in order, and what follows from their conditions."""
 
 from __future__ import annotations
 

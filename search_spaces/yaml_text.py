@@ -1,4 +1,4 @@
-"""YAML -> plain values, with the traps of PyYAML closed; knows nothing of what they mean."""
+"""Parse YAML into plain values, with the traps of PyYAML closed."""
 
 from __future__ import annotations
 
