@@ -1,6 +1,7 @@
-"""What this machine is, as far as it can change a training's figures; knows no study.
+"""Record what of this machine can change a training's figures: versions, processor, devices.
 
-Holds no name of a host or a user and no path, so that it may be stored with every worker.
+The record holds no name of a host or a user and no path, so that it may be stored with every
+worker.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One lock between processes, held on a file; knows nothing of what it guards."""
+"""Lock a file between processes; the lock ends with the process that holds it."""
 
 from __future__ import annotations
 

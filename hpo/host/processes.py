@@ -1,4 +1,4 @@
-"""Processes that outlive their starter, and free TCP ports on the loopback."""
+"""Start times, ends and command lines of processes, and free TCP ports on the loopback."""
 
 from __future__ import annotations
 

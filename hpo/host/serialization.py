@@ -1,6 +1,6 @@
-"""Pickles read without running what they hold, and values as JSON can hold them.
+"""Load pickles of plain arrays without running code, and make values fit for JSON.
 
-Two libraries keep such pickles where others can write: Ultralytics beside a dataset's labels,
+Two libraries keep pickles where others can write them: Ultralytics beside a dataset's labels, and
 Optuna's CMA-ES in PostgreSQL, from where `hpo export` and `hpo import` carry them on.
 """
 
