@@ -1,4 +1,4 @@
-"""An artifact store in a folder that all workers share; knows no trial.
+"""An artifact store in a folder that all workers share.
 
 A file of the area `objects` lies at ROOT/objects/ab/abcdef…, of another one at ROOT/AREA/abcdef….
 It is written beside its place, synced and renamed, so it is whole or absent. Only

@@ -1,4 +1,4 @@
-"""HPO_ARTIFACTS -> the store that it names; knows no trial."""
+"""Open the artifact store that HPO_ARTIFACTS names: a folder or an S3 bucket."""
 
 from __future__ import annotations
 

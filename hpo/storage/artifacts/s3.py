@@ -1,4 +1,4 @@
-"""An artifact store in an S3 bucket: its client, its bucket and its objects.
+"""An artifact store in an S3 bucket, with the client that it needs and the bucket's making.
 
 A file of the area `objects` lies at PREFIX/objects/ab/abcdef…, of another one at
 PREFIX/AREA/abcdef…. Endpoint, region and credentials are found as boto3 finds them: in the AWS_*

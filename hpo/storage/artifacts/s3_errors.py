@@ -1,4 +1,4 @@
-"""What S3's and boto3's errors mean: missing, passing or final, in plain words; opens nothing."""
+"""Tell what errors of S3 and boto3 mean: missing, passing or final, each with its mend."""
 
 from __future__ import annotations
 

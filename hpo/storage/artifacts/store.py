@@ -1,4 +1,4 @@
-"""What an artifact store is; knows no folder, no bucket and no trial.
+"""The ArtifactStore protocol: files kept by the sha256 of their content.
 
 A file is named by the sha256 of its content and lies in an area. The area OBJECTS is shared by all
 studies, and nothing in it is ever removed; every other area has one owner, who removes what it no

@@ -1,6 +1,6 @@
-"""Connections of a server's administrator, and the databases made with them.
+"""Connect as a server's administrator, and create databases.
 
-An administrator is a superuser, or on a managed server a role with CREATEROLE and CREATEDB.
+An administrator is a superuser or, on a managed server, a role with CREATEROLE and CREATEDB.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The private PostgreSQL in a project's `.hpo` folder; knows no table and no study."""
+"""The private PostgreSQL of a project's `.hpo` folder: start it, find it, stop it."""
 
 from __future__ import annotations
 

@@ -1,19 +1,21 @@
-"""The files, the operating-system user and the programs of the private PostgreSQL.
+"""Where the private PostgreSQL lives: its files, its operating-system user and its programs.
 
 Below `home/postgres`, which belongs to the server's user:
 
-    data/       the cluster        password   of the role `hpo`, mode 0600
-    log         of this start      port       on 127.0.0.1; kept from start to start
+    data/       the cluster
+    password    of the role `hpo`, mode 0600
+    port        on 127.0.0.1; kept from start to start
+    log         of the present start
     lock        held while one process starts or stops the server
     alive       locked by the server itself for as long as any of its processes lives
 
 PostgreSQL refuses to run as root. When we are root it runs as another user, and where the folders
 above its programs or its data are closed to that user it gets one capability (CAP_DAC_OVERRIDE)
 instead of wider permissions on folders that are not ours to open. `no_setuid_fixup` is part of
-that: without it access(2), which the programs ask about themselves, ignores capabilities.
+that: without it access(2), by which the programs check their own files, ignores capabilities.
 
-The wheel is looked at as a folder and not imported: importing it opens a lock file in the
-temporary folder and may create an operating-system user.
+The programs come in a wheel, which is found as a folder and never imported: importing it opens a
+lock file in the temporary folder and may create an operating-system user.
 """
 
 from __future__ import annotations

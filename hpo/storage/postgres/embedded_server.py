@@ -1,7 +1,7 @@
-"""Start and stop the private PostgreSQL, and tell whether it lives.
+"""Start and stop the private PostgreSQL's server, and tell whether it lives.
 
-Its programs run in a session of their own, so that a Ctrl-C in the starter's terminal reaches
-neither them nor the server.
+The server and its programs run in a session of their own, so that a Ctrl-C in the starter's
+terminal does not reach them.
 
 A pid file proves nothing: after a crash its number may be an innocent process's, and a server in
 another container, or on another machine of a shared file system, has a number that means nothing

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and the patience of an unattended worker; knows no table."""
+"""Connect to PostgreSQL, and try again while it is gone."""
 
 from __future__ import annotations
 

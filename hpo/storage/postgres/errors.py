@@ -1,6 +1,7 @@
-"""What PostgreSQL's errors mean: lost, passing or final, and which right a role lacks.
+"""Tell what PostgreSQL's errors mean: lost, passing or final, and which right a role lacks.
 
-PostgreSQL names the object and not the right, which follows from the statement.
+For a right that is missing PostgreSQL names the object only; which right it is follows from the
+statement that was refused.
 """
 
 from __future__ import annotations

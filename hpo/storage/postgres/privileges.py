@@ -1,6 +1,7 @@
-"""Who owns and who may use what in the service's database: checks and grants.
+"""Hand the service's database to its role, check that it may write, and let a reader read.
 
-Also an owner can lack a right: what was revoked from it stays so until it is granted again.
+Ownership does not settle it: a right that was revoked from an owner stays lacking until it is
+granted again.
 """
 
 from __future__ import annotations

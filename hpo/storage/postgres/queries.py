@@ -1,4 +1,4 @@
-"""Named SQL of the files in hpo/storage/postgres/sql; knows no table's meaning.
+"""Load named SQL statements from the project's `.sql` files.
 
 Each statement stands under a line `-- name: the_name` and is read once.
 """

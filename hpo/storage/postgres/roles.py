@@ -1,6 +1,6 @@
-"""Roles that log in and the databases they own, made as given; knows no table.
+"""Create login roles and the databases that they own, or change them to what is asked.
 
-Doing it twice changes nothing but the stored form of the password, which has a new salt.
+A second run changes nothing but the stored form of the password, which has a new salt.
 """
 
 from __future__ import annotations

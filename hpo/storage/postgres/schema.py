@@ -1,4 +1,4 @@
-"""The database's tables: Optuna's and ours, created, migrated and checked; knows no study."""
+"""Create, migrate and check the database's tables, Optuna's and ours."""
 
 from __future__ import annotations
 

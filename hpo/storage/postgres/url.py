@@ -1,4 +1,4 @@
-"""PostgreSQL URLs: read, rewrite, mask; opens no connection."""
+"""Read, rewrite and mask PostgreSQL URLs."""
 
 from __future__ import annotations
 
