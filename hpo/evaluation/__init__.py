@@ -1,1 +1,1 @@
-"""What weights find on a split, and the figures that follow from it; imports no trainer."""
+"""What weights find on a split, and the figures that follow from it."""

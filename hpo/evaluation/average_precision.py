@@ -1,4 +1,4 @@
-"""mAP, precision and recall of detections as Ultralytics defines them; knows NumPy alone.
+"""Compute mAP, precision and recall of detections as Ultralytics defines them.
 
 The definition is that of `ap_per_class` and `DetMetrics` in Ultralytics' utils/metrics.py: the area
 under the envelope of precision over recall by 101 points, the mean over the classes that have a

@@ -1,7 +1,8 @@
-"""Which class was taken for which, from stored detections; knows NumPy alone.
+"""Compute a confusion matrix from stored detections.
 
-Matched as Ultralytics' `ConfusionMatrix` does: detections above a confidence, the most confident
-first, each take the true box that they overlap most among those still free, whatever its class.
+Boxes are matched as Ultralytics' `ConfusionMatrix` does: detections above a confidence, the most
+confident first, each take the true box that they overlap most among those still free, whatever its
+class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every box that a model found on a split, and every box that it should have found, as a file.
+"""Store every box that a model found on a split, and every true box, in one file.
 
 Figures are computed from this alone (`hpo.evaluation.average_precision`), so that they can be
 computed again, of any sample of the images.

@@ -1,4 +1,4 @@
-"""The record of one evaluation on held-out images, as JSON-able values."""
+"""The record of one evaluation on held-out images, to and from JSON-able values."""
 
 from __future__ import annotations
 

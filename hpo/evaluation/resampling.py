@@ -1,4 +1,4 @@
-"""Metrics of samples of a split's images, many samples at once; knows no statistics.
+"""Compute metrics of many samples of a split's images at once.
 
 A sample is given by how often it holds each image. Its value is the one that Ultralytics would
 give for a split in which the images stand that often.

@@ -1,9 +1,10 @@
-"""How sure a difference between two detectors is: bootstrap interval and permutation test.
+"""How sure the difference between two detectors is: bootstrap interval and permutation test.
 
-Both models see the same resamples: the images that are hard for one are hard for the other, and
-only the difference counts. The samples are of images, not of boxes, whose luck is shared.
+Both tests draw samples of images, not of boxes: the luck of an image's boxes is shared. Both models
+see the same samples: images that are hard for one are hard for the other, and only the difference
+counts.
 
-Two intervals are here, each bound one-sided at the confidence:
+Bootstrap. Two intervals are here, each bound one-sided at the confidence:
 
 - `percentile`: the bound is that percentile of the resampled values. It is too narrow where images
   are few: with 10 of them it promotes an equal model more often than it says (docs/promotion.md).
@@ -11,11 +12,11 @@ Two intervals are here, each bound one-sided at the confidence:
   z(p') * sqrt((n - 1) / n) = t(p, n - 1), after T. Hesterberg, What Teachers Should Know About the
   Bootstrap, https://arxiv.org/abs/1411.5279, as in ExpandProbs of his R package `resample`.
 
-For each draw every image's detections change places between the two models with probability 1/2.
-Where the models are equal, what was seen is one such draw like any other, so that its rank among
-them is a p value that keeps its word for any number of images. What was seen counts among the
-draws, hence the ones added: B. Phipson, G. Smyth, Permutation P-values Should Never Be Zero (2010),
-https://doi.org/10.2202/1544-6115.1585, https://arxiv.org/abs/1603.05766.
+Permutation test. For each draw every image's detections change places between the two models with
+probability 1/2. Where the models are equal, the observed gain is one such draw like any other, so
+that its rank among them is a p value that keeps its word for any number of images. The observed
+gain counts among the draws, hence the ones added: B. Phipson, G. Smyth, Permutation P-values Should
+Never Be Zero (2010), https://doi.org/10.2202/1544-6115.1585, https://arxiv.org/abs/1603.05766.
 
 Both models lie side by side in one `Resampler` as images of a split twice as large: a swap is a
 sample that holds each image once, as one model or the other saw it. Equal confidences stand in the
