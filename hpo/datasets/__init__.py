@@ -1,1 +1,1 @@
-"""Datasets: what a data YAML means, its faults and fingerprint, and the sets made here."""
+"""Datasets: data YAMLs, checks, fingerprints, built-in sets, and copies in the artifact store."""

@@ -1,4 +1,4 @@
-"""A dataset <-> one tar archive; knows no store, no study and no other machine.
+"""Pack a dataset into one tar archive, and unpack it on another machine.
 
 The same content gives the same bytes, whatever the dataset's place, its files' times, owners and
 the way its splits are written down: a data YAML of the archive's own, `images/SPLIT/…` and beside

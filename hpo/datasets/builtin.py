@@ -1,4 +1,4 @@
-"""A dataset's name or path -> its data YAML; makes the built-in sets when they are first used."""
+"""Find the data YAML of a dataset's name or path; make a built-in set at its first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datasets fetched from the artifact store onto this machine; knows no study.
+"""Keep datasets fetched from the artifact store on this machine, below a limit of space.
 
 A dataset lies at FOLDER/FINGERPRINT, whole or absent: it is fetched and unpacked in
 FOLDER/.FINGERPRINT.part and renamed. Two locks beside it are flock's, so a holder that died holds

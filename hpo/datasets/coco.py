@@ -1,7 +1,7 @@
-"""COCO128 from where Ultralytics has it, and the sixty images of people made of it.
+"""Download COCO128, and make the set `tiny-person` of its images of people.
 
-Which sixty, and which of them train, follows from the images' names and the seed by a hash, so
-no version of a random generator can change it.
+Which sixty images are taken, and which of them train, follows from their names and the seed by a
+hash, so no version of a random generator can change it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An Ultralytics data YAML -> a frozen Dataset: keys, names, splits, images, label files.
+"""Read an Ultralytics data YAML into a frozen Dataset: keys, names, splits, images, label files.
 
 It reads what Ultralytics reads, with two differences, both so that a study means the same data on
 every machine. A relative `path` starts at the YAML's folder; Ultralytics starts at the current

@@ -1,7 +1,7 @@
-"""A dataset's content -> one sha256, quick on a second look; knows no study.
+"""Fingerprint a dataset: one sha256 of its content, quick on a second look.
 
-The same for a copy elsewhere, or for other spellings of a split's place. Another one when a
-class name, an image, a label, a file's name within its split, or the split it lies in differs.
+A copy elsewhere has the same fingerprint, however it spells the places of its splits. Another
+class name, image, label, file name within a split, or split of an image gives another one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Drawn circles, squares and triangles in a folder that is whole or not there.
+"""Draw datasets of circles, squares and triangles, each in a folder that is whole or absent.
 
-Knows no study. The same seed gives the same bytes on every machine, as workers check the
-dataset's fingerprint: so shapes are drawn by integer and exact floating-point arithmetic rather
-than by a drawing library, and kept as BMP, whose bytes no compressor's version can change. Each
-image has random numbers of its own, so that more training images leave the others as they were.
+The same seed gives the same bytes on every machine, as workers check the dataset's fingerprint: so
+shapes are drawn by integer and exact floating-point arithmetic rather than by a drawing library,
+and kept as BMP, whose bytes no compressor's version can change. Each image has random numbers of
+its own, so that more training images leave the others as they were.
 """
 
 from __future__ import annotations

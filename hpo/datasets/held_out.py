@@ -1,4 +1,4 @@
-"""A dataset's `test` split: whether no trial sees its images, and its fingerprint; knows no study.
+"""Check a dataset's `test` split: that no trial sees its images, and its own fingerprint.
 
 The fingerprint is of the split alone: datasets that share a test split share it, whatever they
 train on, so that models of both can be judged on the same images.

@@ -1,4 +1,4 @@
-"""Datasets in the artifact store: pushed once, found by their fingerprint; knows no cache.
+"""Push datasets to the artifact store, and find them there by their fingerprint.
 
 The archive lies among the store's objects by its sha256, and PostgreSQL says which archive a
 fingerprint means: a store that somebody else can write to gives nobody another dataset.

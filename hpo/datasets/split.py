@@ -1,4 +1,4 @@
-"""A dataset -> a data YAML whose splits share no image; moves and changes none of its files.
+"""Write a data YAML that divides a dataset into splits without a common image.
 
 Where an image goes follows from its content and the seed alone, so that a dataset that grew is
 divided as before: no image that a model was trained on comes to judge another one.

@@ -1,4 +1,4 @@
-"""How many images and boxes a dataset has, by split and class; judges nothing."""
+"""Count a dataset's images and boxes by split and class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All faults of a dataset at once, those of its label files among them."""
+"""Find every fault of a dataset at once: its YAML, its images and its label files."""
 
 from __future__ import annotations
 
