@@ -1,4 +1,4 @@
-"""Takes typed values out of a parsed study file and collects every fault; knows no study."""
+"""Take typed values out of a parsed study file and collect every fault."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Finals: the best trials of a study trained again, as trials of a study of their own.
+"""Finals: the best trials of a study trained and evaluated again, as trials of their own study.
 
 A finals study is a stored study like any other, so that claims, leases, takeover, checkpoints and
-the mirror serve it unchanged. What it has beside them is a row of hpo.final for each of its trials.
+the mirror serve it unchanged. Beside the usual rows it has a row of hpo.final for each trial.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The file that every training of a study starts from: weights, or an architecture of one's own.
+"""Pin the file that every training of a study starts from: weights, or an architecture.
 
 It lies in the artifact store under its sha256, which PostgreSQL has. Workers take it from there, on
 whatever machine: what lies at the study's `model` later, or elsewhere, changes no trial.

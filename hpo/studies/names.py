@@ -1,4 +1,4 @@
-"""What a study, a registered model and its alias may be called; knows no file or MLflow."""
+"""Check names of studies, registered models and aliases, and name a trial's area in the store."""
 
 from __future__ import annotations
 

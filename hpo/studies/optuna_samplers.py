@@ -1,8 +1,10 @@
-"""Optuna's grid, QMC and CMA-ES samplers, made fit for many workers.
+"""Adapt Optuna's grid, QMC and CMA-ES samplers to many workers.
 
-Both count in the storage which point comes next, and two workers asking at once get the same one.
-A trial's rank (how many trials before it were sampled rather than enqueued) is fixed when the
-trial is claimed, so every point is used exactly once.
+Grid and QMC count in the storage which point comes next, so two workers that ask at once would get
+the same one. Here the point follows from the trial's rank (how many trials before it were sampled
+rather than enqueued), which is fixed when the trial is claimed: every point is used exactly once.
+
+CMA-ES keeps its state as a pickle in PostgreSQL. Here it is read without running what it holds.
 """
 
 from __future__ import annotations

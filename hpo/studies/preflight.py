@@ -1,4 +1,4 @@
-"""Whether this machine has the code and the data that a study was created with.
+"""Check that this machine has the code and the data that a study was created with.
 
 The data is used where the study's own path leads to it. Where it does not, the copy that was pushed
 to the artifact store takes its place (`hpo data push`), fetched once a machine.

@@ -1,9 +1,9 @@
 """Samplers and pruners by name: their options, and the Optuna objects made of them.
 
-Neither is stored by Optuna: every worker builds the same ones from the stored spec. Knows no
-database. A sampler is built anew for each trial: random, TPE, CMA-ES and GP are seeded with the
-study's seed and the trial's number, so that the same history gives the same suggestion whichever
-worker asks; grid and QMC walk one sequence of the study's seed by the trial's rank.
+Optuna stores neither: every worker builds the same ones from the stored spec. A sampler is built
+anew for each trial: random, TPE, CMA-ES and GP are seeded with the study's seed and the trial's
+number, so that the same history gives the same suggestion whichever worker asks; grid and QMC walk
+one sequence of the study's seed by the trial's rank.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A study's specification: frozen, canonical, hashed; knows no file, database or trainer."""
+"""A study's specification: frozen, canonical, hashed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Where a study stands, from PostgreSQL alone; loads no optuna, mlflow or ray."""
+"""Tell where a study stands: counts, best trial, finals, champion, workers, mirror.
+
+Everything is read from PostgreSQL. Neither Optuna, MLflow nor Ray is loaded, so that `hpo status`
+answers at once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies: create one from its spec, find it again, steer it; knows no worker and no trainer."""
+"""Store studies: create one from its spec, find it again, steer and delete it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Study file -> StudySpec, checked as a whole with all its faults at once; opens no database."""
+"""Read a study file into a StudySpec, checked as a whole with all its faults at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A study's trials for people (`hpo trials`, `hpo show`); reads PostgreSQL, loads no Optuna."""
+"""List a study's trials, and tell everything about one (`hpo trials`, `hpo show`).
+
+Rows are read from PostgreSQL without loading Optuna, whose import takes most of a second.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check a study's parts against each other, and read its key `promotion`."""
+"""Check a study's parts against each other, and read the key `promotion` of its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole study as plain values: what belongs to it and what is wrong with it; knows no database.
+"""A whole study as plain values: what belongs to it, and what can be wrong with it.
 
 The content is one row `study` and lists of rows by section. A row is a mapping of every column to
 a JSON value: times are ISO 8601 text with microseconds, those with an offset are UTC; figures that

@@ -1,4 +1,4 @@
-"""A study in PostgreSQL -> its document, as of one moment; writes nothing and opens no file."""
+"""Read a study from PostgreSQL into its document, as of one moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study's document <-> one versioned file, plain or gzip; knows no database.
+"""Write a study's document to one versioned file, plain or gzip, and read it back.
 
 The text has one row a line and every key sorted, so equal studies have equal files and two files
 can be compared line by line.

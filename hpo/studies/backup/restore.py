@@ -1,4 +1,4 @@
-"""A study's document -> a study in PostgreSQL, in one transaction; reads no file."""
+"""Write a study's document into PostgreSQL as a study, in one transaction."""
 
 from __future__ import annotations
 
