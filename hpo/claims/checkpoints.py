@@ -1,4 +1,4 @@
-"""A trial's checkpoints, in the store and in their table; knows no thread and no training.
+"""Store a trial's checkpoints, record them under the lease, and remove what is no longer needed.
 
 Each attempt has an area of its own in the store. A worker that lost its lease can thus neither
 remove nor replace what the next one needs: the rows of an attempt never grow after its end.

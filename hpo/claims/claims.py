@@ -1,4 +1,4 @@
-"""Who may run which trial: exact budgets, leases, fenced writes and takeover.
+"""Claim trials of a study and write for them: exact budgets, leases, fence and takeover.
 
 Every verb is one function of the schema `hpo` in one transaction, safe to repeat after a lost
 acknowledgement: a claim is found again by its token, a report replaces itself, a told trial stays

@@ -1,4 +1,4 @@
-"""The thread that renews the lease of a trial while the trial trains."""
+"""Renew the lease of a running trial from a thread of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study's trials, read in one statement and kept while finished; makes snapshots of them."""
+"""Read a study's trials in one statement, keep the finished ones, and make snapshots of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study's trials as an Optuna storage in memory, for its samplers and pruners; writes nothing.
+"""Show a study's trials to Optuna's samplers and pruners as a storage in memory.
 
 Optuna's own storage commits each write alone, so its `ask`, `suggest` and `report` cannot be
 fenced. Samplers and pruners therefore run on this snapshot, and what they set (parameters, rungs,

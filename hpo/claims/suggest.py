@@ -1,4 +1,4 @@
-"""Suggestions and pruning for one trial, by the study's sampler and pruner; writes nothing."""
+"""Suggest a trial's parameters and judge its epochs by the study's sampler and pruner."""
 
 from __future__ import annotations
 
