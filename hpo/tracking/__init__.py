@@ -1,1 +1,1 @@
-"""MLflow: the only folder that imports it, and only inside functions."""
+"""MLflow's and optuna-dashboard's view of a study; MLflow loads inside functions only."""

@@ -1,4 +1,4 @@
-"""A callback with Optuna's signature that only wakes the mirror; knows no trainer and no worker."""
+"""MirrorCallback: wake the mirror after each trial of a plain `study.optimize`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Load MLflow so that it is quiet, and make a client that fails soon and in plain words.
+"""Load MLflow quietly, and open clients that fail soon and in plain words.
 
 A failure to reach MLflow is a TrackingError. What MLflow refuses stays its own MlflowException,
 told apart by `error_code`; `is_missing` asks for the commonest.
 
-MLflow reads its settings from the environment at each use. Changing their defaults instead of the
-environment leaves what the user set in force and nothing behind for child processes.
+MLflow reads its settings from the environment at each use. So `load` changes MLflow's defaults
+rather than the environment: what the user set stays in force, and child processes inherit nothing.
 """
 
 from __future__ import annotations

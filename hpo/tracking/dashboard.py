@@ -1,9 +1,9 @@
-"""What optuna-dashboard shows beside Optuna's own: pictures, and notes that link to MLflow.
+"""Show pictures of trials, and notes that link to MLflow, in optuna-dashboard.
 
-Written as `optuna.artifacts` and `optuna_dashboard.save_note` write it, but by SQL: their calls
-refuse trials that have ended, give every call a new id, and take a statement for each piece. The
-files lie in a folder of the dashboard's own, so that a study deleted there takes its pictures
-along and nothing of our artifact store. Knows no MLflow, only the address it is given.
+Rows are written as `optuna.artifacts` and `optuna_dashboard.save_note` write them, but by SQL:
+their calls refuse trials that have ended, give every call a new id, and take a statement for each
+piece. The files lie in a folder of the dashboard's own, so that a study deleted there takes its
+pictures along and nothing of our artifact store.
 """
 
 from __future__ import annotations

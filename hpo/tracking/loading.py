@@ -1,4 +1,4 @@
-"""A registered model by what a person calls it, loaded into this process; writes nothing to MLflow.
+"""Find a registered model by what a person calls it, and load it into this process.
 
 NAME            its champion
 NAME@ALIAS      the version that the alias points to

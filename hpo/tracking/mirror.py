@@ -1,4 +1,4 @@
-"""Copies a study from PostgreSQL into MLflow, safely repeatable; knows no thread and no worker.
+"""Copy a study from PostgreSQL into MLflow; safe to repeat, and to be killed at any point.
 
 PostgreSQL is read, MLflow is written, and the trial's mark says how far. The mark is locked while
 MLflow is written, so a trial has one writer at a time. A crash at any point leaves something that

@@ -1,4 +1,4 @@
-"""The thread that keeps MLflow and optuna-dashboard up to date while a worker trains.
+"""Keep MLflow and optuna-dashboard up to date from a thread while a worker trains.
 
 Whoever wakes it returns at once and never sees an error of it: MLflow can neither fail nor slow a
 trial. What it could not copy stays pending in PostgreSQL, for its next attempt, another worker's

@@ -1,6 +1,6 @@
-"""A study and its trials as PostgreSQL has them and as MLflow is to show them; knows no MLflow.
+"""What MLflow is to show of a study and its trials, computed from their rows in PostgreSQL.
 
-What is computed here is both what the mirror writes and what `verify` compares with.
+The mirror writes these values, and `verify` compares MLflow's with them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""MLflow's Model Registry: model folders, versions and the alias of a champion.
+"""Write and read MLflow's Model Registry: model folders, versions and aliases.
 
-Every write can be repeated: a version is looked up by the decision it was made for before it is
-made, and so are the files behind it.
+Every write can be repeated: a version, and the files behind it, are looked up by the decision that
+they are made for before they are made.
 
-The signature and the input example are written by hand: MLflow would otherwise load the model, and
-torch with it, into this process to infer them.
-
-The folder, as MLflow's page shows it:
+A model's folder, as MLflow's page shows it:
 
     MLmodel                what it is: signature, requirements, `metadata` with licence and origin
     README.md              the model card
@@ -15,6 +12,9 @@ The folder, as MLflow's page shows it:
                            `ultralytics.YOLO`, `model.onnx` is there where it was asked for
     detector_model.py      the code that MLflow runs
     input_example.json, serving_input_example.json
+
+The signature and the input example are written by hand: to infer them MLflow would load the model,
+and torch with it, into this process.
 """
 
 from __future__ import annotations

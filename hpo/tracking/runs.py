@@ -1,6 +1,6 @@
-"""Runs and experiments in MLflow: found before made, and brought to what they should show.
+"""Find or create runs and experiments in MLflow, and bring them to what they should show.
 
-Every verb is idempotent: it reads what is there and writes what differs. Knows no PostgreSQL.
+Every verb is idempotent: it reads what is there and writes what differs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far MLflow holds a study: the rows of `hpo.mirror`; knows no MLflow.
+"""Record how far MLflow holds a study: the rows of `hpo.mirror`.
 
 A trial's row is its lock: who holds it writes the trial's run, and nobody else does.
 """

@@ -1,4 +1,4 @@
-"""Where MLflow's records and files are, by the settings alone; knows nothing of MLflow itself.
+"""Tell from the settings where MLflow's records and files are.
 
 Without MLFLOW_TRACKING_URI, MLflow's records are in a database of their own on the study's
 PostgreSQL server and its files below HPO_ARTIFACTS, and everybody reads and writes both directly.

@@ -1,4 +1,4 @@
-"""Compares MLflow's runs of a study with PostgreSQL, figure by figure, and mends what differs."""
+"""Compare MLflow's runs of a study with PostgreSQL, figure by figure, and mend what differs."""
 
 from __future__ import annotations
 
