@@ -1,4 +1,4 @@
-"""Launches that were left running in the background: start, find and drain them; knows no study."""
+"""Start launches that stay in the background, find them again, and drain them."""
 
 from __future__ import annotations
 

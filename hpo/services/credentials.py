@@ -1,7 +1,7 @@
-"""The URLs that `hpo provision` is given -> checked logins; knows no server.
+"""Read the URLs that `hpo provision` is given into checked logins.
 
-Every fault of all of them is told at once, and none with a password in it. The secrets of other
-parts are looked at beside them: who leaves an example's in one place does so in others.
+Every fault of all URLs is told at once, and none with a password in it. The secrets of other parts
+(object store, proxy) are checked too: who leaves an example's in one place does so in others.
 """
 
 from __future__ import annotations

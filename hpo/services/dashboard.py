@@ -1,4 +1,4 @@
-"""optuna-dashboard's process and the WSGI guards around it.
+"""Serve optuna-dashboard in a process of its own, behind WSGI middleware that guards it.
 
     HPO_HOME=… python -m hpo.services.dashboard PORT [ARTIFACT_FOLDER]
 

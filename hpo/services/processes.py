@@ -1,8 +1,8 @@
-"""MLflow's server and optuna-dashboard on this machine: start, find and stop them.
+"""Start, find and stop MLflow's server and optuna-dashboard on this machine.
 
-Knows neither MLflow nor a study: a service is a process, a port and a health page. Those that run
-stand in `home/services.json`, each with its pid and start time, so that a number which is another
-process's by now is neither taken for a service nor ended.
+A service is a process, a port and a health page. Those that run stand in `home/services.json`, each
+with its pid and start time, so that a pid which is another process's by now is neither taken for a
+service nor ended.
 
 A command line can be read by every user of the machine, so what holds a password goes into the
 environment, which only the process's own user can read.

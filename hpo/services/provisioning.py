@@ -1,7 +1,6 @@
 """What `hpo provision` does: roles, databases, rights, tables and the bucket, as the variables say.
 
-Doing it again changes nothing but what the variables change, and two may do it at once. Knows no
-study and prints nothing.
+A second run changes nothing but what the variables change, and two runs at once do no harm.
 """
 
 from __future__ import annotations

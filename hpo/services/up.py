@@ -1,6 +1,6 @@
-"""What `hpo up` does: PostgreSQL, its tables, MLflow's server and optuna-dashboard, in order.
+"""What `hpo up` does: start PostgreSQL, its tables, MLflow's server and optuna-dashboard, in order.
 
-Knows no study and prints nothing; doing it twice changes nothing.
+What runs already is left as it is, so a second `hpo up` changes nothing.
 """
 
 from __future__ import annotations
