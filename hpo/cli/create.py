@@ -1,4 +1,4 @@
-"""`hpo init` and `hpo create-study`."""
+"""`hpo init` and `hpo create-study`: write a study file, and make a study of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands `hpo data …`: make, check, show, fingerprint, push and list datasets."""
+"""`hpo data`: make, check, show, split, fingerprint, push and list datasets."""
 
 from __future__ import annotations
 

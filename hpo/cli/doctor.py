@@ -1,4 +1,4 @@
-"""`hpo doctor`: looks at everything a study needs on this machine, and says how to mend it."""
+"""`hpo doctor`: look at everything a study needs on this machine, and say how to mend it."""
 
 from __future__ import annotations
 

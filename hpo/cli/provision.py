@@ -1,4 +1,4 @@
-"""`hpo provision`: makes roles, databases, tables and the bucket; how is known below."""
+"""`hpo provision`: make roles, databases, tables and the bucket on servers that run already."""
 
 from __future__ import annotations
 

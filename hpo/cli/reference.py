@@ -1,4 +1,4 @@
-"""The commands' own help -> docs/cli.md; `make docs` writes it, a test finds where it drifted."""
+"""Write docs/cli.md from the commands' own help (`make docs`); a test compares the two."""
 
 from __future__ import annotations
 

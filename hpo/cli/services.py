@@ -1,4 +1,4 @@
-"""`hpo up`, `hpo down` and `hpo env`; how the services run is known below."""
+"""`hpo up`, `hpo down` and `hpo env`: start, stop and address this machine's servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hpo space`: list, show and check search spaces; knows no study."""
+"""`hpo space`: list, show and check search spaces."""
 
 from __future__ import annotations
 

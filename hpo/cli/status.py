@@ -1,4 +1,4 @@
-"""`hpo list`, `status`, `trials` and `show`: where it stands; they read PostgreSQL only."""
+"""`hpo list`, `status`, `trials` and `show`: where studies stand, read from PostgreSQL alone."""
 
 from __future__ import annotations
 

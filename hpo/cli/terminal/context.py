@@ -1,4 +1,4 @@
-"""The project that a command works on: settings, database and the study meant; no command."""
+"""The project that a command works on: settings, database, and the study meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors -> one message on stderr and an exit code; knows no command."""
+"""Turn an error into one message on stderr and an exit code."""
 
 from __future__ import annotations
 
