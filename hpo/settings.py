@@ -80,7 +80,7 @@ class Settings:
 
     @classmethod
     def read(cls, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
-        """Read them from `env` (default: this process's) as seen from the folder `cwd`.
+        """Read the settings from `env` (default: this process's) as seen from the folder `cwd`.
 
         Raises:
             UsageError: a number that is none, or not above zero.

@@ -272,7 +272,7 @@ class Trainer(Protocol):
     """
 
     def describe(self) -> Description:
-        """Its arguments, defaults and metrics."""
+        """Arguments with defaults and bounds, metrics, devices and version of the trainer."""
         ...
 
     def check(self, spec: TrainSpec) -> Sequence[str]:
@@ -326,7 +326,7 @@ class FileStarter(Protocol):
         ...
 
     def prepare(self, model: str) -> Path:
-        """The same file, downloaded if it is missing, and seen to be one that `train` can use.
+        """Return the file of `start_file`, downloaded if missing, once `train` can use it.
 
         Runs in the training process.
 
