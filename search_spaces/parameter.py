@@ -46,7 +46,7 @@ class Parameter(ABC):
     when: tuple[tuple[str, tuple[Choice, ...]], ...] = ()
 
     def exists(self, values: Mapping[str, Any]) -> bool:
-        """Whether it exists beside the parents' `values`; one left out counts as not met."""
+        """Whether the parameter exists beside the parents' `values`; an absent one is not met."""
         return all(
             parent in values and any(same(values[parent], value) for value in allowed)
             for parent, allowed in self.when
@@ -98,19 +98,19 @@ class SearchedParameter(Parameter):
 
     @abstractmethod
     def distribution(self) -> BaseDistribution:
-        """Its Optuna distribution."""
+        """Optuna's distribution of the parameter."""
 
     @abstractmethod
     def suggest(self, trial: BaseTrial) -> Any:
-        """The trial's value of it."""
+        """The trial's value of the parameter."""
 
     @abstractmethod
     def size(self) -> int | None:
-        """How many values it has; None for a continuous one."""
+        """How many values the parameter has; None for a continuous one."""
 
     @abstractmethod
     def points(self) -> Sequence[Any]:
-        """All its values in order, () for a continuous one."""
+        """All values of the parameter in order, () for a continuous one."""
 
 
 @dataclass(frozen=True, kw_only=True)
