@@ -38,7 +38,7 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 class FolderStore:
-    """See ArtifactStore.
+    """An ArtifactStore in a folder that all workers reach.
 
     Attributes:
         root: the folder.
@@ -171,7 +171,7 @@ class FolderStore:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """What the system says of the folder, as StoreError."""
+        """Turn what the system says of the folder into a StoreError."""
         try:
             yield
         except OSError as error:

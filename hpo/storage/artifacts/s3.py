@@ -142,7 +142,7 @@ _AT_ONCE = 1000  # keys that one request may delete, S3's limit
 
 
 class S3Store:
-    """See ArtifactStore. boto3 loads at the first use: it takes a third of a second.
+    """An ArtifactStore in an S3 bucket; boto3 loads at the first use (a third of a second).
 
     Attributes:
         bucket: its name.
@@ -156,7 +156,7 @@ class S3Store:
 
     @property
     def place(self) -> str:
-        """As HPO_ARTIFACTS has it."""
+        """The store's place as HPO_ARTIFACTS writes it."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def require_writable(self, *, make: bool = True) -> None:
@@ -283,7 +283,7 @@ class S3Store:
             )
 
     def _abort(self, client: Any, folder: str, before: datetime | None = None) -> int:
-        """End uploads below `folder` that were never completed; how many."""
+        """End uploads below `folder` that were never completed; returns how many."""
         pages = client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self.bucket, Prefix=folder
         )
@@ -311,7 +311,7 @@ class S3Store:
 
     @contextmanager
     def reached(self) -> Iterator[Any]:
-        """boto3's client; what it says of the bucket, as StoreError."""
+        """Yield boto3's client; turn what it says of the bucket into a StoreError."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 

@@ -49,7 +49,7 @@ class Administrator:
 
     @property
     def version(self) -> int:
-        """The server's, for instance 160004."""
+        """The server's version, for instance 160004."""
         return int(self._connection.server_version)
 
     def require_rights(self) -> None:

@@ -136,7 +136,7 @@ def _guarded(files: ServerFiles) -> Iterator[None]:
 
 @contextmanager
 def _permitted() -> Iterator[None]:
-    """Inside, what the system does not permit becomes an error in words."""
+    """Turn what the system does not permit inside the block into an error in words."""
     try:
         yield
     except OSError as error:

@@ -53,12 +53,12 @@ class ServerFiles:
 
     @property
     def pid_file(self) -> Path:
-        """Written by PostgreSQL; removed when it stops, left behind when it is killed."""
+        """The file PostgreSQL writes its pid to: removed at a stop, left behind by a kill."""
         return self.data / "postmaster.pid"
 
     @property
     def log(self) -> Path:
-        """What the server says."""
+        """The file of the server's log."""
         return self.folder / "log"
 
     @property

@@ -168,7 +168,7 @@ def close_large_objects(admin: Administrator) -> None:
 
 
 def needs_administrator(connection: Connection, *, superuser: bool) -> bool:
-    """Whether one of the three above has something to do, asked by the service's role.
+    """Whether hand_over, close_schema or close_large_objects has something left to do.
 
     Args:
         connection: of the service's role.
