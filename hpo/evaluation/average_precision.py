@@ -30,7 +30,7 @@ _TINY = 1e-16  # Ultralytics' own, against a division by zero
 
 @dataclass(frozen=True)
 class Figures:
-    """What follows from detections.
+    """Metrics of detections: over all classes, and by class.
 
     Attributes:
         metrics: name -> value of each of METRICS.
@@ -139,5 +139,5 @@ def _smooth(curve: NDArray[Any]) -> NDArray[Any]:
 
 
 def _mean(values: list[float]) -> float:
-    """Their mean; 0 without any, as Ultralytics says where there is no true box."""
+    """Mean of the values; 0 without any, as Ultralytics has it where there is no true box."""
     return float(np.mean(values)) if values else 0.0

@@ -51,7 +51,7 @@ class ImageMatches:
 
     @property
     def mistakes(self) -> int:
-        """How much is wrong: false detections and missed boxes."""
+        """How many false detections and missed boxes the image has."""
         return len(self.wrong) + len(self.missed)
 
 

@@ -62,7 +62,7 @@ class Detections:
     true_kind: NDArray[Any]
 
     def save(self, path: Path) -> None:
-        """Write them as a compressed NumPy archive; the same detections give the same bytes."""
+        """Write the detections as a compressed NumPy archive; equal ones give equal bytes."""
         arrays: dict[str, Any] = {
             item.name: np.asarray(getattr(self, item.name)) for item in fields(self)
         }
@@ -71,7 +71,7 @@ class Detections:
 
     @classmethod
     def load(cls, path: Path) -> Detections:
-        """Read what `save` wrote.
+        """Read an archive that `save` wrote.
 
         Raises:
             WeightsError: the file is not such an archive, or was cut short.

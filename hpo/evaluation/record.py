@@ -55,7 +55,7 @@ class Evaluated:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values; `from_dict` gives an equal record back."""
+        """The record as JSON-able values; `from_dict` gives an equal record back."""
         return asdict(self)
 
     @classmethod

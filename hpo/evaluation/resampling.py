@@ -167,7 +167,7 @@ _SHARES = np.concatenate(([0.0], _WEIGHTS.cumsum()))
 
 
 def _reached(hits: NDArray[Any], true_boxes: NDArray[Any]) -> NDArray[Any]:
-    """Share of the recall points that so many hits have reached: those below their recall.
+    """Share of the recall points that a number of hits has reached: those below its recall.
 
     A point that is met exactly is not below. No number of NumPy's linspace is less than the
     hundredth that it stands for, so whole percents say the same as comparing with the points.

@@ -245,7 +245,7 @@ def resampled_gains(
     resamples: int,
     seed: int,
 ) -> Resampled:
-    """What `difference` rests on.
+    """The gain of the challenger on the images and on each sample; `difference` sums it up.
 
     Raises:
         ValueError: see `difference`.
@@ -301,5 +301,5 @@ def _draw(rng: np.random.Generator, samples: int, images: int) -> NDArray[Any]:
 
 
 def _expanded(level: float, images: int) -> float:
-    """The percentile that makes up for few images; below `level`."""
+    """The percentile, below `level`, that makes up for few images."""
     return float(ndtr(math.sqrt(images / (images - 1)) * stdtrit(images - 1, level)))
