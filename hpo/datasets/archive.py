@@ -31,13 +31,13 @@ _BLOCK = tarfile.BLOCKSIZE  # what a file of the archive is padded to, and its h
 
 
 def own_keys(dataset: Dataset) -> dict[str, Any]:
-    """The keys of its YAML that trainers read, beside places and class names, in a fixed order."""
+    """The YAML's keys that trainers read beside places and class names, in a fixed order."""
     left_out = {"path", "download", "validation", "minival", "masks_dir", "nc", "names", *SPLITS}
     return {key: dataset.keys[key] for key in sorted(set(KEYS) - left_out) if key in dataset.keys}
 
 
 def packed_bytes(dataset: Dataset) -> int:
-    """About how large its archive becomes."""
+    """About how many bytes the dataset's archive will have."""
     files = {file for _, file, _ in named_files(dataset)}
     sizes = [file.stat().st_size for file in files if file.is_file()]
     return sum(size + 2 * _BLOCK for size in sizes) + tarfile.RECORDSIZE
@@ -115,19 +115,19 @@ def _require_packable(dataset: Dataset) -> None:
 
 
 def _names(dataset: Dataset, split: Split) -> list[str]:
-    """Its images' places in the archive, one listed twice standing here twice."""
+    """Places of a split's images in the archive; an image listed twice is there twice."""
     return [place for place, _ in _images(dataset, split)]
 
 
 def _images(dataset: Dataset, split: Split) -> Iterator[tuple[str, Path]]:
-    """(its place in the archive, its file) of each of a split's images, in order."""
+    """(place in the archive, file) of each of a split's images, in order."""
     for name, file, needed in named_files(replace(dataset, splits={split.name: split})):
         if needed:
             yield _place(name), file
 
 
 def _as_folder(dataset: Dataset, split: Split) -> bool:
-    """Whether the folder of its images says it all, as they are found in there without a list."""
+    """Whether naming the images' folder lists exactly the split's images, without a list."""
     names = _names(dataset, split)
     hidden = any(part.startswith(".") for name in names for part in PurePosixPath(name).parts)
     return len(set(names)) == len(names) and not hidden
@@ -153,7 +153,7 @@ def _texts(dataset: Dataset) -> dict[str, bytes]:
 
 
 def _listed(dataset: Dataset, split: Split) -> Iterator[str]:
-    """Its images as lines of a list.
+    """The split's images as lines of a list.
 
     An image that the dataset names by two spellings of its path is named by two here as well: the
     test split tells it from one that is listed twice.

@@ -111,7 +111,7 @@ class DatasetCache:
             return {entry.name: _bytes(entry) for entry in sorted(found, key=self._used_at)}
 
     def _whole(self, fingerprint: str) -> Path | None:
-        """Its YAML where its content is what it shall be; quick on a second look."""
+        """The dataset's YAML where its content has the fingerprint; quick on a second look."""
         path = self.folder / fingerprint / YAML_NAME
         if not path.is_file():
             return None
@@ -146,7 +146,7 @@ class DatasetCache:
         return place / YAML_NAME
 
     def _make_room(self, wanted: Pushed) -> None:
-        """Remove what was not used for longest, until the new one fits; never one in use."""
+        """Remove the datasets unused for longest until the new one fits; never one in use."""
         with file_lock(self.folder / "lock", wait_s=EVICTION_S):
             self._clear_left()
             sizes = self.entries()
@@ -161,7 +161,7 @@ class DatasetCache:
             require_room(self.folder, 2 * wanted.bytes, "for the dataset")
 
     def _evict(self, fingerprint: str) -> bool:
-        """Remove one, unless somebody uses it."""
+        """Remove a dataset unless somebody uses it; whether it was removed."""
         with _open(self._use(fingerprint)) as handle:
             if not try_lock(handle):
                 return False
@@ -183,7 +183,7 @@ class DatasetCache:
 
     @contextmanager
     def _fetching(self, fingerprint: str, told: Callable[[], None]) -> Iterator[None]:
-        """Be the only one that fetches it; `told` is called when that takes a wait."""
+        """Be the only process that fetches the dataset; `told` is called when that takes a wait."""
         with _open(self.folder / f"{fingerprint}.fetch") as handle:
             began, said = time.monotonic(), False
             while not try_lock(handle):

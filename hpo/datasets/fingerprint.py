@@ -96,7 +96,7 @@ class Cache:
         return found if isinstance(found, str) else None
 
     def put(self, stamp: str, result: str) -> None:
-        """Store it; without a `home`, or one that is read-only, there is none to store it in."""
+        """Store a fingerprint; without a `home`, or with one that is read-only, do nothing."""
         if not self.home.is_dir():
             return
         written = self.file.with_suffix(f".{secrets.token_hex(4)}.part")

@@ -71,7 +71,7 @@ def held_out(
 
 
 def simulated_fingerprint(code_version: str) -> str:
-    """Stands for the test split of a trainer without data: it changes with the trainer's code."""
+    """A stand-in for the test split of a trainer without data; changes with the trainer's code."""
     return hashlib.sha256(f"SIMULATED test split\n{code_version}".encode()).hexdigest()
 
 
@@ -92,13 +92,13 @@ def _lost(dataset: Dataset, test: Split) -> list[str]:
 
 
 def _twice(dataset: Dataset, test: Split) -> list[str]:
-    """An image listed twice would count twice."""
+    """Faults of images that are listed twice, which would count twice."""
     twice = [image for image, times in Counter(test.images).items() if times > 1]
     return _told("listed more than once", [dataset.relative(image) for image in twice], test)
 
 
 def _labelled(dataset: Dataset, test: Split) -> bool:
-    """Whether there is a true box; without one, every model scores the same."""
+    """Whether the split has a true box; without one, every model scores the same."""
     columns = dataset.keypoint_columns
     files = map(label_path, test.images)
     return any(

@@ -152,7 +152,7 @@ def _pack_exactly(
 
 
 def _require_same_keys(data: Path, known: Pushed, keys: Mapping[str, Any]) -> None:
-    """A fingerprint is of images, labels and class names; these keys say how labels are read."""
+    """Refuse a dataset pushed with other keys that say how its labels are read."""
     keys = json.loads(json.dumps(keys))
     differ = sorted(k for k in {*keys, *known.keys} if keys.get(k) != known.keys.get(k))
     if differ:
