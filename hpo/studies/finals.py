@@ -167,7 +167,7 @@ def parent_of(engine: Engine, finals: Study) -> Study:
 
 
 def final_of_row(row: Any) -> Final:
-    """A row of the statement `final`."""
+    """A Final from a row of the statement `final`."""
     return Final(
         row.of_trial_id, row.of_number, row.seed, row.trained, row.weights_name, row.sha256,
         row.best_epoch, row.metrics or {},

@@ -77,7 +77,7 @@ _CLASSES = (("cmaes._cma", "CMA"),)  # that of a sampler with neither margin nor
 
 
 class CarefulCmaEsSampler(CmaEsSampler):
-    """Keeps Optuna's promise: the state is a trial's attribute `cma:optimizer`, a pickle."""
+    """Optuna's CMA-ES, whose pickled state is read as plain values without running code."""
 
     def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
         for trial in reversed(completed_trials):

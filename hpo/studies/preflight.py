@@ -188,7 +188,7 @@ def _pushed_copy(
 
 
 def _to_push(study: Study, *, again: bool = False) -> str:
-    """The command that pushes it; `again` where it is on record, and what is stored is bad."""
+    """The command that pushes the dataset; `again` where a stored copy is bad."""
     if study.spec.data in BUILT_IN:
         return ""
     anew = "--again " if again else ""

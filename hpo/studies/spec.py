@@ -87,7 +87,7 @@ class Promotion:
     onnx: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """What differs from the defaults: specs stored before a field came keep their hash."""
+        """The rules that are not at their default: specs of an earlier version keep their hash."""
         values = {item.name: (getattr(self, item.name), item.default) for item in fields(self)}
         return {name: value for name, (value, default) in values.items() if value != default}
 
@@ -123,7 +123,7 @@ class StudySpec:
     promotion: Promotion
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values; `from_dict` gives an equal spec back."""
+        """The spec as JSON-able values; `from_dict` gives an equal spec back."""
         plain = {
             name: getattr(self, name)
             for name in ("study", "trainer", "model", "data", "seed", "train")

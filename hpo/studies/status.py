@@ -83,7 +83,7 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
 
 
 def _mirror(connection: Connection, study: Study) -> dict[str, Any]:
-    """How many runs of it and its finals MLflow is behind, and what is in the way."""
+    """How many runs of the study and its finals MLflow is behind, and what is in the way."""
     behind, error = 0, None
     finals_id = connection.scalar(query("finals_id"), {"study_id": study.study_id})
     for study_id in (study.study_id, finals_id):
@@ -108,7 +108,7 @@ def _finals(row: Row[Any], workers: Sequence[Row[Any]]) -> dict[str, Any]:
 
 
 def is_simulated(study: Study) -> bool:
-    """Whether its figures are of no real training, which must be said wherever they show."""
+    """Whether a study's figures are of no real training, which is said wherever they show."""
     return load_trainer(study.spec.trainer).describe().simulated
 
 

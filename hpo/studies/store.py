@@ -58,7 +58,7 @@ class Study:
 
     @property
     def parent(self) -> str | None:
-        """Of finals, the name of the study whose they are; else None."""
+        """The name of the study whose finals these are; None for other studies."""
         return _parent(self.name, self.parent_id)
 
 
@@ -82,7 +82,7 @@ class Listed:
 
     @property
     def parent(self) -> str | None:
-        """Of finals, the name of the study whose they are; else None."""
+        """The name of the study whose finals these are; None for other studies."""
         return _parent(self.name, self.parent_id)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def check_choices(
     space: SearchSpace, sampler: Choice, pruner: Choice, budget: Budget, faults: list[str]
 ) -> None:
-    """Sampler and pruner against the space and the budget."""
+    """Check sampler and pruner against the search space and the budget."""
     epochs = next((item for item in space.parameters if item.name == "epochs"), None)
     if epochs is not None and pruner.name != "none":
         faults.append(
@@ -57,7 +57,7 @@ def _check_cmaes(faults: list[str]) -> None:
 def check_against_trainer(
     spec: StudySpec, trainer: Trainer, data: Path | None, faults: list[str]
 ) -> None:
-    """The whole spec against its trainer, and the number of trials against what must run."""
+    """Check the whole spec with its trainer, and the number of trials against what must run."""
     if spec.sampler.name == "grid":
         _check_grid(spec, faults)
     elif len(spec.baselines) > spec.budget.trials:
@@ -165,7 +165,7 @@ def _rules(fields: Fields) -> dict[str, Any]:
 def check_promotion(
     promotion: Promotion, objective: Objective, trainer: Trainer, faults: list[str]
 ) -> None:
-    """The promotion against what is optimized and by whom."""
+    """Check the promotion's rules against the objective and the trainer."""
     if not promotion.wanted:
         return
     if objective.metric not in JUDGED:

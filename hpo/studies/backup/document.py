@@ -127,7 +127,7 @@ class StudyDocument:
         )
 
     def summary(self) -> dict[str, Any]:
-        """What is in it, and which files belong to it, as counts; JSON-able.
+        """Counts of what the study holds and of the files that belong to it; JSON-able.
 
         `starts_from` is the study's `model` where that is a file, else None.
         """
@@ -155,9 +155,9 @@ class StudyDocument:
         return hashlib.sha256(text).hexdigest()
 
     def renamed(self, name: str) -> StudyDocument:
-        """The same study as one of its own, under another name.
+        """A copy of the document under another name, as a study of its own.
 
-        What was decided about the study under its own name is not decided about this one.
+        Decisions about the study under its own name are left out.
         """
         if name == self.name:
             return self

@@ -88,7 +88,7 @@ def import_study(engine: Engine, document: StudyDocument, store: ArtifactStore) 
 
 
 def _remember_dataset(connection: Connection, document: StudyDocument) -> None:
-    """Where its dataset lies in the store, if it was pushed and is unknown here.
+    """Record where the study's dataset lies in the store, if that is unknown here.
 
     What the file says of it is not checked: an archive that is fetched must have the content that
     the study was created with.
@@ -121,7 +121,7 @@ class _Writer:
         self._areas: set[str] = set()  # written to in the store
 
     def write(self, connection: Connection, parent_id: int | None) -> int:
-        """All rows, on an open transaction; Optuna's id of the study.
+        """Insert all rows on an open transaction; returns Optuna's id of the study.
 
         Args:
             connection: the transaction.
@@ -142,7 +142,7 @@ class _Writer:
         return int(study_id)
 
     def copied(self) -> list[bool]:
-        """Copy its checkpoints; whether each was found."""
+        """Copy the study's checkpoints; returns for each whether it was found."""
         return [self._copy(row) for row in self._content["checkpoints"]]
 
     @staticmethod
@@ -212,7 +212,7 @@ class _Writer:
         return True
 
     def clear(self) -> None:
-        """Remove what was copied: the study did not come to be."""
+        """Remove the files that were copied: the study did not come to be."""
         try:
             for area in self._areas:
                 self._store.keep_only(area, ())
