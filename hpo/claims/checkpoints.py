@@ -78,11 +78,11 @@ class Checkpoints:
         return standing
 
     def clear(self) -> None:
-        """Remove all of an ended trial's; what cannot be reached now is left to `clear_ended`."""
+        """Remove the ended trial's checkpoints; `clear_ended` removes what stays for now."""
         clear_trial(self._claims, self._store, self._claim.trial_id, self._claim.number)
 
     def _sweep(self) -> None:
-        """Remove what no row names any more, drafts of killed attempts included."""
+        """Remove files that no row names any more, drafts of killed attempts included."""
         rows = self.found()
         if self._others is None:
             # Not later ones: this lease may be lost by now, and what a new holder has just put
