@@ -133,7 +133,7 @@ class Client:
         return _place(self.uri)
 
     def ping(self) -> None:
-        """Ask MLflow for almost nothing.
+        """Send MLflow the smallest request, to see whether it answers.
 
         Raises:
             TrackingError: it does not answer.

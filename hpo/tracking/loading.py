@@ -61,7 +61,7 @@ def read_reference(text: str) -> Reference:
 
 
 def find(client: Client, reference: Reference) -> Version:
-    """The version meant.
+    """The version that a reference means.
 
     Raises:
         UsageError: there is no such model, alias or version; the nearest is named.
@@ -153,7 +153,7 @@ def boxes_in(model: Any, image: bytes, params: Mapping[str, Any]) -> list[dict[s
 
 
 def taken(model: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the parameters that the loaded model declares: MLflow warns of others."""
+    """The parameters that the loaded model declares; MLflow warns of others."""
     schema = model.metadata.get_params_schema()
     names = {item.name for item in schema.params} if schema else set()
     return {name: value for name, value in params.items() if name in names}

@@ -55,7 +55,7 @@ class Synced:
     errors: list[str] = field(default_factory=list)
 
     def plus(self, other: Synced) -> Synced:
-        """What both did."""
+        """The sum of two copies."""
         return Synced(
             self.copied + other.copied, self.rebuilt + other.rebuilt, self.behind + other.behind,
             self.errors + other.errors,
@@ -195,7 +195,7 @@ class Mirror:
         return above.run_location()
 
     def _ensure_parent(self, state: str | None) -> tuple[str, str] | None:
-        """The same, made where need be; with `state`, its run shows that afterwards."""
+        """Find or create the study's run and show `state` if given: (experiment id, run id)."""
         # Before a lock is held, so that one connection is enough: a client looks for its database
         self.client()
         above = self._parent_location()

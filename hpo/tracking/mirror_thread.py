@@ -84,7 +84,7 @@ class MirrorThread:
         self._thread.start()
 
     def wake(self, trial_id: int | None = None) -> None:
-        """There is something to copy, of `trial_id` first of all; returns at once."""
+        """Tell the thread that there is something to copy, `trial_id` first; returns at once."""
         with self._changed:
             self._woken = True
             if trial_id is not None:
@@ -228,7 +228,7 @@ class MirrorThread:
         self._busy = result.behind > len(result.errors)
 
     def _starve(self, error: PoolTimeoutError) -> None:
-        """No connection was free: the worker promotes into a slow MLflow, or something is wrong."""
+        """Put a copy off because no connection is free, and tell when that lasts."""
         self._starved += 1
         if self._starved >= STARVED:
             self._fail(error)

@@ -80,7 +80,7 @@ class StudyRow:
 
     @property
     def experiment(self) -> str:
-        """Name of its experiment in MLflow: finals are shown with their study."""
+        """Name of the study's experiment in MLflow: finals are shown with their study."""
         return self.name if self.parent_id is None else self.name.rpartition("/")[0]
 
     @property
@@ -91,7 +91,7 @@ class StudyRow:
         return (self.spec and self.spec.data) or self.name, self.fingerprint
 
     def params(self) -> dict[str, str]:
-        """What its run shows as parameters: everything that all its trials share."""
+        """Parameters of the study's run: everything that all its trials share."""
         if self.spec is None:
             return {}
         spec = self.spec
@@ -109,14 +109,14 @@ class StudyRow:
         return _texts({f"train/{name}": value for name, value in train.items()})
 
     def tags(self) -> dict[str, str]:
-        """Tags of its run."""
+        """Tags of the study's run."""
         best = {} if self.best is None else {
             "hpo.best_trial": self.best[0], "hpo.best_value": self.best[1],
         }  # fmt: skip
         return self.common_tags() | _tags({"hpo.kind": "study", "hpo.budget": self.trials} | best)
 
     def common_tags(self) -> dict[str, str]:
-        """Tags that its run and its trials' runs share."""
+        """Tags that the study's run and its trials' runs share."""
         return _tags(
             {
                 "hpo.study": self.name, "hpo.study_id": self.study_id,
@@ -156,7 +156,7 @@ class TrialRow:
 
     @property
     def change(self) -> int:
-        """The newest of its epochs' changes; 0 before the first."""
+        """The newest change of the trial's epochs; 0 before the first epoch."""
         return int(self.row.last_change or 0)
 
     @property
@@ -170,11 +170,11 @@ class TrialRow:
 
     @property
     def files(self) -> dict[str, tuple[str, int]]:
-        """Name -> (sha256, bytes) of its files; {} while it runs."""
+        """Name -> (sha256, bytes) of the trial's files; {} while it runs."""
         return {name: (pair[0], int(pair[1])) for name, pair in self.row.files.items()}
 
     def is_at(self, mark: Any) -> bool:
-        """Whether the mark has all of it."""
+        """Whether the mark says that MLflow has all of the trial."""
         return bool(
             mark.run_id is not None
             and (mark.state, mark.files) == (self.state, self.ended)
@@ -182,7 +182,7 @@ class TrialRow:
         )
 
     def params(self) -> dict[str, str]:
-        """Its active parameters, fixed ones included, and the study's fixed arguments."""
+        """The trial's active parameters, fixed ones included, and the study's fixed arguments."""
         from optuna.distributions import json_to_distribution
 
         searched = {
@@ -194,7 +194,7 @@ class TrialRow:
         return _texts(_with_fixed(self.study.spec, searched)) | self.study.fixed()
 
     def tags(self) -> dict[str, str]:
-        """Tags of its run."""
+        """Tags of the trial's run."""
         row = self.row
         value = _value(*row.results[0]) if len(row.results) == 1 else None
         own = {
@@ -210,7 +210,7 @@ class TrialRow:
         return self.study.common_tags() | _tags(own) | _tags(attrs)
 
     def points(self) -> list[Point]:
-        """Its figures, in the order of their steps; NaN only where it takes back a figure."""
+        """The trial's figures in the order of their steps; NaN only takes a figure back."""
         start_ms = int(self.row.start_ms or 0)
         points = []
         for epoch, at_ms, metrics in self.row.epochs:
@@ -228,7 +228,7 @@ class TrialRow:
         return points + self._result() + self._tested()
 
     def _tested(self) -> list[Point]:
-        """What a complete final showed on the test split, of the weights and so of no epoch."""
+        """Figures of a complete final on the test split, which belong to no epoch."""
         if self.study.parent_id is None or self.state != "COMPLETE":
             return []
         values = {key: json.loads(text) for key, text in sorted(self.row.user_attrs.items())}

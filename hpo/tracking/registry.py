@@ -142,7 +142,7 @@ class Version:
 
     @property
     def decision(self) -> str | None:
-        """The decision it was made for; None for a version that is not ours."""
+        """The decision that the version was made for; None where it is not this service's."""
         return self.tags.get(DECISION)
 
 
@@ -246,7 +246,7 @@ class Registry:
         self._client.set_registered_model_alias(version.model, alias, str(version.number))
 
     def remove_alias(self, model: str, alias: str) -> None:
-        """Let the alias point to nothing; it may do so already."""
+        """Remove the alias from the model; nothing happens where it is not set."""
         if self.has(model):
             self._client.delete_registered_model_alias(model, alias)
 

@@ -73,7 +73,7 @@ class SyncState:
         return Pending(list(row.trials), row.study_state, study=row.study_behind)
 
     def study(self) -> StudyRow | None:
-        """The study; when it was deleted None, and its marks are gone too."""
+        """Read the study; None where it was deleted, and then its marks are gone too."""
         with self.engine.connect() as connection:
             study = read_study(connection, self.study_id)
         if study is None:
@@ -128,39 +128,39 @@ class SyncState:
     def study_done(
         self, connection: Connection, experiment_id: str, run_id: str, state: str
     ) -> None:
-        """The study's own run shows this state."""
+        """Record that the study's own run shows this state."""
         row = {"study_id": self.study_id, "experiment_id": experiment_id, "run_id": run_id}
         connection.execute(query("mirror_study_done"), row | {"state": state})
 
     def failed(self, trial_id: int, error: str) -> None:
-        """Why a trial's copy failed."""
+        """Record why the copy of a trial failed."""
         self._run("mirror_failed", trial_id=trial_id, error=error)
 
     def study_failed(self, error: str) -> None:
-        """Why nothing is copied."""
+        """Record why nothing of the study is copied."""
         self._run("mirror_study_add", study_id=self.study_id)
         self._run("mirror_study_failed", study_id=self.study_id, error=error)
 
     def study_works(self) -> None:
-        """Nothing is in the way any more."""
+        """Record that nothing keeps the study from being copied any more."""
         self._run("mirror_study_works", study_id=self.study_id)
 
     def recorded(self) -> dict[str, int]:
-        """Run id -> trial id of what was mirrored."""
+        """Run id -> trial id of the runs that were mirrored."""
         with self.engine.connect() as connection:
             rows = connection.execute(query("mirror_trials"), {"study_id": self.study_id}).all()
         return {row.run_id: row.trial_id for row in rows if row.run_id is not None}
 
     def reset(self, trial_ids: Sequence[int]) -> None:
-        """These runs are gone from MLflow: to be built again."""
+        """Forget the MLflow runs of these trials, so that the next sync creates them again."""
         self._run("mirror_reset", trial_ids=list(trial_ids))
 
     def reset_study(self) -> None:
-        """So is the study's own."""
+        """Forget the study's MLflow run, so that the next sync creates it again."""
         self._run("mirror_study_reset", study_id=self.study_id)
 
     def forget(self) -> None:
-        """Drop the marks of what was deleted in Optuna."""
+        """Drop the rows of trials and studies that were deleted in Optuna."""
         self._run("mirror_forget", study_id=self.study_id)
         self._run("mirror_forget_study", study_id=self.study_id)
 

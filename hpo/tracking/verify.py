@@ -66,7 +66,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Verified:
-    """How many runs were compared, and what differs."""
+    """How many runs were compared, and every difference found."""
 
     runs: int
     differences: list[Mismatch]
