@@ -60,7 +60,7 @@ def start_background(home: Path, name: str, command: Sequence[str]) -> Path:
 
 
 def any_background(home: Path) -> bool:
-    """Whether one still runs."""
+    """Whether a launch still runs in the background."""
     return any(
         processes.is_same(item.pid, item.started)
         for item in (_read(file) for file in (home / _FOLDER).glob("*.json"))
@@ -72,7 +72,7 @@ def _read(file: Path) -> Background:
 
 
 def drain_backgrounds(home: Path) -> list[Background]:
-    """End all of them in order: their workers finish their epochs; returns those that ran."""
+    """End all background launches in order: workers finish their epochs; returns those that ran."""
     ran = []
     for file in sorted((home / _FOLDER).glob("*.json")):
         item = _read(file)

@@ -54,7 +54,7 @@ class Logins:
 
     @property
     def made(self) -> tuple[Login, ...]:
-        """Those whose role is to be made."""
+        """The logins whose role `hpo provision` makes."""
         return tuple(one for one in (self.service, self.mlflow, self.reader) if one is not None)
 
 

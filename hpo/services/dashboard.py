@@ -126,13 +126,13 @@ select current_setting('transaction_read_only') = 'off'  -- the role's setting; 
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """A thread a request: one slow page does not hold up the others."""
+    """A server with a thread a request: one slow page does not hold up the others."""
 
     daemon_threads = True
 
 
 class Quiet(WSGIRequestHandler):
-    """Requests are not logged: the log of a server left running must not grow."""
+    """A request handler that logs nothing: the log of a server left running must not grow."""
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         del format, args

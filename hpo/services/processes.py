@@ -58,13 +58,13 @@ class Service:
 
     @property
     def address(self) -> str:
-        """For a browser on this machine."""
+        """The service's address for a browser on this machine."""
         return f"http://{HOST}:{self.port}"
 
 
 @contextmanager
 def services_lock(home: Path) -> Iterator[None]:
-    """Held while one process starts or stops services of `home`, which exists."""
+    """Hold the lock under which one process starts or stops services of `home`, which exists."""
     with file_lock(home / "services.lock", wait_s=LOCK_WAIT_S):
         yield
 
