@@ -164,7 +164,7 @@ class Target(click.ParamType[Any]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | str:
-        """See click."""
+        """Turn the option's text into a version's number, or `none`; called by click."""
         text = str(value).strip()
         if text in ("none", "before"):
             return text

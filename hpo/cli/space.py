@@ -127,7 +127,7 @@ def check_spaces(files: tuple[str, ...], as_json: bool) -> None:
 
 @contextmanager
 def _as_space_error() -> Iterator[None]:
-    """Turn the faults of the floor above into an error of this one, with what to do next."""
+    """Turn a SpaceFaults into a SpaceError, with what to do next."""
     try:
         yield
     except SpaceFaults as error:

@@ -44,7 +44,7 @@ def meaning(error: Exception) -> HpoError:
 
 
 def _of_database(error: Exception) -> HpoError | None:
-    """What PostgreSQL refused or could not do, where the error comes from there; else None."""
+    """The error in words where PostgreSQL refused or could not do something; else None."""
     cause: BaseException | None = error
     while cause is not None and type(cause).__module__.partition(".")[0] not in _DATABASE:
         cause = cause.__cause__  # Optuna wraps what its storage raises

@@ -38,7 +38,7 @@ class LiveStatus:
         self._live.__exit__(None, None, None)
 
     def show(self, document: dict[str, Any]) -> None:
-        """Draw it anew."""
+        """Draw the table anew from the document of `hpo status --json`."""
         from hpo.cli.terminal.views import status_view
 
         self._live.update(status_view(document), refresh=True)
@@ -67,10 +67,10 @@ class Lines:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing to give back."""
+        """Give nothing back: lines hold no terminal."""
 
     def show(self, document: dict[str, Any]) -> None:
-        """Print what is new in it."""
+        """Print a line for each epoch and each end that is new in the status document."""
         from hpo.cli.terminal.views import duration, number_text
 
         best = document["best"]
@@ -94,7 +94,7 @@ class Lines:
             self._print(f"{ended} of {document['budget']['trials']} trials ended  {tail}")
 
     def say(self, text: str) -> None:
-        """Print what is no progress; on stderr, as other messages are."""
+        """Print a message that is no progress, on stderr as other messages are."""
         click.echo(f"hpo: {text}", err=True)
 
     def _print(self, line: str) -> None:
@@ -102,7 +102,7 @@ class Lines:
 
 
 def watch_view() -> LiveStatus | Printed:
-    """Drawn where the terminal can go back to a line that it has shown."""
+    """A live table where the terminal can go back to a shown line, else printed lines."""
     return LiveStatus() if can_draw() else Printed()
 
 
@@ -118,10 +118,10 @@ class Printed:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing to give back."""
+        """Give nothing back: a file or a pipe holds no terminal."""
 
     def show(self, document: dict[str, Any]) -> None:
-        """Print what is new in it, at once: somebody may follow the file."""
+        """Print what is new in the status document, at once: somebody may follow the file."""
         self._said.seek(0)
         self._said.truncate()
         self._lines.show(document)
@@ -133,7 +133,7 @@ class Printed:
 
 
 def _beside_figures(document: dict[str, Any]) -> dict[str, Any]:
-    """What changes a few times in a study, and not with every epoch."""
+    """The part of a status that changes a few times in a study, not with every epoch."""
     kept = ("state", "warnings", "champion", "decided")
     finals = document["finals"] or {}
     counted = {key: value for key, value in finals.items() if key != "workers"}
