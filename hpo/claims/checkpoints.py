@@ -35,11 +35,11 @@ class Checkpoints:
         self._others: list[uuid.UUID] | None = None  # earlier attempts that may hold something
 
     def found(self) -> list[StoredCheckpoint]:
-        """What can be continued from, the newest first."""
+        """The trial's stored checkpoints, the newest first."""
         return self._claims.checkpoints(self._claim.trial_id)
 
     def fetch(self, kept: StoredCheckpoint, folder: Path) -> Checkpoint:
-        """Bring one here.
+        """Copy one checkpoint from the store into `folder`.
 
         Raises:
             WeightsError: a file of it is missing or was altered.
@@ -53,7 +53,7 @@ class Checkpoints:
         return Checkpoint(kept.epoch, state, kept.best_epoch, weights)
 
     def keep(self, checkpoint: Checkpoint) -> LeaseStatus:
-        """Put one into the store, record it, and remove what it supersedes.
+        """Put a checkpoint into the store, record it, and remove what it supersedes.
 
         Raises:
             StoreError: the store is gone or full; nothing was recorded.

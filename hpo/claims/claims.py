@@ -3,7 +3,7 @@
 Every verb is one function of the schema `hpo` in one transaction, safe to repeat after a lost
 acknowledgement: a claim is found again by its token, a report replaces itself, a told trial stays
 told. Losing a race is a value (`LeaseStatus.LOST`), not an error. Thread-safe: each call takes a
-connection of its own from the engine's pool. Knows no trainer and no MLflow.
+connection of its own from the engine's pool.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class LeaseStatus(Enum):
-    """What a fenced write found."""
+    """What a fenced write found: the lease holds, the study was stopped, or the lease is lost."""
 
     GO = "go"
     STOP = "stop"  # the study was stopped: end at this epoch
