@@ -179,7 +179,13 @@ class Mirror:
         return self._place
 
     def run_location(self) -> tuple[str, str] | None:
-        """The same for others, looked up now, in an MLflow that may have been emptied."""
+        """(experiment id, run id) of the study's run, looked up now; None: it was deleted.
+
+        MLflow is asked first, which may have been emptied since the last sync.
+
+        Raises:
+            TrackingError: MLflow cannot be reached.
+        """
         self._detect_reset()
         return self._parent()
 

@@ -116,7 +116,7 @@ class SyncState:
 
     @staticmethod
     def done(connection: Connection, trial: TrialRow, run_id: str) -> None:
-        """The run shows the trial as it was read."""
+        """Record that the trial's run shows the trial as it was read."""
         connection.execute(
             query("mirror_done"),
             {
