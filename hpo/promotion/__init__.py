@@ -1,1 +1,1 @@
-"""From a study's best trial to a registered model's champion, and the record of why."""
+"""Promote a study's best trial to champion of a registered model, and keep the record of why."""

@@ -7,9 +7,9 @@ A move has four steps, under the lock of the registered model, and can be repeat
 3. the alias `previous` is set to the champion before,
 4. the caller inserts the row, which removes the note.
 
-Killed before 2, nothing has happened. Killed later, the note explains the alias, and whoever comes
-next completes the move. MLflow's own alias keeps no history: one that no note and no row explains
-was moved by another hand.
+Killed before step 2, nothing has happened. Killed later, the note explains the alias, and whoever
+comes next completes the move. MLflow's own alias keeps no history: one that no note and no row
+explains was moved outside this service.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which trials may be promoted, who is in the finals, and who challenges the champion.
+"""Select the trials that may be promoted, the finalists, and the challenger among them.
 
 The challenger is chosen by validation figures alone: the test split decides only whether it beats
 the champion, and a split that had chosen it would flatter it.

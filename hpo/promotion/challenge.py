@@ -1,7 +1,7 @@
-"""A challenger against the present champion: weigh, then promote or keep, and record; once.
+"""Let a challenger meet the present champion: compare, then promote or keep, and record.
 
-Works while the lock of the model is held. Every step can be repeated: whoever was killed in between
-left what the next caller completes.
+All of it happens while the lock of the model is held. Every step can be repeated: whoever was
+killed in between left what the next caller completes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is champion now, by our record and by MLflow's alias, and where the two differ."""
+"""Tell who is champion, by the ledger and by MLflow's alias, and where the two differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The present champion's figures on a study's test split: as recorded, or evaluated again."""
+"""Evaluate the present champion on a study's test split, or take its recorded figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was decided about a study's best trial, under a name that the same decision always has."""
+"""The decision about a study's best trial, under a name that the same decision always has."""
 
 from __future__ import annotations
 

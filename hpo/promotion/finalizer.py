@@ -1,7 +1,7 @@
-"""One of a study's best trials becomes the champion of a registered model, once, whoever asks.
+"""Make one of a study's best trials the champion of a registered model, once, whoever asks.
 
 The steps, in the order that makes each of them repeatable: the finals are read, the challenger is
-weighed, its weights are checked, the version is made (or found by the decision it is for), the
+compared, its weights are checked, the version is made (or found by the decision it is for), the
 aliases are moved, the decision record is stored, and the row of hpo.promotion is written last.
 Whoever is killed in between leaves what the next caller completes.
 """

@@ -1,4 +1,4 @@
-"""Rows of hpo.promotion: written once each, read again as history and as champions."""
+"""Write each decision to hpo.promotion once, and read the rows as history and as champions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One promotion of a registered model at a time, whoever asks; knows not what is promoted."""
+"""Lock a registered model, so that one promotion of it runs at a time."""
 
 from __future__ import annotations
 

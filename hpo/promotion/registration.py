@@ -1,4 +1,4 @@
-"""A challenger's version in the registry: its run, its files, its tags, its description."""
+"""Register a challenger as a model version: its run, files, tags and description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a promotion was asked: by whom, for which study, with what at hand; does nothing."""
+"""The request that `finalize` works on: study, services, override and options."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A person moves a champion's alias: back, to a version they name, or away; recorded like the rest.
+"""Move a champion's alias by hand: back, to a named version, or away; recorded like the rest.
 
-Works under the lock of the registered model. MLflow's alias moves first and the row is written
-last; what is left by whoever was killed in between, the next call completes.
+A rollback works under the lock of the registered model. MLflow's alias moves first and the row is
+written last; what is left by whoever was killed in between, the next call completes.
 """
 
 from __future__ import annotations

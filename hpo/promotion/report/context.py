@@ -1,4 +1,4 @@
-"""Everything that the record of a decision is written from."""
+"""Gather everything that the record of a decision is written from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decision as files for pipelines, and their way from MLflow to a folder."""
+"""Write a decision as files for pipelines, and copy its record from MLflow to a folder."""
 
 from __future__ import annotations
 

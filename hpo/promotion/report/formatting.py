@@ -1,4 +1,4 @@
-"""Words and figures of a decision's record, as people read them; the same in every document."""
+"""Put the words and figures of a decision as people read them, alike in every document."""
 
 from __future__ import annotations
 

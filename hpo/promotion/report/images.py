@@ -1,4 +1,4 @@
-"""Pictures of a decision: test images with boxes, and confusion matrices."""
+"""Draw a decision's pictures: test images with boxes, and confusion matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTML of a decision's page: escaped texts, tables, code, pictures; knows no decision."""
+"""Build HTML of a decision's page: escaped texts, tables, code and pictures."""
 
 from __future__ import annotations
 

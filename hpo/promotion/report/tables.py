@@ -1,4 +1,4 @@
-"""The tables of a decision's record, as texts; how they are written is for Markdown and HTML."""
+"""The tables of a decision's record as texts, to be rendered as Markdown or HTML."""
 
 from __future__ import annotations
 

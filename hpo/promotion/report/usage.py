@@ -1,4 +1,4 @@
-"""How to load, serve, try and undo what was decided, as commands that can be copied."""
+"""Commands to load, serve, try and undo what was decided, ready to be copied."""
 
 from __future__ import annotations
 
