@@ -1,1 +1,1 @@
-"""Where trials run: the trainers, their process, and the loop around it."""
+"""Where trials run: worker, training process, trainers, and workers on Ray."""

@@ -1,7 +1,7 @@
 """Upload a trial's checkpoints while it trains, and find where a takeover may go on.
 
-A store that is gone or full costs no epoch: the newest checkpoint waits here, people are told by
-`hpo status`, and the training goes on.
+A store that is gone or full costs no epoch: the newest checkpoint waits in the uploader, `hpo
+status` warns, and the training goes on.
 """
 
 from __future__ import annotations

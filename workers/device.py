@@ -1,4 +1,4 @@
-"""Which device a worker trains on; asks the driver, loads no torch."""
+"""Choose the device that a worker trains on, by asking the driver and without loading torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker tells whoever watches it; knows no terminal."""
+"""The events that a worker tells whoever watches it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One final: train again where that is asked for, evaluate on the test split, tell both."""
+"""Run one final: train again where that is asked for, evaluate on the test split, tell both."""
 
 from __future__ import annotations
 

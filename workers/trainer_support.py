@@ -1,4 +1,4 @@
-"""For trainers: check values against described arguments, and write checkpoint files."""
+"""Help trainers: check values against described arguments, and write checkpoint files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One trial: continue or start it, report each epoch under the lease, tell how it ended."""
+"""Run one trial: continue or start it, report each epoch under the lease, tell how it ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker: runs trials of one study, then with all others its finals, then promotes the best."""
+"""A worker: run a study's trials, then with all others its finals, then promote the best."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A worker's own folder for its runs, which does not outlive it; knows no trial.
+"""Give a worker a folder of its own for its runs, which does not outlive it.
 
-A worker that was killed leaves its folder behind, with states of tens of megabytes. It held a lock
-in it, which ended with it: the next worker that starts removes the folders whose lock is free.
+A worker that was killed leaves its folder behind, with states of tens of megabytes. The lock that
+it held there ended with it: the next worker that starts removes the folders whose lock is free.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""One worker in a Ray actor, which leaves in order when it, or its node, is taken away.
+"""Run one worker in a Ray actor, which leaves in order when it, or its node, is taken away.
 
-What an actor is told travels as plain arguments: a study's name, folders and limits, never a
-database address.
+An actor's arguments are plain values: a study's name, folders and limits, never a database address.
 """
 
 from __future__ import annotations

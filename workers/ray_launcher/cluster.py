@@ -1,8 +1,10 @@
-"""The Ray that workers run on: a private local one, or an existing cluster that is entered.
+"""Start a private local Ray for workers, or enter an existing cluster.
 
-Ray itself tries a wrong token for 20 s and then says only that it failed to connect.
+A driver must stand on a node, so the launching machine joins the cluster as one without room for
+work: `hpo launch --address` works from any machine or container that the cluster's nodes can reach.
 
-So `hpo launch --address` works from any machine or container that the cluster's nodes can reach.
+With a wrong token Ray tries for 20 s and then says only that it failed to connect; here the head is
+asked first, and the message names the token.
 """
 
 from __future__ import annotations

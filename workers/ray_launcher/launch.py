@@ -1,4 +1,4 @@
-"""The workers of one plan as Ray actors: started, waited for, and started again where one is lost.
+"""Run the workers of a plan as Ray actors: start, wait, and start again where one is lost.
 
 Ray itself restarts none of them: only here is it known whether a worker was asked to leave, what is
 left of its limits, and whether the study still wants it.

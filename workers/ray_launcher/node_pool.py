@@ -1,4 +1,4 @@
-"""The nodes that a launch may use: looked at before it starts, left out while they are unfit."""
+"""Keep the nodes that a launch may use: probe them before it starts, leave out unfit ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether this node of a cluster can run a launch's workers; runs on the node, claims nothing."""
+"""Check on a node whether it can run a launch's workers, without claiming a trial."""
 
 from __future__ import annotations
 

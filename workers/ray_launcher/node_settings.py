@@ -1,4 +1,4 @@
-"""What the launching machine's settings say to the nodes, and what a node makes of it.
+"""Send the launching machine's settings to the nodes, and complete them on each node.
 
 A node of a cluster reads HPO_STORAGE, and HPO_HOME where it is set there, from its own environment.
 """

@@ -1,4 +1,4 @@
-"""The nodes of the connected cluster: which have room for a worker, and what they lack."""
+"""List the nodes of the connected cluster, with the room they have and what they lack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether Ray takes this node away: a spot notice, the autoscaler, `ray start` told to end."""
+"""Tell whether Ray takes this node away: a spot notice, the autoscaler, or a SIGTERM to Ray."""
 
 from __future__ import annotations
 

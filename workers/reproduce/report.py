@@ -1,4 +1,4 @@
-"""What came of training a trial again: epoch by epoch, in one word and in words; trains nothing."""
+"""Compare a trial trained again with its record: epoch by epoch, one verdict, and sentences."""
 
 from __future__ import annotations
 

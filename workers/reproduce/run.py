@@ -1,7 +1,7 @@
-"""A recorded trial, trained again; claims nothing and writes nothing that outlives it.
+"""Train a recorded trial again and compare, leaving no trace.
 
-Neither the study nor MLflow nor the store hears of it: it has a run folder of its own, which is
-removed. It must do as `workers.trial_run` does, without the lease.
+Neither the study nor MLflow nor the store hears of it: the training has a run folder of its own,
+which is removed. It must do as `workers.trial_runner` does, without the lease.
 """
 
 from __future__ import annotations

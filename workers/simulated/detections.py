@@ -1,4 +1,4 @@
-"""Made-up detections of a wanted quality, for load and fault tests; looks at no image.
+"""Make up detections of a wanted quality, for load and fault tests.
 
 What should be found on a split (images, true boxes, how hard each is to find) follows from the
 split's name alone, so that two models meet the same easy and hard images. What a model finds

@@ -1,4 +1,4 @@
-"""What an evaluation of simulated weights gives; knows no curve: it is told their figures.
+"""Evaluate simulated weights: figures, detections and latency from the quality in the file.
 
 Tests may write weights of their own: `{"quality": 0.6}`, with `latency_ms` where it matters.
 """

@@ -1,4 +1,4 @@
-"""A made-up training with a known optimum, for load and fault tests; it learns nothing.
+"""Trainer `simulated`: a made-up training with a known optimum, for load and fault tests.
 
 The curve: after epoch e of a trial, mAP50 is
 

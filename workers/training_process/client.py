@@ -1,4 +1,4 @@
-"""A worker's training process: warm, reused from trial to trial, and mortal; knows no database."""
+"""Train in a warm process that is reused from trial to trial and replaced when it dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's grip on one training process: start, talk, tell how it died; knows no training."""
+"""Start one training process, exchange messages with it, and tell how it died."""
 
 from __future__ import annotations
 

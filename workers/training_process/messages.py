@@ -1,4 +1,4 @@
-"""What a worker and its training process say to each other; knows no pipe and no process.
+"""The messages between a worker and its training process.
 
 Worker to child: one of `Train`, `Evaluate`, `Pack`, `ExportOnnx`, `Prepare`, and an `Answer` to
 each `Reported`.

@@ -1,4 +1,4 @@
-"""Which of Ultralytics' arguments a study may set, with bounds; imports no Ultralytics.
+"""The arguments of Ultralytics that a study may set, with defaults, help and bounds.
 
 Defaults and help texts are read from the installed package's `cfg/default.yaml`. The bounds are
 those of its `cfg/__init__.py` (CFG_FRACTION_KEYS, CFG_INT_MIN and so on), which cannot be

@@ -1,8 +1,8 @@
-"""The full state of a training and its best weights: into files, and back into a trainer.
+"""Write the full state of a training and its best weights to files, and restore them.
 
-Plain containers and tensors in full precision, so that loading runs no code. On the CPU, with the
-same number of threads, the epochs that follow have the figures of a training that was never
-interrupted. On CUDA they need not: its kernels add in another order each time.
+Files hold plain containers and tensors in full precision, so that loading runs no code. On the CPU,
+with the same number of threads, the epochs that follow have the figures of a training that was
+never interrupted. On CUDA they need not: its kernels add in another order each time.
 """
 
 from __future__ import annotations

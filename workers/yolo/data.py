@@ -1,7 +1,7 @@
-"""The dataset as Ultralytics is given it: a data YAML of the job's own, and its label cache.
+"""Prepare a dataset for Ultralytics: a data YAML of the job's own, and a safe label cache.
 
-It is a pickle inside a NumPy file, and it comes with the dataset, from wherever that came from.
-Ultralytics' own reader would run any code in it.
+The label cache is a pickle inside a NumPy file, and comes with the dataset from wherever that came
+from. Ultralytics' own reader would run any code in it; here it is read as plain values.
 """
 
 from __future__ import annotations

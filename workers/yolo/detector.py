@@ -1,8 +1,8 @@
-"""Ultralytics' detection trainer with our rules: own metric, own stop, no roll-back, exact resume.
+"""Adapt Ultralytics' detection trainer: own metric, own stop, no roll-back, exact resume.
 
-Imports Ultralytics at its top: import it only after `environment.prepare()`. Class names without
-"Trainer" get none of Ultralytics' integrations (utils/callbacks/base.py), which are switched off
-in the settings too.
+Ultralytics is imported at the top: import this module only after `environment.prepare()`. Class
+names without "Trainer" get none of Ultralytics' integrations (utils/callbacks/base.py), which are
+switched off in the settings too.
 """
 
 from __future__ import annotations

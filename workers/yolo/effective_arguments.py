@@ -1,4 +1,4 @@
-"""What an Ultralytics training really used, and whether it is what the trial asked for.
+"""Read the arguments that an Ultralytics training really used, and check them against the trial.
 
 Ultralytics changes some arguments without a word (`optimizer: auto`, a batch halved for memory),
 and tuned parameters that were never applied have gone unnoticed: a trial with such a parameter

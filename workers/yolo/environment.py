@@ -1,6 +1,6 @@
-"""Ultralytics as a guest of the training process: private settings, no telemetry, no surprises.
+"""Prepare the process for Ultralytics: private settings, no telemetry, no surprises.
 
-Changes this process only: nothing of the user's own Ultralytics is read or written.
+Only this process changes: nothing of the user's own Ultralytics is read or written.
 """
 
 from __future__ import annotations

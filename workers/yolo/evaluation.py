@@ -1,6 +1,6 @@
-"""Figures of finished weights on a split, and a picture to show them on; trains nothing.
+"""Evaluate finished weights on a split, and draw a picture to show them on.
 
-Imports Ultralytics at its top: import it only after `environment.prepare()`.
+Ultralytics is imported at the top: import this module only after `environment.prepare()`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How long a detector takes for one image, and how large it is; knows no dataset and no job.
+"""Measure how long a detector takes for one image, and how large it is.
 
-Imports Ultralytics at its top: import it only after `environment.prepare()`.
+Ultralytics is imported at the top: import this module only after `environment.prepare()`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Which `model:` values can be trained, where weights lie; imports no Ultralytics."""
+"""Tell which `model:` values can be trained, and where their weights lie.
+
+Neither torch nor Ultralytics is loaded: study files are checked with this.
+"""
 
 from __future__ import annotations
 

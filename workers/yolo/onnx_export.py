@@ -1,6 +1,6 @@
-"""Weights -> an ONNX file, which is kept only when it is seen to find the same boxes.
+"""Export weights to ONNX; keep the file only when it finds the same boxes.
 
-Imports Ultralytics at its top: import it only after `environment.prepare()`.
+Ultralytics is imported at the top: import this module only after `environment.prepare()`.
 """
 
 from __future__ import annotations

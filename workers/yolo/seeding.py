@@ -1,8 +1,8 @@
-"""Every epoch starts from the seed and its number alone, so that no random state is ever saved.
+"""Seed every epoch from the seed and its number alone, so that no random state is ever saved.
 
 Plain Ultralytics draws one stream of random numbers through all epochs, in loader processes too,
 which no other process can take up. Here each epoch has a stream of its own: another trajectory
-than plain Ultralytics', the same in every life of a trial. Knows no checkpoint.
+than plain Ultralytics', the same in every life of a trial.
 """
 
 from __future__ import annotations

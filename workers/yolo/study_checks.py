@@ -1,4 +1,4 @@
-"""What is wrong with a YOLO study before anything is trained; imports no Ultralytics.
+"""Find what is wrong with a YOLO study before anything is trained, without loading Ultralytics.
 
 Beyond types and bounds: values that Ultralytics would ignore or change without a word.
 """

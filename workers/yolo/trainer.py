@@ -1,6 +1,7 @@
 """Trainer `yolo`: Ultralytics detectors behind the Trainer protocol.
 
-Imports neither torch nor Ultralytics; they load in the training process, inside `warm` and after.
+Neither torch nor Ultralytics is imported here at the top; they load in the training process, inside
+`warm` and after.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ultralytics' validator without its limit on time, and one that keeps every box.
 
-Imports Ultralytics at its top: import it only after `environment.prepare()`.
+Ultralytics is imported at the top: import this module only after `environment.prepare()`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights files in the training process: finding, downloading and refusing them."""
+"""Find, download and check weights files in the training process."""
 
 from __future__ import annotations
 

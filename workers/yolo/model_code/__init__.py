@@ -1,1 +1,1 @@
-"""Code that goes into the model registry with the weights; nothing of this package imports it."""
+"""The code that is registered with the weights, to run where this project is not installed."""

@@ -3,7 +3,7 @@
 MLflow copies this one file beside the weights and runs it wherever the model is loaded, so it
 imports nothing of the project that made it.
 
-The weights lie beside it as Ultralytics wrote them: `ultralytics.YOLO("artifacts/best.pt")`.
+The weights lie beside the copy as Ultralytics wrote them: `ultralytics.YOLO("artifacts/best.pt")`.
 """
 
 from __future__ import annotations
