@@ -6,11 +6,16 @@ A check gets a Record and yields a sentence with its evidence for each thing tha
 from __future__ import annotations
 
 import re
+import tempfile
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faults import schedule
 from faults.steps import PROMOTION
+from support.training import Recorder, make_job
+
+from workers.simulated.trainer import SimulatedTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -170,6 +175,28 @@ def promotion_died_everywhere(record: Record) -> Iterator[str]:
         yield f"nothing died at: {', '.join(missed)}"
 
 
+def figures_are_those_of_an_uninterrupted_training(record: Record) -> Iterator[str]:
+    """Every recorded figure of a simulated trial equals the uninterrupted training's."""
+    spec = record.study.spec
+    if spec.trainer != "simulated":
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for row in record.leases:
+            job = make_job(
+                Path(folder) / str(row.number), params=record.params[row.number],
+                train={**spec.train, "epoch_s": 0.0}, epochs=record.ordeal.task.epochs,
+                seed=spec.seed,
+            )  # fmt: skip
+            whole = Recorder()
+            SimulatedTrainer().train(job, whole)
+            for epoch in whole.epochs:
+                kept = record.epochs[row.trial_id].get(epoch.number)
+                wrong = {name: (kept[name], figure) for name, figure in epoch.metrics.items()
+                         if name != "seconds" and kept and kept[name] != figure}  # fmt: skip
+                if wrong:
+                    yield f"trial {row.number}, epoch {epoch.number}: (kept, whole) {wrong}"
+
+
 CHECKS: tuple[Callable[[Record], Iterator[str]], ...] = (
     budget_is_exact,
     writes_are_fenced,
@@ -180,4 +207,5 @@ CHECKS: tuple[Callable[[Record], Iterator[str]], ...] = (
     failures_are_three_deaths,
     workers_left_in_order,
     promotion_died_everywhere,
+    figures_are_those_of_an_uninterrupted_training,
 )

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faults import audit, invariants, orphans, report, schedule, studies, uninterrupted, work
+from faults import audit, invariants, orphans, report, schedule, studies, work
 from faults.figures import Figures
 from faults.ordeal import Ordeal, Task, create, run, tell
 from faults.record import Record
@@ -23,7 +23,7 @@ from pages import write
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHECKS = (*invariants.CHECKS, *work.CHECKS, *uninterrupted.CHECKS, *orphans.CHECKS)
+CHECKS = (*invariants.CHECKS, *work.CHECKS, *orphans.CHECKS)
 LEASE_S = 2.0
 YOLO_LEASE_S = 4.0  # torch leaves a loaded machine of two cores little time for anything else
 YOLO_STORE_MB = 1500  # two checkpoints of 50 MB a trial, and one more on its way
