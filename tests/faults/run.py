@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faults import audit, invariants, orphans, report, schedule, studies, work
-from faults.figures import Figures
 from faults.ordeal import Ordeal, Task, create, run, tell
 from faults.record import Record
+from faults.report import Figures
 from faults.steps import PROMOTION
 from faults.world import World
 from pages import write
