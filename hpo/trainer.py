@@ -350,6 +350,11 @@ class OnnxExporter(Protocol):
         ...
 
 
+def sign_of(direction: str) -> int:
+    """+1 for `maximize`, where a larger value is better; -1 for `minimize`."""
+    return 1 if direction == "maximize" else -1
+
+
 def trainer_names() -> list[str]:
     """Names of the installed trainers, sorted."""
     return sorted({point.name for point in entry_points(group=GROUP)})

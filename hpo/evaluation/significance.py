@@ -33,6 +33,7 @@ import numpy as np
 from scipy.special import ndtr, stdtrit
 
 from hpo.evaluation.resampling import Resampler
+from hpo.trainer import sign_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,8 +96,7 @@ def p_value(
         seed: of the draws.
     """
     swapper = Swapper(challenger, champion, metric)
-    sign = 1 if direction == "maximize" else -1
-    seen = sign * float(swapper.gains(np.zeros((1, swapper.images)))[0])
+    seen = sign_of(direction) * float(swapper.gains(np.zeros((1, swapper.images)))[0])
     rng = np.random.default_rng(seed)
     pairs, as_large = (draws + 1) // 2, 0
     step = max(1, _SWAPS_AT_ONCE // swapper.images)
@@ -253,8 +253,8 @@ def resampled_gains(
     if fault := unpaired(challenger, champion):
         raise ValueError(fault)
     own, other = _values((challenger, champion), metric, resamples, seed)
-    gains = own - other if direction == "maximize" else other - own
-    gains = np.round(gains, _DIGITS)
+    sign = sign_of(direction)
+    gains = np.round(sign * own - sign * other, _DIGITS)  # equal ones give 0, not -0
     return Resampled(float(gains[0]), gains[1:], len(challenger.images), seed)
 
 

@@ -100,7 +100,7 @@ def ranked_candidates(connection: Connection, study: Study, limit: int) -> list[
     Pruned trials never compete, and neither do values typed into the dashboard: nobody told them
     under a lease.
     """
-    maximize = study.spec.objective.direction == "maximize"
+    maximize = study.spec.objective.sign > 0
     rows = connection.execute(
         query("promotion_candidates"),
         {"study_id": study.study_id, "maximize": maximize, "limit": limit},
@@ -198,8 +198,7 @@ class Finalist:
 
     def best(self, study: Study) -> SeedRun:
         """The training whose weights stand for it: the best by validation, the first on a tie."""
-        sign = 1 if study.spec.objective.direction == "maximize" else -1
-        return max(self.runs, key=lambda run: sign * run.value)
+        return min(self.runs, key=lambda run: study.spec.objective.rank_key(run.value))
 
 
 def call_finals(engine: Engine, study: Study, numbers: Sequence[int] | None = None) -> Study | None:
@@ -244,9 +243,8 @@ def finalists(
     store, rows = open_store(settings), _rows(connection, study)
     with tempfile.TemporaryDirectory(prefix="hpo-finals-") as scratch:
         found = [_finalist(one, rows, study, store, Path(scratch)) for one in candidates]
-    sign = -1 if study.spec.objective.direction == "maximize" else 1
     # Sorting is stable: on a tie the earlier candidate stays in front
-    return sorted(found, key=lambda one: math.inf if math.isnan(one.value) else sign * one.value)
+    return sorted(found, key=lambda one: study.spec.objective.rank_key(one.value))
 
 
 def unexamined(study: Study, candidate: Candidate) -> Finalist:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from hpo.trainer import sign_of
 from search_spaces.space import SearchSpace
 
 
@@ -18,9 +20,14 @@ class Objective:
     metric: str
     direction: str
 
-    def better(self, a: float, b: float) -> bool:
-        """Whether value `a` is strictly better than `b`."""
-        return a > b if self.direction == "maximize" else a < b
+    @property
+    def sign(self) -> int:
+        """+1 where a larger value is better, -1 where a smaller one is."""
+        return sign_of(self.direction)
+
+    def rank_key(self, value: float) -> float:
+        """The sort key of a value of the metric: best first, NaN last."""
+        return math.inf if math.isnan(value) else -self.sign * value
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
         UnknownStudyError: the study was deleted meanwhile.
     """
     key = {"study_id": study.study_id}
-    maximize = study.spec.objective.direction == "maximize"
+    maximize = study.spec.objective.sign > 0
     with engine.connect() as connection:
         rows = connection.execute(query("study_names")).all()
         listed = next((row for row in rows if row.study_id == study.study_id), None)

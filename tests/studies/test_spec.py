@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.studies import simulated_spec
 
-from hpo.studies.spec import Choice, Promotion, StudySpec, differences
+from hpo.studies.spec import Choice, Objective, Promotion, StudySpec, differences
 from search_spaces.reader import load_space
 
 NUMBERS = {
@@ -17,6 +18,21 @@ NUMBERS = {
     "largest": 1.7976931348623157e308, "long": 2**53 + 1, "longer": 10**30, "minus": -0.0,
     "third": 1 / 3, "flag": True, "none": None, "text": "ü\u2028", "list": [1.0, {"a": 2.0}],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("direction", "sign", "order"),
+    [("maximize", 1, [0.75, 0.5, -1.0]), ("minimize", -1, [-1.0, 0.5, 0.75])],
+)
+def test_objective_ranks_the_best_value_first_and_nan_last(
+    direction: str, sign: int, order: list[float]
+) -> None:
+    """One place knows what `better` means; nothing measured is worse than anything measured."""
+    objective = Objective("loss", direction)
+    ranked = sorted([0.5, float("nan"), -1.0, 0.75], key=objective.rank_key)
+    assert objective.sign == sign
+    assert ranked[:3] == order
+    assert math.isnan(ranked[3])
 
 
 @pytest.mark.parametrize("space", ["simulated", "yolov8n", "yolov8n-quick", "yolov8n-size"])

@@ -36,6 +36,7 @@ from hpo.trainer import (
     Evaluation,
     Package,
     Result,
+    sign_of,
 )
 from workers.trainer_support import (
     argument_faults,
@@ -179,7 +180,7 @@ class SimulatedTrainer:
         used = _used(job)
         params = {name: used[name] for name in ("x", "y", "kind", "depth")}
         state, weights = self._begin(job)
-        sign, train_s = -1 if job.direction == "maximize" else 1, 0.0
+        sign, train_s = -sign_of(job.direction), 0.0
         for number in range(state.epoch + 1, job.epochs + 1):
             started = time.monotonic()
             _misbehave(used, number)

@@ -115,10 +115,10 @@ def figures(connection: Connection, study: Study, params: dict[int, Any]) -> lis
 
 def ranked(study: Study, trials: Sequence[TrialFigures]) -> list[TrialFigures]:
     """Those with a value: complete ones first, as only they compete; the best first in each."""
-    sign = -1 if study.spec.objective.direction == "maximize" else 1
+    rank_key = study.spec.objective.rank_key
     return sorted(
         (one for one in trials if one.value is not None),
-        key=lambda one: (one.state != "COMPLETE", sign * (one.value or 0.0), one.number),
+        key=lambda one: (one.state != "COMPLETE", rank_key(one.value or 0.0), one.number),
     )
 
 

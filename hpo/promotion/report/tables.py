@@ -188,8 +188,7 @@ def baseline_sentence(exhibit: Exhibit) -> str:
     value = next((one.value for one in exhibit.trials if one.number == number), None)
     if value is None:
         return baseline
-    sign = 1 if exhibit.study.spec.objective.direction == "maximize" else -1
-    gain = signed(sign * (value - best.value), DIGITS)
+    gain = signed(exhibit.study.spec.objective.sign * (value - best.value), DIGITS)
     return f"{baseline}; gain {gain} by {figure(value, DIGITS)} of trial {number} in the study"
 
 
