@@ -101,6 +101,16 @@ class SearchSpace:
                 existing[parameter.name] = parameter.bounds()[0]
         return names
 
+    def with_fixed(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The searched values `params` and the fixed ones that exist beside them, in order."""
+        values: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if parameter.name in params:
+                values[parameter.name] = params[parameter.name]
+            elif parameter.exists(values) and isinstance(parameter, FixedParameter):
+                values[parameter.name] = parameter.value
+        return values
+
     def complete(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
         """Every searched parameter that exists beside `values`, the missing ones by `defaults`.
 

@@ -130,15 +130,10 @@ def candidate_of(connection: Connection, study: Study, number: int) -> Candidate
 def _candidate(connection: Connection, study: Study, row: Row[Any]) -> Candidate:
     stored = trial_rows(connection, study, row.number)[0].params
     return Candidate(
-        row.trial_id, row.number, row.value, row.best_epoch, stored, _with_fixed(study, stored),
+        row.trial_id, row.number, row.value, row.best_epoch, stored,
+        study.spec.space.with_fixed(stored),
         row.weights_name, row.sha256,
     )  # fmt: skip
-
-
-def _with_fixed(study: Study, stored: dict[str, Any]) -> dict[str, Any]:
-    from optuna.trial import FixedTrial
-
-    return study.spec.space.suggest(FixedTrial(stored))
 
 
 EVALUATION = "evaluation.json"

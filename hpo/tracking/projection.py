@@ -191,7 +191,9 @@ class TrialRow:
         }
         if not searched and self.study.spec is not None and self.study.spec.space.searched:
             return self.study.fixed()  # not sampled yet
-        return _texts(_with_fixed(self.study.spec, searched)) | self.study.fixed()
+        spec = self.study.spec
+        active = searched if spec is None else spec.space.with_fixed(searched)
+        return _texts(active) | self.study.fixed()
 
     def tags(self) -> dict[str, str]:
         """Tags of the trial's run."""
@@ -285,19 +287,6 @@ def metric_name(name: str) -> str:
     """The name as MLflow takes it: Ultralytics' parentheses, for one, it refuses."""
     clean = posixpath.normpath(_REFUSED.sub("_", name)[:_LONGEST_NAME]).lstrip("/")
     return "_" if clean in ("", ".", "..") or clean.startswith("../") else clean
-
-
-def _with_fixed(spec: StudySpec | None, searched: Mapping[str, Any]) -> dict[str, Any]:
-    """The searched values and the space's fixed ones that exist beside them."""
-    if spec is None:
-        return dict(searched)
-    values: dict[str, Any] = {}
-    for parameter in spec.space.parameters:
-        if parameter.name in searched:
-            values[parameter.name] = searched[parameter.name]
-        elif parameter.exists(values) and not spec.space.is_searched(parameter.name):
-            values[parameter.name] = parameter.bounds()[0]
-    return values
 
 
 @cache

@@ -92,6 +92,16 @@ def test_suggest_works_on_a_fixed_trial(space: SearchSpace) -> None:
     assert values == {**params, "cos_lr": True, "note": "adam"}
 
 
+def test_with_fixed_adds_what_a_trial_was_given_beside_its_searched_values(
+    space: SearchSpace,
+) -> None:
+    """Optuna stores the searched parameters only; a fixed one exists under its condition."""
+    params = {"optimizer": "AdamW", "lr0": 0.1, "momentum": 0.83, "imgsz": 352, "nbs": 3}
+    assert space.with_fixed(params) == space.suggest(optuna.trial.FixedTrial(params))
+    assert "note" not in space.with_fixed({"optimizer": "SGD"})
+    assert space.with_fixed({}) == {"cos_lr": True}
+
+
 def test_a_child_does_not_exist_without_its_parent(space: SearchSpace) -> None:
     """A value left over for a parent that does not exist brings no child to life."""
     values = {"optimizer": "AdamW", "nesterov": True, "imgsz": 320}

@@ -110,7 +110,8 @@ def read_trial(engine: Engine, study: Study, number: int) -> Recorded:
     for row in epochs.values():
         del row["at"]
     return Recorded(
-        study=study, number=number, state=details["state"], params=_params(study, details),
+        study=study, number=number, state=details["state"],
+        params=study.spec.space.with_fixed(details["params"]),
         seed=seed, epochs=epochs, reason=details["reason"] or "",
         files={file["name"]: file["sha256"] for file in details["files"]},
         attempts=[{key: row[key] for key in ("worker", "environment")}
@@ -137,13 +138,6 @@ def _seed(connection: Connection, study: Study, number: int) -> int:
             hint=f"`hpo reproduce {row.of_number} --study {row.parent}` trains that one again.",
         )
     return int(row.seed)
-
-
-def _params(study: Study, details: Mapping[str, Any]) -> dict[str, Any]:
-    """What the trial was given: Optuna stores the searched ones only."""
-    from optuna.trial import FixedTrial
-
-    return study.spec.space.suggest(FixedTrial(details["params"]))
 
 
 def job_of(recorded: Recorded, data: Path | None, model: str, device: str, run_dir: Path) -> Job:
