@@ -350,6 +350,10 @@ class OnnxExporter(Protocol):
         ...
 
 
+# Follow from detections and true boxes, whatever the detector: what a test split is judged by
+DETECTION_METRICS = ("mAP50", "mAP50-95", "precision", "recall")
+
+
 def sign_of(direction: str) -> int:
     """+1 for `maximize`, where a larger value is better; -1 for `minimize`."""
     return 1 if direction == "maximize" else -1

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpo.trainer import DETECTION_METRICS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -19,9 +21,8 @@ if TYPE_CHECKING:
 
     from hpo.evaluation.detections import Detections
 
-METRICS = ("mAP50", "mAP50-95", "precision", "recall")
 # The mean over the classes of which of their figures
-_OF_CLASS = tuple(zip(METRICS, ("AP50", "AP50-95", "precision", "recall"), strict=True))
+_OF_CLASS = tuple(zip(DETECTION_METRICS, ("AP50", "AP50-95", "precision", "recall"), strict=True))
 RECALLS = np.linspace(0, 1, 101)
 _CONFIDENCES = np.linspace(0, 1, 1000)
 _SMOOTHED = 0.1  # share of the curve's length, half of it to each side
@@ -33,7 +34,7 @@ class Figures:
     """Metrics of detections: over all classes, and by class.
 
     Attributes:
-        metrics: name -> value of each of METRICS.
+        metrics: name -> value of each of DETECTION_METRICS.
         per_class: class name -> AP50, AP50-95, precision and recall; classes without a true box
             are not there.
     """

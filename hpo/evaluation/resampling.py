@@ -19,12 +19,12 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from hpo.evaluation.average_precision import (
-    METRICS,
     RECALLS,
     Sample,
     by_confidence,
     operating_point,
 )
+from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class Resampler:
 
         Args:
             detections: of the model.
-            metric: one of METRICS.
+            metric: one of DETECTION_METRICS.
             order: (m,) indices of the detections, the most confident first; Ultralytics' own
                 where it is not given. It decides which of equal confidence comes first.
 
@@ -79,8 +79,8 @@ class Resampler:
             ValueError: the metric cannot be computed from detections, or an image has more hits
                 than true boxes.
         """
-        if metric not in METRICS:
-            raise ValueError(f"metric {metric}, expected one of {', '.join(METRICS)}")
+        if metric not in DETECTION_METRICS:
+            raise ValueError(f"metric {metric}, expected one of {', '.join(DETECTION_METRICS)}")
         self._metric = metric
         self._detections = detections
         self._order = by_confidence(detections) if order is None else order

@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.evaluation.average_precision import METRICS
 from hpo.evaluation.significance import difference, fewest_images, interval, unpaired
+from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -274,7 +274,7 @@ def weigh(
 
 
 def _incomparable(metric: str, one: Detections | None, other: Detections | None) -> str:
-    if metric not in METRICS:
+    if metric not in DETECTION_METRICS:
         return f"{metric} cannot be computed from detections"
     if one is None or other is None:
         return "the trainer keeps no detections"
@@ -317,7 +317,7 @@ def _finalist(
 
 def _interval(study: Study, found: Detections | None) -> list[float] | None:
     rules, metric = study.spec.promotion, study.spec.objective.metric
-    if found is None or metric not in METRICS:
+    if found is None or metric not in DETECTION_METRICS:
         return None
     return list(
         interval(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.studies.fields import Fields
 from hpo.studies.names import alias_fault, take_name
 from hpo.studies.spec import Promotion
-from hpo.trainer import TrainSpec
+from hpo.trainer import DETECTION_METRICS, TrainSpec
 from search_spaces.faults import SpaceFaults, shown
 
 if TYPE_CHECKING:
@@ -97,7 +97,6 @@ def _check_grid(spec: StudySpec, faults: list[str]) -> None:
 
 NONE = "none"
 NO_PROMOTION = "`promotion: none` promotes nothing"
-JUDGED = ("mAP50", "mAP50-95", "precision", "recall")  # what detections on held-out images give
 ONNX_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
 _RULES: dict[str, tuple[type, float | None, float | None]] = {  # kind, smallest, largest value
     "finalists": (int, 1, 20),
@@ -168,10 +167,10 @@ def check_promotion(
     """Check the promotion's rules against the objective and the trainer."""
     if not promotion.wanted:
         return
-    if objective.metric not in JUDGED:
+    if objective.metric not in DETECTION_METRICS:
         faults.append(
             f"objective.metric: '{objective.metric}' cannot be judged on held-out images, "
-            f"{', '.join(JUDGED)} can; take one of them, or {NO_PROMOTION}"
+            f"{', '.join(DETECTION_METRICS)} can; take one of them, or {NO_PROMOTION}"
         )
     if promotion.onnx:
         _check_onnx(trainer, faults)

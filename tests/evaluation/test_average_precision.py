@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from support.found import Drawn, draw, keep, repeated, without_truth
 from ultralytics.utils.metrics import DetMetrics
 
-from hpo.evaluation.average_precision import METRICS, figures
+from hpo.evaluation.average_precision import figures
 from hpo.evaluation.resampling import Resampler
+from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections
@@ -80,7 +81,7 @@ def test_nothing_found_is_zero() -> None:
     """A model without a detection has every figure 0, and its classes are there."""
     found = keep(draw(1), np.zeros(0, dtype=np.int64))
     assert_equal_to_ultralytics(found)
-    assert figures(found).metrics == dict.fromkeys(METRICS, 0.0)
+    assert figures(found).metrics == dict.fromkeys(DETECTION_METRICS, 0.0)
     assert len(figures(found).per_class) == 3
 
 
@@ -88,7 +89,7 @@ def test_nothing_to_find_is_zero() -> None:
     """Without a true box every figure is 0 and no class is listed."""
     found = without_truth(draw(1), np.zeros(0, dtype=np.int64))
     assert_equal_to_ultralytics(found)
-    assert figures(found).metrics == dict.fromkeys(METRICS, 0.0)
+    assert figures(found).metrics == dict.fromkeys(DETECTION_METRICS, 0.0)
     assert figures(found).per_class == {}
 
 
@@ -118,7 +119,7 @@ def test_a_sample_has_the_figures_of_images_literally_repeated(seed: int, drawn:
     even = np.full(images, 1 / images)
     counts = np.random.default_rng(seed).multinomial(images, even, size=4)
     wanted = [means(repeated(found, count)) for count in counts]
-    for metric in METRICS:
+    for metric in DETECTION_METRICS:
         values = Resampler(found, metric).values(counts)
         assert values == pytest.approx([one[metric] for one in wanted], abs=1e-6)
 
@@ -162,7 +163,7 @@ def test_a_sample_without_a_true_box_is_zero() -> None:
     bare = keep(without_truth(found, found.true_image == labelled), found.image == labelled)
     counts = np.full((1, len(found.images)), 2)
     counts[0, labelled] = 0
-    for metric in METRICS:
+    for metric in DETECTION_METRICS:
         assert Resampler(bare, metric).values(counts).tolist() == [0.0]
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import norm, t
 from support.found import Drawn, draw, keep, without_truth
 
-from hpo.evaluation.average_precision import METRICS, figures
+from hpo.evaluation.average_precision import figures
 from hpo.evaluation.significance import (
     EXPANDED,
     PERCENTILE,
@@ -24,6 +24,7 @@ from hpo.evaluation.significance import (
     resampled_gains,
     unpaired,
 )
+from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections
@@ -38,7 +39,7 @@ def compared(
     return difference(one, other, metric, **asked)  # type: ignore[arg-type] - by name
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", DETECTION_METRICS)
 def test_the_value_is_the_difference_of_the_figures(metric: str) -> None:
     """On the images themselves, between its bounds, with everything that repeats it."""
     one, other = draw(1, FORTY), draw(1, replace(FORTY, found=0.5), model=1)

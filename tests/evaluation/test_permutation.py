@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from support.found import Drawn, draw, keep, without_truth
 
-from hpo.evaluation.average_precision import METRICS, figures
+from hpo.evaluation.average_precision import figures
 from hpo.evaluation.significance import Swapper, p_value
+from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ def mixed(one: Detections, other: Detections, swapped: Sequence[int]) -> Detecti
     return keep(whole, np.argsort(whole.image, kind="stable"))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", DETECTION_METRICS)
 def test_every_swap_of_three_images_is_the_literal_one(metric: str) -> None:
     """The figures of all eight mixtures of two models, less those of their opposites."""
     one, other = draw(1, THREE), draw(1, replace(THREE, found=0.5), model=1)
@@ -78,7 +79,7 @@ def test_equal_confidences_do_not_tell_the_models_apart() -> None:
         assert again == pytest.approx(gains, abs=1e-12)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", DETECTION_METRICS)
 def test_the_same_model_is_all_luck(metric: str) -> None:
     """Every swap gives the same gain, none; so do two that find nothing and a split of nothing."""
     one = draw(1)

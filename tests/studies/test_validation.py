@@ -14,7 +14,7 @@ from hpo.errors import SpecError
 from hpo.studies import validation
 from hpo.studies.spec import Promotion, StudySpec
 from hpo.studies.study_file import TEMPLATE, read_study_file
-from hpo.trainer import load_trainer
+from hpo.trainer import DETECTION_METRICS, load_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,7 +151,7 @@ def test_a_metric_that_held_out_images_do_not_give_is_refused(tmp_path: Path) ->
 @pytest.mark.parametrize("trainer", ["simulated", "yolo"])
 def test_every_metric_that_can_be_judged_is_one_of_the_trainers(trainer: str) -> None:
     """No trainer is asked for what it does not know."""
-    assert set(validation.JUDGED) <= set(load_trainer(trainer).describe().metrics)
+    assert set(DETECTION_METRICS) <= set(load_trainer(trainer).describe().metrics)
 
 
 def test_full_epochs_are_refused_where_epochs_are_searched(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import CheckpointError, TrialError
 from hpo.trainer import (
+    DETECTION_METRICS,
     Argument,
     Checkpoint,
     Description,
@@ -153,10 +154,7 @@ class SimulatedTrainer:
             name="simulated",
             arguments=ARGUMENTS,
             metrics={
-                "mAP50": "maximize",
-                "mAP50-95": "maximize",
-                "precision": "maximize",
-                "recall": "maximize",
+                **dict.fromkeys(DETECTION_METRICS, "maximize"),
                 "loss": "minimize",
             },
             models=("simulated",),

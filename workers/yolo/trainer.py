@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import TrialError, WeightsError
-from hpo.trainer import Description, Directive, Evaluation, Package, Result
+from hpo.trainer import DETECTION_METRICS, Description, Directive, Evaluation, Package, Result
 from workers.yolo import environment
 from workers.yolo.arguments import DEFAULTS, PREDICT_PARAMS, arguments, code_version
 from workers.yolo.data import own_data_yaml
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from hpo.trainer import Epoch, Job, TrainSpec
 
-METRICS = ("mAP50", "mAP50-95", "precision", "recall")
 PICTURES = (
     "results.png",
     "confusion_matrix.png",
@@ -57,7 +56,7 @@ class YoloTrainer:
         return Description(
             name="yolo",
             arguments=arguments(),
-            metrics=dict.fromkeys(METRICS, "maximize"),
+            metrics=dict.fromkeys(DETECTION_METRICS, "maximize"),
             models=EXAMPLES,
             simulated=False,
             needs_data=True,

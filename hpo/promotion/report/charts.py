@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.promotion.report.context import champion_of
 from hpo.promotion.report.formatting import difference_of, figure, signed, span
 from hpo.promotion.report.markup import text
+from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -180,7 +181,6 @@ def _row(row: Row, lines: Sequence[Line], scale: _Scale) -> str:
     )
 
 
-FIGURES = ("mAP50", "mAP50-95", "precision", "recall")
 MOST_LOSSES = 5
 _WIDTH, _HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 34  # room around the lines
@@ -214,7 +214,7 @@ def panels(curve: Sequence[Mapping[str, Any]], metric: str) -> list[Panel]:
     """The figures together, then each loss with training and validation together."""
     names = list(dict.fromkeys(name for point in curve for name in point["metrics"]))
     first = [metric] if metric in names else []
-    shown = first + [name for name in FIGURES if name in names and name != metric]
+    shown = first + [name for name in DETECTION_METRICS if name in names and name != metric]
     found = [Panel("Figures in validation", _series(curve, shown))] if shown else []
     losses = [name for name in names if "loss" in name and name not in shown]
     stems = dict.fromkeys(name.rpartition("/")[2] for name in losses)

@@ -17,6 +17,7 @@ from hpo.promotion.report.formatting import (
     signed,
     span,
 )
+from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from hpo.promotion.report.context import Exhibit
 
 SHOWN_TRIALS = 10
-METRICS = ("mAP50", "mAP50-95", "precision", "recall")  # shown where they exist
 # Intervals are in the plot above it
 _DETAILS = ("interval", "precision on test", "recall on test", "ms p95", "parameters", "GFLOPs")
 DIGITS = 5  # of validation figures, which are compared with those of `hpo trials`
@@ -71,7 +71,7 @@ def finalists(exhibit: Exhibit, *, brief: bool = False) -> Table | None:
     if not found:
         return None
     metric = exhibit.metric
-    others = tuple(name for name in METRICS if name != metric)
+    others = tuple(name for name in DETECTION_METRICS if name != metric)
     head = (
         "trial", "note", f"{metric} in validation", "seeds", f"{metric} on test", "interval",
         *(f"{name} on test" for name in others), "ms median", "ms p95", "parameters", "GFLOPs",
@@ -122,7 +122,9 @@ def trials(exhibit: Exhibit) -> Table | None:
         return None
     metric = exhibit.metric
     shown = [
-        name for name in METRICS if name != metric and any(name in one.metrics for one in best)
+        name
+        for name in DETECTION_METRICS
+        if name != metric and any(name in one.metrics for one in best)
     ]
     names = list(dict.fromkeys(name for one in best for name in one.params))
     rows = tuple(
