@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hpo.claims.claims import LeaseStatus
+from hpo.datasets.data_yaml import TEST_SPLIT
 from hpo.errors import DatasetError, TrialError, WeightsError
 from hpo.evaluation.record import Evaluated
 from hpo.studies.finals import final_of_row
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from workers.events import Watch
 
 EVALUATION, DETECTIONS = "evaluation.json", "detections.npz"
-SPLIT = "test"
 
 
 class FinalRunner(TrialRunner):
@@ -87,7 +87,9 @@ class FinalRunner(TrialRunner):
     def _evaluated(self, weights: Path) -> Evaluation:
         ask: Callable[[], Directive | None] = self._poll
         try:
-            found = self._context.worker.process.evaluate_unless(weights, self._job, SPLIT, ask)
+            found = self._context.worker.process.evaluate_unless(
+                weights, self._job, TEST_SPLIT, ask
+            )
         except (DatasetError, WeightsError) as error:
             raise TrialError("error", str(error)) from error
         if found is None:

@@ -163,7 +163,7 @@ class _Lines:
 def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: bool) -> None:
     from sqlalchemy.exc import DBAPIError
 
-    from hpo.cli.terminal.views import number_text
+    from hpo.cli.terminal.views import SIMULATED, number_text
     from hpo.storage.postgres.engine import connect
     from hpo.studies.status import status
 
@@ -197,7 +197,7 @@ def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: boo
         line += f", best {document['metric']} {number_text(best['value'])} (trial {best['number']})"
     click.echo(line + ".")
     if document["simulated"]:
-        click.echo("SIMULATED: no model is trained, the figures mean nothing.")
+        click.echo(f"{SIMULATED}.")
     click.echo(f"Next: {_next(document, study)}")
 
 

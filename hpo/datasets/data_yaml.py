@@ -22,7 +22,8 @@ from search_spaces.names import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SPLITS = ("train", "val", "test")
+TEST_SPLIT = "test"
+SPLITS = ("train", "val", TEST_SPLIT)
 KEYS = (
     *("path", *SPLITS, "names", "nc", "channels", "download", "kpt_shape", "kpt_names", "flip_idx"),
     *("validation", "minival", "masks_dir", "label_mapping", "max_depth", "depth_scale"),

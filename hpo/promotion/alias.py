@@ -25,6 +25,7 @@ from hpo.promotion import ledger
 from hpo.promotion.ledger import made_by, recorded_champion, recorded_version
 from hpo.promotion.lock import require_held
 from hpo.storage.postgres.queries import query
+from hpo.studies.names import PREVIOUS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -178,9 +179,6 @@ def _named(version: Version) -> str:
     """A version with the trial that it was made of, where its tags say."""
     study, trial = version.tags.get("hpo.study"), version.tags.get("hpo.trial")
     return f"version {version.number}" + (f" (trial {trial} of {study})" if study else "")
-
-
-PREVIOUS = "previous"  # alias of the champion before; no study may name its champion so
 
 
 def settle(

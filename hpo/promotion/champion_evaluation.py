@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hpo.datasets.data_yaml import TEST_SPLIT
 from hpo.errors import WeightsError
 from hpo.evaluation.detections import Detections
 from hpo.evaluation.record import Evaluated
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from hpo.studies.store import Study
     from hpo.tracking.registry import Registry, Version
     from hpo.trainer import Evaluation, Package
-
-SPLIT = "test"
 
 
 class Workshop(Protocol):
@@ -171,7 +170,7 @@ class Scout:
         except WeightsError:
             weights = self.registry.fetch(champion, sha256, folder / "version")
         job = champion_job(self.study, known, ground, folder / "run")
-        evaluation = self.workshop.evaluate(weights, job, SPLIT)
+        evaluation = self.workshop.evaluate(weights, job, TEST_SPLIT)
         file = evaluation.detections
         if file is not None and self.keep:
             self.store.put(file)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from hpo.datasets.data_yaml import load
+from hpo.datasets.data_yaml import TEST_SPLIT, load
 from hpo.datasets.fingerprint import top_of
 from hpo.errors import HpoError, WeightsError
 from hpo.host.serialization import finite
-from hpo.promotion.champion_evaluation import SPLIT, load_detections
+from hpo.promotion.champion_evaluation import load_detections
 from hpo.promotion.decision import Decision, Outcome, promotion_id
 from hpo.promotion.gate import class_differences, finalists_evidence
 from hpo.promotion.report.context import Exhibit, figures
@@ -189,7 +189,7 @@ class Evidence:
             return None
         if data is None:
             return None
-        top = top_of(load(data).splits[SPLIT])
+        top = top_of(load(data).splits[TEST_SPLIT])
 
         def opened(name: str) -> Image | None:
             from PIL import Image, ImageOps

@@ -12,6 +12,8 @@ from typing import Any
 from hpo.trainer import sign_of
 from search_spaces.space import SearchSpace
 
+LARGEST_INTEGER = 2**31 - 1  # PostgreSQL's, of budgets and epochs
+
 
 @dataclass(frozen=True)
 class Objective:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import StudyClosedError, StudyExistsError, UnknownStudyError, UsageError
 from hpo.storage.postgres.queries import query
-from hpo.studies.spec import StudySpec, differences
+from hpo.studies.spec import LARGEST_INTEGER, StudySpec, differences
 from search_spaces.faults import SpaceFaults
 from search_spaces.names import did_you_mean
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 
-LARGEST_BUDGET = 2**31 - 1  # PostgreSQL's integer
 LIVE = ("open", "running")  # states of a study with something left to do
 
 
@@ -321,8 +320,10 @@ def extend(engine: Engine, study: Study, trials: int) -> None:
         raise UsageError("a grid has as many points as it has: its study cannot be extended")
     with engine.begin() as connection:
         budget = _locked_budget(connection, study)
-        if trials > LARGEST_BUDGET:
-            raise UsageError(f"--trials {trials} is more than {LARGEST_BUDGET}, the largest budget")
+        if trials > LARGEST_INTEGER:
+            raise UsageError(
+                f"--trials {trials} is more than {LARGEST_INTEGER}, the largest budget"
+            )
         if trials <= budget:
             raise UsageError(
                 f"--trials {trials} is not above the present budget of {budget}",

@@ -10,7 +10,7 @@ from hpo.errors import FaultsError, SpecError
 from hpo.studies.fields import Fields, merged, seconds
 from hpo.studies.names import take_name
 from hpo.studies.samplers import DEFAULT_PRUNER, DEFAULT_SAMPLER, PRUNERS, SAMPLERS, Option
-from hpo.studies.spec import Budget, Choice, Objective, StudySpec
+from hpo.studies.spec import LARGEST_INTEGER, Budget, Choice, Objective, StudySpec
 from hpo.studies.validation import (
     NO_PROMOTION,
     check_against_trainer,
@@ -33,7 +33,6 @@ _KEYS = (
     *("study", "trainer", "model", "data", "search_space", "objective", "budget", "sampler"),
     *("pruner", "train", "baselines", "promotion"),
 )
-_LARGEST = 2**31 - 1  # of PostgreSQL's integer
 
 
 def read_study_file(
@@ -180,9 +179,14 @@ def _choice(
 def _budget(top: Fields, *, epochs_searched: bool) -> Budget:
     fields = Fields(top.values.get("budget"), "budget", top.faults, ("trials", "epochs", "timeout"))
     trials = fields.take(
-        "trials", int, 1, required="say how many trials, e.g. `trials: 12`", low=1, high=_LARGEST
+        "trials",
+        int,
+        1,
+        required="say how many trials, e.g. `trials: 12`",
+        low=1,
+        high=LARGEST_INTEGER,
     )
-    epochs = fields.take("epochs", int, None, low=1, high=_LARGEST)
+    epochs = fields.take("epochs", int, None, low=1, high=LARGEST_INTEGER)
     if epochs_searched and epochs is not None:
         fields.fault("epochs", "is refused where the search space searches `epochs`; remove one")
     elif not epochs_searched and fields.values.get("epochs") is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.studies.fields import Fields
 from hpo.studies.names import alias_fault, take_name
-from hpo.studies.spec import Promotion
+from hpo.studies.spec import LARGEST_INTEGER, Promotion
 from hpo.trainer import DETECTION_METRICS, TrainSpec
 from search_spaces.faults import SpaceFaults, shown
 
@@ -101,7 +101,7 @@ ONNX_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
 _RULES: dict[str, tuple[type, float | None, float | None]] = {  # kind, smallest, largest value
     "finalists": (int, 1, 20),
     "seeds": (int, 1, 10),
-    "full_epochs": (int, 1, 2**31 - 1),
+    "full_epochs": (int, 1, LARGEST_INTEGER),
     "confidence": (float, None, None),
     "resamples": (int, 100, 100_000),
     "seed": (int, 0, 2**32 - 1),
