@@ -89,9 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spec = read_study_file(
-            None, {}, lambda data, base: builtin.resolve(data, home=folder, base=base)
-        )
+        spec = read_study_file(None, {}, home=folder)
         FolderStore(folder / "store").require_writable()  # makes it
         runs: dict[int, list[Timed]] = {0: [], 1: []}
         with TrainingProcess(spec.trainer, folder / "logs") as process:

@@ -108,10 +108,10 @@ def import_study(file: Path, *, name: str | None, as_json: bool) -> None:
 
 def _restore(document: StudyDocument, settings: Settings) -> tuple[Imported, str, str]:
     """(what became of it, the artifact store's place here, the study's state)."""
-    from hpo.cli.terminal.context import plainly
     from hpo.storage.artifacts.opening import open_store
     from hpo.storage.postgres import schema
     from hpo.storage.postgres.engine import connect
+    from hpo.storage.postgres.errors import explained
     from hpo.studies.backup.restore import import_study as restore
     from hpo.studies.backup.restore import require_free
     from hpo.studies.store import list_studies
@@ -121,7 +121,7 @@ def _restore(document: StudyDocument, settings: Settings) -> tuple[Imported, str
     store.require_writable()
     engine = connect(settings, create=True)
     try:
-        with plainly(engine):
+        with explained(engine):
             schema.upgrade(engine)
             require_free(engine, document.name)
             made = restore(engine, document, store)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.terminal.options import COUNT, json_option, key_value, progress, show
+from hpo.cli.terminal.options import COUNT, json_option, key_value, show, tell_progress
 from hpo.errors import UsageError
 
 if TYPE_CHECKING:
-    from hpo.settings import Settings
+    from hpo.studies.create import CreatedStudy
     from hpo.studies.spec import StudySpec
-    from hpo.trainer import Description
 
 SUFFIX = ".yaml"
 DEFAULT_FILE = Path(f"hpo{SUFFIX}")
@@ -108,7 +106,9 @@ def create_study(
     shapes. Nothing is written before everything was checked.
     """
     from hpo.settings import Settings
+    from hpo.studies.create import create_study as create
     from hpo.studies.fields import set_path
+    from workers.training_process.client import prepare_model
 
     settings = Settings.read()
     if file is None and DEFAULT_FILE.is_file():
@@ -129,8 +129,15 @@ def create_study(
     if data is not None:
         # On the command line a path means: from here, not from the study file's folder.
         set_path(overrides, "data", _from_here(data))
-    spec = _checked(file, overrides, settings)
-    _create(spec, settings, exist_ok=exist_ok, as_json=as_json)
+    result = create(
+        settings,
+        file,
+        overrides,
+        exist_ok=exist_ok,
+        prepare=prepare_model,
+        on_progress=tell_progress(),
+    )
+    show(as_json, result.to_json(), lambda: _print_created(result))
 
 
 def _overrides(given: tuple[str, ...]) -> dict[str, Any]:
@@ -151,102 +158,17 @@ def _from_here(data: str) -> str:
     return str(path.absolute()) if is_path and data not in BUILT_IN else data
 
 
-def _checked(file: Path | None, overrides: dict[str, Any], settings: Settings) -> StudySpec:
-    from hpo.datasets.builtin import BUILT_IN, planned, resolve
-    from hpo.datasets.held_out import held_out
-    from hpo.datasets.validation import require
-    from hpo.studies.study_file import read_study_file
+def _print_created(result: CreatedStudy) -> None:
+    from hpo.cli.terminal.views import SIMULATED
 
-    def resolve_data(name: str, base: Path) -> Path:
-        if name in BUILT_IN:
-            return planned(name, home=settings.home)  # made once everything else is sound
-        path = resolve(name, home=settings.home, base=base)
-        require(path)
-        return path
-
-    def require_held_out(path: Path) -> None:
-        with progress("files read") as told:
-            held_out(path, home=settings.home, progress=told)
-
-    return read_study_file(file, overrides, resolve_data, require_held_out)
-
-
-def _create(spec: StudySpec, settings: Settings, *, exist_ok: bool, as_json: bool) -> None:
-    from hpo.cli.terminal.context import plainly
-    from hpo.storage.artifacts.opening import open_store
-    from hpo.storage.postgres import schema
-    from hpo.storage.postgres.engine import connect
-    from hpo.studies.model_file import keep
-    from hpo.studies.store import create_study as store
-    from hpo.studies.store import find_study
-    from hpo.trainer import load_trainer
-
-    settings.home.mkdir(parents=True, exist_ok=True)
-    trainer = load_trainer(spec.trainer)
-    description = trainer.describe()
-    mark, test_mark = _fingerprints(spec, settings, description)
-    open_store(settings).require_writable()
-    engine = connect(settings, create=True)
-    try:
-        with plainly(engine):
-            schema.upgrade(engine)
-        model_sha256, before = None, find_study(engine, spec.study)
-        if before is None or exist_ok:  # else it is refused below
-            model_sha256 = keep(
-                trainer, spec.model, open_store(settings), partial(_prepared, spec, settings),
-                expected=None if before is None else before.model_sha256,
-            )  # fmt: skip
-        study, made = store(
-            engine, spec, fingerprint=mark, code_version=description.code_version,
-            test_fingerprint=test_mark, model_sha256=model_sha256, exist_ok=exist_ok,
-        )  # fmt: skip
-    finally:
-        engine.dispose()
-    document = {
-        "study": study.name, "created": made, "trials": study.trials,
-        "epochs": spec.budget.epochs, "spec_sha256": study.spec_sha256,
-        "dataset_fingerprint": study.fingerprint, "test_fingerprint": study.test_fingerprint,
-        "model_sha256": study.model_sha256,
-        "simulated": description.simulated,
-    }  # fmt: skip
-
-    def text() -> None:
-        said = "Created" if made else "Exists, and is equal:"
-        click.echo(f"{said} study '{study.name}': {study.trials} trials of {_epochs(spec)}")
-        searched = ", ".join(spec.space.distributions())
-        click.echo(f"  searches {searched} with {spec.sampler.name}, pruner {spec.pruner.name}")
-        if description.simulated:
-            click.echo("  SIMULATED: no model is trained, the figures mean nothing")
-        click.echo("Next: `hpo launch --workers 2`, or `hpo worker` for one worker here.")
-
-    show(as_json, document, text)
-
-
-def _prepared(spec: StudySpec, settings: Settings) -> Path:
-    """The file that trainings start from, seen to be of use; some seconds."""
-    from workers.training_process.client import TrainingProcess
-
-    click.echo(f"hpo: loading {spec.model} once, to see that trainings can start from it", err=True)
-    with TrainingProcess(spec.trainer, settings.home / "logs") as process:
-        return process.prepare(spec.model)
-
-
-def _fingerprints(
-    spec: StudySpec, settings: Settings, description: Description
-) -> tuple[str | None, str | None]:
-    """Of the dataset, which is made where it is a built-in one, and of its test split."""
-    from hpo.datasets.builtin import resolve
-    from hpo.datasets.fingerprint import fingerprint
-    from hpo.datasets.held_out import held_out, simulated_fingerprint
-
-    home, wanted = settings.home, spec.promotion.wanted
-    if spec.data is None:
-        return None, simulated_fingerprint(description.code_version) if wanted else None
-    data = resolve(spec.data, home=home, base=home.parent)
-    with progress("files read") as told:
-        mark = fingerprint(data, home=home, progress=told)
-        test = held_out(data, home=home, progress=told).fingerprint if wanted else None
-    return mark, test
+    study, spec = result.study, result.study.spec
+    said = "Created" if result.created else "Exists, and is equal:"
+    click.echo(f"{said} study '{study.name}': {study.trials} trials of {_epochs(spec)}")
+    searched = ", ".join(spec.space.distributions())
+    click.echo(f"  searches {searched} with {spec.sampler.name}, pruner {spec.pruner.name}")
+    if result.simulated:
+        click.echo(f"  {SIMULATED}")
+    click.echo("Next: `hpo launch --workers 2`, or `hpo worker` for one worker here.")
 
 
 def _epochs(spec: StudySpec) -> str:

@@ -38,10 +38,10 @@ def push_command(name: str | None, study_name: str | None, *, again: bool, as_js
     be what that study was created with; without DATA it is the study's own path. The built-in set
     is drawn on each machine and needs no push.
     """
-    from hpo.cli.terminal.context import plainly
     from hpo.storage.artifacts.opening import open_store
     from hpo.storage.postgres import schema
     from hpo.storage.postgres.engine import connect
+    from hpo.storage.postgres.errors import explained
     from hpo.studies.store import load_study
 
     settings = Settings.read()
@@ -50,7 +50,7 @@ def push_command(name: str | None, study_name: str | None, *, again: bool, as_js
     settings.home.mkdir(parents=True, exist_ok=True)
     engine = connect(settings, create=True)
     try:
-        with plainly(engine):
+        with explained(engine):
             schema.upgrade(engine)
             study = None if study_name is None else load_study(engine, study_name)
             data = _meant(name, study, settings)

@@ -6,6 +6,7 @@ whatever machine: what lies at the study's `model` later, or elsewhere, changes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,28 +15,30 @@ from hpo.storage.artifacts.store import sha256_of
 from hpo.trainer import FileStarter, load_trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hpo.storage.artifacts.store import ArtifactStore
+    from hpo.studies.spec import StudySpec
     from hpo.studies.store import Study
-    from hpo.trainer import Trainer
+
+Prepare = Callable[[str, str, Path], Path]  # (trainer's name, model, folder of logs) -> the file
 
 
-def keep(
-    trainer: Trainer,
-    model: str,
+def pin_model_file(
+    spec: StudySpec,
     store: ArtifactStore,
-    prepare: Callable[[], Path],
     *,
-    expected: str | None = None,
+    log_dir: Path,
+    prepare: Prepare | None,
+    on_progress: Callable[[str, int, int], None],
+    expected: str | None,
 ) -> str | None:
-    """Put the file of a study's `model` into the store.
+    """Put the file of a study's `model` into the store, seen to be one that trainings can use.
 
     Args:
-        trainer: the study's.
-        model: its `model`.
-        store: where to.
-        prepare: called where there is such a file; see `FileStarter.prepare`.
+        spec: the study's.
+        store: the artifact store of the study.
+        log_dir: the folder of the logs of training processes.
+        prepare: has the file, see `FileStarter.prepare`; None: the trainer itself, in this process.
+        on_progress: told before the file is loaded, which takes some seconds.
         expected: its sha256 where the study exists; another content is not stored.
 
     Returns:
@@ -46,9 +49,11 @@ def keep(
         StoreError: the store is gone, full or refuses.
         OSError: the file cannot be read.
     """
+    trainer, model = load_trainer(spec.trainer), spec.model
     if not isinstance(trainer, FileStarter) or trainer.start_file(model) is None:
         return None
-    file = prepare()
+    on_progress(f"loading {model} once, to see that trainings can start from it", 0, 0)
+    file = trainer.prepare(model) if prepare is None else prepare(spec.trainer, model, log_dir)
     if expected is not None and (found := sha256_of(file)) != expected:
         return found
     return store.put(file).sha256

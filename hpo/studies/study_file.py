@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.datasets.builtin import BUILT_IN
+from hpo.datasets.builtin import BUILT_IN, planned, resolve
+from hpo.datasets.held_out import held_out
+from hpo.datasets.validation import require
 from hpo.errors import FaultsError, SpecError
 from hpo.studies.fields import Fields, merged, seconds
 from hpo.studies.names import take_name
@@ -38,20 +40,22 @@ _KEYS = (
 def read_study_file(
     path: Path | None,
     overrides: Mapping[str, Any],
-    resolve_data: Callable[[str, Path], Path],
-    require_held_out: Callable[[Path], object] | None = None,
+    *,
+    home: Path,
+    progress: Callable[[int, int], None] | None = None,
 ) -> StudySpec:
-    """Read and check a study file.
+    """Read and check a study file; makes nothing.
 
     Args:
         path: the file; None means the built-in quick study.
         overrides: nested values that win over the file's.
-        resolve_data: (name or path, the file's folder) -> the dataset's YAML, checked.
-        require_held_out: raises DatasetError where a dataset of the user's has no sound test
-            split; asked where the study promotes. None where no study is made of the spec.
+        home: the project's `.hpo`, where built-in datasets are made when they are used, and where
+            is remembered what was read of the user's own.
+        progress: called with (files read, files in all) while a test split is read.
 
     Raises:
-        SpecError: with every fault found.
+        SpecError: with every fault found: also where the user's dataset is not sound, or has no
+            sound test split and the study promotes.
     """
     source = TEMPLATE if path is None else path
     name = "the built-in study" if path is None else str(path)
@@ -71,7 +75,7 @@ def read_study_file(
     base = Path.cwd() if path is None else path.absolute().parent
     try:
         given = merged(_spelt_out(values), overrides)
-        return build_spec(given, name, base, resolve_data, require_held_out)
+        return _build_spec(given, name, base, home, progress)
     except SpecError as error:
         error.hint = error.hint or "Mend it and run the command again. " + hint
         raise
@@ -83,18 +87,14 @@ def _spelt_out(values: dict[str, Any]) -> dict[str, Any]:
     return values | {key: {"name": name} for key, name in short.items() if isinstance(name, str)}
 
 
-def build_spec(
+def _build_spec(
     values: dict[str, Any],
     what: str,
     base: Path,
-    resolve_data: Callable[[str, Path], Path],
-    require_held_out: Callable[[Path], object] | None = None,
+    home: Path,
+    progress: Callable[[int, int], None] | None,
 ) -> StudySpec:
-    """Check nested values as a whole and freeze them; see `read_study_file`.
-
-    Raises:
-        SpecError: with every fault found.
-    """
+    """Check nested values as a whole and freeze them; `base` is the folder of relative paths."""
     faults: list[str] = []
     top = Fields(values, "", faults, _KEYS)
     name = take_name(top, "study", "", "/", required="give the study a name")
@@ -116,9 +116,9 @@ def build_spec(
     objective = _objective(top, description)
     check_promotion(promotion, objective, trainer, faults)
     model = top.take("model", str, description.models[0])
-    data, data_yaml = _data(top, description, base, resolve_data)
-    if promotion.wanted and data_yaml is not None and data not in BUILT_IN and require_held_out:
-        _check_held_out(data_yaml, require_held_out, faults)
+    data, data_yaml = _data(top, description, base, home)
+    if promotion.wanted and data_yaml is not None and data not in BUILT_IN:
+        _check_held_out(data_yaml, home, progress, faults)
     baselines = _baselines(values, space, description, train, faults)
     check_choices(space, sampler, pruner, budget, faults)
     spec = StudySpec(
@@ -209,7 +209,7 @@ def _objective(top: Fields, description: Description) -> Objective:
 
 
 def _data(
-    top: Fields, description: Description, base: Path, resolve: Callable[[str, Path], Path]
+    top: Fields, description: Description, base: Path, home: Path
 ) -> tuple[str | None, Path | None]:
     name = top.take("data", str)
     if not description.needs_data:
@@ -219,17 +219,22 @@ def _data(
     if name is None:
         top.fault("data", "is missing; name a built-in set (`shapes`) or the path of a data YAML")
         return None, None
+    if name in BUILT_IN:
+        return name, planned(name, home=home)  # made once everything else is sound
     try:
-        path = resolve(name, base)
+        path = resolve(name, home=home, base=base)
+        require(path)
     except FaultsError as error:
         top.faults.extend(f"data: {fault}" for fault in error.faults)
         return None, None
-    return (name if name in BUILT_IN else str(path)), path
+    return str(path), path
 
 
-def _check_held_out(data: Path, require: Callable[[Path], object], faults: list[str]) -> None:
+def _check_held_out(
+    data: Path, home: Path, progress: Callable[[int, int], None] | None, faults: list[str]
+) -> None:
     try:
-        require(data)
+        held_out(data, home=home, progress=progress)
     except FaultsError as error:
         # One fault with its mend: the way out is the same for all of them
         said = "; ".join(error.faults)

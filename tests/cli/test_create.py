@@ -31,14 +31,14 @@ def run_init(*arguments: str) -> str:
 
 
 def read(path: Path) -> StudySpec:
-    return read_study_file(path, {}, lambda name, base: base / name)
+    return read_study_file(path, {}, home=path.parent / ".hpo")
 
 
 def test_init_writes_the_built_in_study_with_its_comments(folder: Path) -> None:
     """The file is found by `create-study`, is valid, and makes this folder the project."""
     assert run_init() == "Wrote hpo.yaml. Edit it, then: hpo create-study\n"
     assert (folder / "hpo.yaml").read_text() == TEMPLATE.read_text()
-    assert read(folder / "hpo.yaml") == read_study_file(None, {}, lambda name, base: base / name)
+    assert read(folder / "hpo.yaml") == read_study_file(None, {}, home=folder / ".hpo")
     assert sorted(path.name for path in folder.iterdir()) == [".hpo", "hpo.yaml"]
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from hpo.datasets.builtin import BUILT_IN
-from hpo.errors import DatasetError, SpecError
+from hpo.datasets.generated import make_shapes
+from hpo.errors import SpecError
 from hpo.studies.fields import seconds
 from hpo.studies.study_file import TEMPLATE, read_study_file
 
+HOME = Path("nowhere")  # nothing is made there
 SIMULATED: dict[str, Any] = {
     "study": "s",
     "trainer": "simulated",
@@ -31,19 +32,12 @@ parameters:
 """
 
 
-def data_of(name: str, base: Path) -> Path:
-    """A dataset's YAML as the command line would find it, made of nothing."""
-    if name in BUILT_IN or (base / name).is_file():
-        return base / name
-    raise DatasetError(f"data: {name}", ["unknown dataset"])
-
-
 def read(tmp_path: Path, document: Any, overrides: dict[str, Any] | None = None) -> Any:
     """The spec of a file; `document` is its text, or what its YAML means."""
     file = tmp_path / "study.yaml"
     text = document if isinstance(document, str) else yaml.safe_dump(document)
     file.write_text(text, encoding="utf-8")
-    return read_study_file(file, overrides or {}, data_of)
+    return read_study_file(file, overrides or {}, home=HOME)
 
 
 def faults(tmp_path: Path, document: Any, overrides: dict[str, Any] | None = None) -> list[str]:
@@ -60,7 +54,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 def test_the_built_in_study_is_valid() -> None:
     """With no file, the template makes the quick study on drawn shapes with the YOLO trainer."""
-    spec = read_study_file(None, {}, data_of)
+    spec = read_study_file(None, {}, home=HOME)
     assert (spec.study, spec.trainer, spec.data) == ("shapes-quick", "yolo", "shapes")
     assert (spec.budget.trials, spec.budget.epochs, spec.budget.timeout_s) == (12, 8, 7200)
     assert spec.baselines == ({"lr0": 0.01, "momentum": 0.937, "nbs": 64, "scale": 0.5},)
@@ -277,7 +271,7 @@ def test_epochs_under_a_condition_are_refused(tmp_path: Path) -> None:
             {"train": {"mosaic": 1.0, "close_mosaic": 10}},
             "train.mosaic: without effect, since every one of the 8 epochs is within close_mosaic=",
         ),
-        ({"data": "nowhere.yaml"}, "data: unknown dataset"),
+        ({"data": "nowhere.yaml"}, "data: no such file: "),
         ({"data": None}, "data: is missing; name a built-in set (`shapes`) or the path of a data"),
         ({"train": {"imgs": 64}}, "train.imgs: unknown argument (did you mean 'imgsz'?)"),
         ({"model": "yolov8n.pth"}, "model: "),
@@ -288,7 +282,7 @@ def test_what_the_yolo_trainer_refuses_reaches_the_user(
 ) -> None:
     """Parameters that cannot matter are refused when the study is created."""
     with pytest.raises(SpecError) as caught:
-        read_study_file(None, overrides, data_of)
+        read_study_file(None, overrides, home=HOME)
     assert [fault for fault in caught.value.faults if fault.startswith(expected)]
 
 
@@ -320,7 +314,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         (binary, "the file: no valid YAML"),
     ):
         with pytest.raises(SpecError, match=re.escape(str(path))) as caught:
-            read_study_file(path, {}, data_of)
+            read_study_file(path, {}, home=HOME)
         assert caught.value.faults[0].startswith(expected)
 
 
@@ -345,27 +339,26 @@ def test_an_override_keeps_the_rest(tmp_path: Path) -> None:
 def test_paths_are_taken_from_the_files_folder(tmp_path: Path, monkeypatch: Any) -> None:
     """Space and data beside the study file are found from anywhere, and data is stored absolute."""
     folder = tmp_path / "project"
-    folder.mkdir()
+    data = make_shapes(folder / "set", imgsz=32, train=1, val=1, test=1)
     template = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
-    (folder / "data.yaml").write_text("names: [a]")
-    (folder / "s.yaml").write_text(yaml.safe_dump(template | {"data": "data.yaml"}))
+    (folder / "s.yaml").write_text(yaml.safe_dump(template | {"data": "set/data.yaml"}))
     monkeypatch.chdir(tmp_path)
-    spec = read_study_file(Path("project/s.yaml"), {}, data_of)
-    assert spec.data == str(folder / "data.yaml")
+    spec = read_study_file(Path("project/s.yaml"), {}, home=tmp_path / ".hpo")
+    assert spec.data == str(data)
 
 
 def test_a_folder_that_is_called_like_no_yaml_is_stored_as_a_path(tmp_path: Path) -> None:
     """Only a built-in set is stored by name: a worker resolves names from another folder."""
+    data = make_shapes(tmp_path / "mine", imgsz=32, train=1, val=1, test=1)
     template = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
     file = tmp_path / "s.yaml"
     file.write_text(yaml.safe_dump(template | {"data": "mine"}))
-    spec = read_study_file(file, {}, lambda name, base: base / name / "data.yaml")
-    assert spec.data == str(tmp_path / "mine" / "data.yaml")
+    assert read_study_file(file, {}, home=tmp_path / ".hpo").data == str(data)
 
 
 def test_equal_studies_are_equal_specs(tmp_path: Path) -> None:
     """The template read as a file is the built-in study, whatever the order of its keys."""
-    built_in = read_study_file(None, {}, data_of)
+    built_in = read_study_file(None, {}, home=HOME)
     text = TEMPLATE.read_text(encoding="utf-8")
     as_file = read(tmp_path, text)
     turned = read(tmp_path, yaml.safe_dump(yaml.safe_load(text), sort_keys=True))
@@ -384,7 +377,7 @@ def test_a_nul_character_is_refused_before_postgresql_meets_it(tmp_path: Path) -
         "study: s\ntrainer: simulated\nsearch_space: space.yaml\nbudget: {trials: 1, epochs: 2}\n"
     )
     with pytest.raises(SpecError, match="NUL"):
-        read_study_file(file, {}, lambda name, base: base / name)
+        read_study_file(file, {}, home=HOME)
 
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
@@ -392,4 +385,4 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "hpo.yaml"
     os.mkfifo(pipe)
     with pytest.raises(SpecError, match="is a pipe"):
-        read_study_file(pipe, {}, lambda name, base: base / name)
+        read_study_file(pipe, {}, home=HOME)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from hpo.datasets.generated import make_shapes
-from hpo.datasets.held_out import held_out
 from hpo.errors import SpecError
 from hpo.studies import validation
 from hpo.studies.spec import Promotion, StudySpec
@@ -18,8 +18,8 @@ from hpo.trainer import DETECTION_METRICS, load_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+HOME = Path("nowhere")  # nothing is made there
 SIMULATED: dict[str, Any] = {
     "study": "s",
     "trainer": "simulated",
@@ -37,7 +37,7 @@ def read(tmp_path: Path, **changes: Any) -> StudySpec:
     """The spec of a study file of the simulated trainer."""
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(SIMULATED | changes), encoding="utf-8")
-    return read_study_file(file, {}, lambda name, base: base / name)
+    return read_study_file(file, {}, home=HOME)
 
 
 def faults(tmp_path: Path, **changes: Any) -> list[str]:
@@ -131,7 +131,7 @@ def test_an_override_turns_none_into_a_promotion(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(SIMULATED | {"promotion": "none"}))
 
     def wanted(**overrides: Any) -> bool:
-        return read_study_file(file, overrides, lambda name, base: base / name).promotion.wanted
+        return read_study_file(file, overrides, home=HOME).promotion.wanted
 
     assert wanted(promotion={"model": "m"})
     assert not wanted()
@@ -170,7 +170,7 @@ def test_onnx_without_its_packages_names_the_extra(monkeypatch: pytest.MonkeyPat
     """When the study is created, not when its winner is to be exported."""
 
     def read_onnx() -> StudySpec:
-        return read_study_file(None, {"promotion": {"onnx": True}}, lambda name, base: base / name)
+        return read_study_file(None, {"promotion": {"onnx": True}}, home=HOME)
 
     monkeypatch.setattr(validation, "ONNX_PACKAGES", ("json", "no_such_package"))
     with pytest.raises(SpecError) as caught:
@@ -187,12 +187,9 @@ def with_data(tmp_path: Path) -> Callable[..., StudySpec]:
     """Reads the built-in study on three drawn images, of which none is kept back."""
     data = make_shapes(tmp_path / "set", imgsz=32, train=2, val=1, test=0)
 
-    def look(path: Path) -> None:
-        held_out(path, home=tmp_path / ".hpo")
-
     def read_with(**overrides: Any) -> StudySpec:
         given = {"data": str(data)} | overrides
-        return read_study_file(None, given, lambda name, base: base / name, look)
+        return read_study_file(None, given, home=tmp_path / ".hpo")
 
     return read_with
 
@@ -223,6 +220,6 @@ def test_the_template_shows_every_rule() -> None:
     uncommented = yaml.safe_load(below.replace("\n  # ", "\n  "))["promotion"]
     assert Promotion(**uncommented).max_size_mb is not None
     shown = yaml.safe_load(below)["promotion"]
-    rules = read_study_file(None, {}, lambda name, base: base / name).promotion
+    rules = read_study_file(None, {}, home=HOME).promotion
     assert {name: getattr(rules, name) for name in shown} == shown
     assert rules == Promotion(rules.model, rules.alias), "what the template shows is the default"

@@ -36,6 +36,17 @@ STOP_GRACE_S = 20.0  # how long a training may take to leave after it was told t
 _numbers = itertools.count(1)
 
 
+def prepare_model(trainer_name: str, model: str, log_dir: Path) -> Path:
+    """Have the file that trainings of `model` start from, in a process of its own.
+
+    Raises:
+        HpoError: it cannot be had, or is no model.
+        TrialError: the process died of it.
+    """
+    with TrainingProcess(trainer_name, log_dir) as process:
+        return process.prepare(model)
+
+
 class TrainingProcess:
     """Trains in a child process that is started when needed and reused while it is healthy.
 

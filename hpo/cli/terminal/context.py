@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
-from sqlalchemy.exc import DBAPIError
 
 from hpo.errors import StudyClosedError
 from hpo.settings import Settings
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.engine import connect
-from hpo.storage.postgres.errors import explain
+from hpo.storage.postgres.errors import explained
 from hpo.studies.store import choose_study, load_study
 
 if TYPE_CHECKING:
@@ -29,27 +28,11 @@ def opened() -> Iterator[tuple[Settings, Engine]]:
     settings = Settings.read()
     engine = connect(settings)
     try:
-        with plainly(engine):
+        with explained(engine):
             schema.check(engine)
             yield settings, engine
     finally:
         engine.dispose()
-
-
-@contextmanager
-def plainly(engine: Engine) -> Iterator[None]:
-    """Say in plain words what PostgreSQL refused, or that it went away, in here.
-
-    Raises:
-        DatabaseError: the connection was lost, or the user may not do this.
-    """
-    try:
-        yield
-    except DBAPIError as error:
-        meaning = explain(error, str(engine.url))
-        if meaning is None:
-            raise
-        raise meaning from error
 
 
 def the_study(settings: Settings, engine: Engine, name: str | None, *, writing: bool) -> Study:

@@ -6,6 +6,7 @@ import json
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,15 +78,30 @@ def print_view(view: RenderableType) -> None:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A function that tells stderr every two seconds how far a work is."""
-    told = time.monotonic()
+    yield partial(tell_progress(), what)
 
-    def tell(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PATIENCE_S:
-            told = time.monotonic()
+
+def tell_progress() -> Callable[[str, int, int], None]:
+    """A function that tells stderr what is done now, and every two seconds how far a count is.
+
+    It is called with (what is done, how many are done, how many in all or 0 where unknown); 0 of 0
+    is said at once. A count that begins anew is silent for two seconds, like the first.
+    """
+    told, before = time.monotonic(), 0
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal told, before
+        now = time.monotonic()
+        if not done and not total:
+            click.echo(f"hpo: {what}", err=True)
+        elif done < before:
+            told = now
+        elif now - told >= PATIENCE_S:
+            told = now
             click.echo(f"{what}: {done}" + (f" of {total}" if total else ""), err=True)
+        before = done
 
-    yield tell
+    return tell
 
 
 stall_option = click.option(

@@ -7,6 +7,8 @@ statement that was refused.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import psycopg2
 from sqlalchemy.engine import make_url
@@ -14,6 +16,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.errors import DatabaseError, HpoError, StorageFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
 
 NO_RIGHT = "42501"
 READ_ONLY = "25006"
@@ -231,6 +238,22 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, PoolTimeoutError):
         return True
     return is_lost(error) or _state(_cause(error)) in PASSING_STATES
+
+
+@contextmanager
+def explained(engine: Engine) -> Iterator[None]:
+    """Say in plain words what PostgreSQL refused within the block, or that it went away.
+
+    Raises:
+        DatabaseError: the connection was lost, or the user may not do this.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        meaning = explain(error, str(engine.url))
+        if meaning is None:
+            raise
+        raise meaning from error
 
 
 def explain(error: BaseException, url: str) -> HpoError | None:
