@@ -10,8 +10,11 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from hpo.claims.claims import LeaseStatus, StoredCheckpoint
+from hpo.errors import StoreError
 from hpo.storage.postgres.queries import query
+from hpo.studies.finals import finals_of
 from hpo.studies.names import area_of
+from hpo.studies.store import delete_study
 from hpo.trainer import Checkpoint
 
 if TYPE_CHECKING:
@@ -102,6 +105,30 @@ def checkpoint_areas(engine: Engine, study: Study) -> list[str]:
     with engine.connect() as connection:
         rows = connection.execute(query("uncleared_attempts"), {"study": study.study_id}).all()
     return [area_of(study.uid, row.number, row.token) for row in rows]
+
+
+def delete_with_checkpoints(
+    engine: Engine, store: ArtifactStore, study: Study
+) -> StoreError | None:
+    """Delete a study, its finals, and the checkpoints of their trials that were running.
+
+    Returns:
+        Why those checkpoints stay in the store, the study being deleted; None when they went too.
+
+    Raises:
+        UnknownStudyError: the study was deleted already.
+    """
+    finals = finals_of(engine, study)
+    areas = [
+        area for one in (study, finals) if one is not None for area in checkpoint_areas(engine, one)
+    ]
+    delete_study(engine, study)
+    try:
+        for area in areas:
+            store.keep_only(area, ())
+    except StoreError as error:
+        return error
+    return None
 
 
 def clear_trial(claims: Claims, store: ArtifactStore, trial_id: int, number: int) -> None:

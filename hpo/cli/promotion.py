@@ -10,9 +10,10 @@ import click
 from hpo.cli.terminal.context import opened, the_study
 from hpo.cli.terminal.options import json_option, show, study_option
 from hpo.cli.terminal.signals import drain_on_signals
-from hpo.errors import HpoError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Engine
 
     from hpo.promotion.decision import Decision
@@ -51,7 +52,7 @@ def finalize(
     with opened() as (settings, engine):
         study = _parent(engine, the_study(settings, engine, study_name, writing=True))
         if not dry_run:
-            run_finals(settings, engine, study, None)
+            _run_finals(settings, engine, study, None)
         decision = _decided(settings, engine, study, dry_run=dry_run, onnx=not no_onnx)
         folder = _files(settings, study, decision, out)
         show(
@@ -91,7 +92,7 @@ def promote(
         study = _parent(engine, the_study(settings, engine, study_name, writing=True))
         require_alias(engine, settings, study.spec.promotion)
         try:
-            run_finals(settings, engine, study, [number])
+            _run_finals(settings, engine, study, [number])
         except MismatchError as error:
             click.echo(f"hpo: without figures on the test split: {error}", err=True)
         override = Override(number, why.strip(), actor())
@@ -199,37 +200,22 @@ def _rules(decision: Decision) -> list[str]:
 LEFT = "the finals are not over; the same command goes on with them"
 
 
-def run_finals(settings: Settings, engine: Engine, study: Study, numbers: list[int] | None) -> None:
-    """Look again at the best trials, or at those of `numbers`, until that is done.
+def _run_finals(
+    settings: Settings, engine: Engine, study: Study, numbers: list[int] | None
+) -> None:
+    """Run what finals are left, and say how they go.
 
     Raises:
-        UsageError: a trial of `numbers` is not complete.
-        MismatchError: the test split is not here, or not as it was.
-        KeyboardInterrupt: it was asked to leave before.
+        KeyboardInterrupt: a signal ended them.
     """
-    from hpo.promotion.candidates import call_finals
-    from workers.worker import Worker
+    from workers.finals import run_finals
 
-    finals = call_finals(engine, study, numbers)
-    if finals is None or _are_over(engine, finals):
-        return
-    engine.dispose()  # idle by now: the worker has its own two connections
-    one = Worker(settings, finals.name, watch=_say, promote=False)
-    drain_on_signals(one.drain, "leaving as soon as it can")
-    summary = one.run()
-    if summary.why == "drained":
+    def on_start(drain: Callable[[], None]) -> None:
+        drain_on_signals(drain, "leaving as soon as it can")
+
+    if not run_finals(settings, engine, study, numbers, watch=_say, on_start=on_start):
         click.echo(f"hpo: {LEFT}", err=True)
         raise KeyboardInterrupt
-    if summary.why != "finished":
-        raise HpoError(f"the finals of '{study.name}' are not over: {summary.why}")
-
-
-def _are_over(engine: Engine, finals: Study) -> bool:
-    from hpo.promotion.candidates import standing
-
-    with engine.connect() as connection:
-        stands = standing(connection, finals)
-    return stands is not None and not stands.open_because
 
 
 def _say(event: Event) -> None:

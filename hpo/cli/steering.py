@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hpo.cli.terminal.context import opened, the_study
 from hpo.cli.terminal.options import COUNT, json_option, key_value, show, study_option
-from hpo.errors import HpoError, StoreError, UsageError
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from hpo.settings import Settings
-    from hpo.studies.store import Study
+from hpo.errors import HpoError, UsageError
 
 
 @click.command()
@@ -27,6 +21,7 @@ def enqueue(values: tuple[str, ...], study_name: str | None, as_json: bool) -> N
     Parameters left out take the trainer's defaults.
     """
     from hpo.studies.store import enqueue as put
+    from hpo.studies.trials import trainer_defaults
 
     params: dict[str, Any] = {}
     for item in values:
@@ -36,16 +31,8 @@ def enqueue(values: tuple[str, ...], study_name: str | None, as_json: bool) -> N
         params[key] = value
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=True)
-        number = put(engine, study, params, defaults(study))
+        number = put(engine, study, params, trainer_defaults(study))
     show(as_json, {"number": number}, lambda: click.echo(f"Trial {number} waits for a worker."))
-
-
-def defaults(study: Study) -> dict[str, Any]:
-    """The trainer's defaults, under what the study fixes."""
-    from hpo.trainer import load_trainer
-
-    arguments = load_trainer(study.spec.trainer).describe().arguments
-    return {name: argument.default for name, argument in arguments.items()} | study.spec.train
 
 
 @click.command()
@@ -57,37 +44,16 @@ def retry(number: int, study_name: str | None, as_json: bool) -> None:
 
     Of finals (--study NAME/finals) a failed trial is queued again, whatever the budget.
     """
-    from hpo.studies.finals import retry_final
+    from hpo.studies.trials import retry_trial
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=True)
-        again = _retry if study.parent_id is None else retry_final
-        made = again(engine, study, number)
+        made = retry_trial(engine, study, number)
     show(
         as_json,
         {"number": made, "of": number},
         lambda: click.echo(f"Trial {made} waits for a worker, with the parameters of {number}."),
     )
-
-
-def _retry(engine: Engine, study: Study, number: int) -> int:
-    """Queue an ended trial's parameters again; the new trial's number."""
-    from hpo.studies.store import enqueue as put
-    from hpo.studies.trials import trial_rows
-
-    with engine.connect() as connection:
-        rows = trial_rows(connection, study, number)
-    if not rows:
-        raise UsageError(
-            f"the study '{study.name}' has no trial {number}",
-            hint=f"`hpo trials --study {study.name}` lists them.",
-        )
-    if rows[0].state in ("running", "waiting"):
-        raise UsageError(
-            f"trial {number} is {rows[0].state}; only an ended one can be tried again",
-            hint=f"`hpo show {number} --study {study.name}` shows where it stands.",
-        )
-    return put(engine, study, rows[0].params, defaults(study))
 
 
 @click.command()
@@ -143,31 +109,15 @@ def delete(study_name: str | None, yes: bool, as_json: bool) -> None:
 
     Finals deleted alone (--study NAME/finals) are made again by the next `hpo finalize`.
     """
-    from hpo.claims.checkpoints import checkpoint_areas
-    from hpo.studies.finals import finals_of
-    from hpo.studies.store import delete_study
+    from hpo.claims.checkpoints import delete_with_checkpoints
+    from hpo.storage.artifacts.opening import open_store
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, study_name, writing=True)
         question = f"Delete the study '{study.name}' and all its trials?"
         if not yes and not click.confirm(question, err=True):
             raise HpoError("nothing was deleted")
-        areas = checkpoint_areas(engine, study)
-        finals = finals_of(engine, study)
-        if finals is not None:
-            areas += checkpoint_areas(engine, finals)
-        delete_study(engine, study)
-        _remove_checkpoints(settings, areas)
+        stays = delete_with_checkpoints(engine, open_store(settings), study)
+    if stays is not None:
+        click.echo(f"hpo: checkpoints of running trials stay in the store: {stays}", err=True)
     show(as_json, {"deleted": study.name}, lambda: click.echo(f"Deleted {study.name}."))
-
-
-def _remove_checkpoints(settings: Settings, areas: list[str]) -> None:
-    """Of trials that ran when their study was deleted."""
-    from hpo.storage.artifacts.opening import open_store
-
-    store = open_store(settings)
-    try:
-        for area in areas:
-            store.keep_only(area, ())
-    except StoreError as error:
-        click.echo(f"hpo: checkpoints of running trials stay in the store: {error}", err=True)

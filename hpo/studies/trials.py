@@ -1,4 +1,4 @@
-"""List a study's trials, and tell everything about one (`hpo trials`, `hpo show`).
+"""List a study's trials, tell everything about one, and try one again.
 
 Rows are read from PostgreSQL without loading Optuna, whose import takes most of a second.
 """
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError
 from hpo.storage.postgres.queries import query
+from hpo.studies.finals import retry_final
+from hpo.studies.store import enqueue
+from hpo.trainer import load_trainer
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection, Engine, Row
 
     from hpo.studies.store import Study
 
@@ -65,10 +68,7 @@ def trial_details(connection: Connection, study: Study, number: int) -> dict[str
         query("trial_rows"), {"study_id": study.study_id, "number": number}
     ).one_or_none()
     if found is None:
-        raise UsageError(
-            f"the study '{study.name}' has no trial {number}",
-            hint=f"`hpo trials --study {study.name}` lists them.",
-        )
+        raise _unknown(study, number)
     key = {"trial_id": found.trial_id}
     attrs = connection.execute(query("trial_attrs"), key).all()
     return vars(_row(found, study)) | {
@@ -83,6 +83,43 @@ def trial_details(connection: Connection, study: Study, number: int) -> dict[str
         "files": _dicts(connection, "trial_files", key),
         "attributes": {row.key: json.loads(row.value_json) for row in attrs},
     }
+
+
+def _unknown(study: Study, number: int) -> UsageError:
+    return UsageError(
+        f"the study '{study.name}' has no trial {number}",
+        hint=f"`hpo trials --study {study.name}` lists them.",
+    )
+
+
+def retry_trial(engine: Engine, study: Study, number: int) -> int:
+    """Queue the parameters of an ended trial again, within the budget; the new trial's number.
+
+    Of finals a failed trial is queued again, whatever the budget.
+
+    Raises:
+        UsageError: there is no such trial, or it is none that can be tried again.
+        StudyClosedError: the budget has no room for it, or its time is over.
+        UnknownStudyError: the study was deleted.
+    """
+    if study.parent_id is not None:
+        return retry_final(engine, study, number)
+    with engine.connect() as connection:
+        rows = trial_rows(connection, study, number)
+    if not rows:
+        raise _unknown(study, number)
+    if rows[0].state in ("running", "waiting"):
+        raise UsageError(
+            f"trial {number} is {rows[0].state}; only an ended one can be tried again",
+            hint=f"`hpo show {number} --study {study.name}` shows where it stands.",
+        )
+    return enqueue(engine, study, rows[0].params, trainer_defaults(study))
+
+
+def trainer_defaults(study: Study) -> dict[str, Any]:
+    """The trainer's default of each argument, under what the study fixes."""
+    arguments = load_trainer(study.spec.trainer).describe().arguments
+    return {name: argument.default for name, argument in arguments.items()} | study.spec.train
 
 
 def _dicts(connection: Connection, name: str, key: dict[str, Any]) -> list[dict[str, Any]]:
