@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row
 
     from hpo.studies.store import Study
-    from hpo.studies.trials import TrialRow
+    from hpo.studies.trials import TrialSummary
 
 
 def status(engine: Engine, study: Study) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def is_simulated(study: Study) -> bool:
     return load_trainer(study.spec.trainer).describe().simulated
 
 
-def _best(row: TrialRow) -> dict[str, Any]:
+def _best(row: TrialSummary) -> dict[str, Any]:
     return {
         "number": row.number,
         "value": row.value,

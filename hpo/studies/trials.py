@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrialRow:
+class TrialSummary:
     """One trial, with the keys of `hpo trials --json`.
 
     Attributes:
@@ -50,7 +50,9 @@ class TrialRow:
 STATES = {"FAIL": "failed"}  # the others are Optuna's names in small letters
 
 
-def trial_rows(connection: Connection, study: Study, number: int | None = None) -> list[TrialRow]:
+def trial_rows(
+    connection: Connection, study: Study, number: int | None = None
+) -> list[TrialSummary]:
     """The trials by number, or the one of that number."""
     rows = connection.execute(
         query("trial_rows"), {"study_id": study.study_id, "number": number}
@@ -126,13 +128,13 @@ def _dicts(connection: Connection, name: str, key: dict[str, Any]) -> list[dict[
     return [dict(row) for row in connection.execute(query(name), key).mappings()]
 
 
-def _row(row: Row[Any], study: Study) -> TrialRow:
+def _row(row: Row[Any], study: Study) -> TrialSummary:
     stored = {name: _external(*pair) for name, pair in row.params.items()}
     # A waiting trial has no parameters yet, only those that it was enqueued with.
     params = stored or (json.loads(row.fixed) if row.fixed else {})
     order = [item.name for item in study.spec.space.parameters]
     told = row.told_state is not None
-    return TrialRow(
+    return TrialSummary(
         number=row.number, state=STATES.get(row.state, row.state.lower()),
         value=row.value if told and row.told_state != "FAIL" else None,
         params={name: params[name] for name in sorted(params, key=lambda n: _place(order, n))},

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.storage.artifacts.store import ArtifactStore
     from hpo.tracking.mirror import Mirror
-    from hpo.tracking.projection import StudyRow, TrialRow
+    from hpo.tracking.projection import StudyRow, TrialProjection
 
 PICTURES = "pictures/"  # files under this name are shown
 _IDS = uuid.UUID("6b0c62f5-4f0e-5d0e-9b1e-6a6d0c1f7a57")  # of our artifacts, whatever it is
@@ -147,7 +147,7 @@ def _show(mirror: Mirror, study: StudyRow, trial_id: int, uri: str, folder: Path
     return True
 
 
-def _pictures(connection: Connection, mirror: Mirror, trial: TrialRow, folder: Path) -> None:
+def _pictures(connection: Connection, mirror: Mirror, trial: TrialProjection, folder: Path) -> None:
     try:
         show_pictures(connection, trial.trial_id, trial.files, mirror.store, folder)
     except WeightsError:
@@ -175,7 +175,7 @@ def _study_note(study: StudyRow, uri: str) -> str:
     return "\n\n".join(lines)
 
 
-def _trial_note(trial: TrialRow, run_id: str, page: str) -> str:
+def _trial_note(trial: TrialProjection, run_id: str, page: str) -> str:
     lines = [f"In MLflow: [run {run_id}]({page})"]
     if trial.study.simulated:
         lines.insert(0, SIMULATED)

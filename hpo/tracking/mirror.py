@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.storage.artifacts.store import ArtifactStore
     from hpo.tracking.client import Client
-    from hpo.tracking.projection import StudyRow, TrialRow
+    from hpo.tracking.projection import StudyRow, TrialProjection
 
 BUSY_S = 60.0  # how long `sync_study` waits for trials that another mirror writes
 HICCUPS = 5  # passes in a row with something that may pass, before it is left for later
@@ -139,7 +139,12 @@ class Mirror:
         return trial is not None
 
     def _copy(
-        self, connection: Connection, trial: TrialRow, mark: Any, experiment_id: str, parent: str
+        self,
+        connection: Connection,
+        trial: TrialProjection,
+        mark: Any,
+        experiment_id: str,
+        parent: str,
     ) -> None:
         # However slow MLflow is, PostgreSQL sees that the mark's holder lives.
         client = self.client().with_beat(lambda: self.sync_state.keepalive(connection))

@@ -129,7 +129,7 @@ class StudyRow:
 
 
 @dataclass(frozen=True)
-class TrialRow:
+class TrialProjection:
     """A trial of `study`, with its figures since a mark.
 
     Attributes:
@@ -274,13 +274,13 @@ def read_study(connection: Connection, study_id: int) -> StudyRow | None:
 
 def read_trial(
     connection: Connection, study: StudyRow, trial_id: int, mark: Any = None
-) -> TrialRow | None:
+) -> TrialProjection | None:
     """The trial with its figures since the mark, or all of them; None when it was deleted."""
     after = 0 if mark is None else mark.change
     row: Row[Any] | None = connection.execute(
         query("mirror_trial"), {"trial_id": trial_id, "change": after}
     ).one_or_none()
-    return None if row is None else TrialRow(study, row, 0 if mark is None else mark.steps)
+    return None if row is None else TrialProjection(study, row, 0 if mark is None else mark.steps)
 
 
 def metric_name(name: str) -> str:

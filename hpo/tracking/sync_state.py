@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Row
 
-    from hpo.tracking.projection import StudyRow, TrialRow
+    from hpo.tracking.projection import StudyRow, TrialProjection
 
 SLOT_S = 0.2  # between two looks for a place to write MLflow from
 
@@ -115,7 +115,7 @@ class SyncState:
         connection.execute(text("select 1"))
 
     @staticmethod
-    def done(connection: Connection, trial: TrialRow, run_id: str) -> None:
+    def done(connection: Connection, trial: TrialProjection, run_id: str) -> None:
         """Record that the trial's run shows the trial as it was read."""
         connection.execute(
             query("mirror_done"),

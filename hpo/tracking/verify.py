@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.tracking.client import Client
-    from hpo.tracking.projection import Point, StudyRow, TrialRow
+    from hpo.tracking.projection import Point, StudyRow, TrialProjection
 
 _PARENT = "mlflow.parentRunId"
 _NOTHING = "nothing"
@@ -168,7 +168,7 @@ def _study(client: Client, study: StudyRow, state: str, found: list[Any]) -> Ite
 
 
 def _trial(
-    client: Client, trial: TrialRow, parent: str | None, found: list[Any]
+    client: Client, trial: TrialProjection, parent: str | None, found: list[Any]
 ) -> Iterator[Mismatch]:
     where = trial.name
     run = yield from _single(where, None, found)
@@ -222,7 +222,7 @@ def _newest(points: Iterable[tuple[str, int, int, float]]) -> dict[tuple[str, in
     return {key: value for key, (_, value) in newest.items() if not math.isnan(value)}
 
 
-def _files(client: Client, trial: TrialRow, run: Any) -> Iterator[Mismatch]:
+def _files(client: Client, trial: TrialProjection, run: Any) -> Iterator[Mismatch]:
     there = runs.list_files(client, run.info.run_id) if trial.files else {}
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
     for name, (sha256, size) in sorted(trial.files.items()):

@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
     from hpo.studies.store import Study
-    from hpo.studies.trials import TrialRow
+    from hpo.studies.trials import TrialSummary
 
 SHIFTED = str(Path(__file__).parents[1] / "faults" / "shifted")
 DAY_S = 86400
 ONE = text("select 1")
 
 
-def rows(engine: Engine, study: Study) -> list[TrialRow]:
+def rows(engine: Engine, study: Study) -> list[TrialSummary]:
     return patient(engine, lambda connection: trial_rows(connection, study), patience_s=60)
 
 

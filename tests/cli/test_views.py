@@ -13,7 +13,7 @@ from rich.console import Console
 from hpo.cli.terminal.options import print_json, print_view
 from hpo.cli.terminal.views import duration, params_text, status_view, trial_view, trials_view
 from hpo.host.serialization import finite
-from hpo.studies.trials import TrialRow
+from hpo.studies.trials import TrialSummary
 
 STATUS: dict[str, Any] = {
     "study": "blood-cells", "state": "running", "simulated": False, "metric": "mAP50",
@@ -36,7 +36,7 @@ FINALS: dict[str, Any] = {
          "lease_s": 9.0},
     ],
 }  # fmt: skip
-ROW = TrialRow(3, "failed", None, {"lr0": 0.01}, 2, "gpu-1:1", 1, None, None, "diverged: NaN")
+ROW = TrialSummary(3, "failed", None, {"lr0": 0.01}, 2, "gpu-1:1", 1, None, None, "diverged: NaN")
 ATTEMPT = {
     "attempt": 1, "worker": "gpu-1:1", "claimed": None, "ended": datetime(2026, 11, 21, 12, 1, 2),  # noqa: DTZ001 - shown as it is
     "how": "silent", "resumed_epoch": 0, "note": None,
@@ -165,7 +165,7 @@ def test_a_trial_tells_its_takeovers() -> None:
 def test_lines_are_not_folded_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     """`hpo trials | grep` finds a trial and its parameters on one line."""
     params = {f"parameter_{number}": 0.5 for number in range(6)}
-    row = TrialRow(0, "complete", 0.5, params, 8, "host:1", 0, None, 1, None)
+    row = TrialSummary(0, "complete", 0.5, params, 8, "host:1", 0, None, 1, None)
     print_view(trials_view([row], "mAP50", simulated=False))
     assert params_text(params) in capsys.readouterr().out
 

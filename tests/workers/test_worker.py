@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
     from hpo.studies.store import Study
-    from hpo.studies.trials import TrialRow
+    from hpo.studies.trials import TrialSummary
 
 
 def work(settings: Settings, study: Study, **limits: Any) -> Summary:
@@ -54,7 +54,7 @@ def work_and(
     return worker.run(), events
 
 
-def rows(engine: Engine, study: Study) -> list[TrialRow]:
+def rows(engine: Engine, study: Study) -> list[TrialSummary]:
     with engine.connect() as connection:
         return trial_rows(connection, study)
 

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
     from hpo.studies.store import Study
-    from hpo.studies.trials import TrialRow
+    from hpo.studies.trials import TrialSummary
 
 SLOW = {"epoch_s": 0.5}  # an epoch in which a signal or another hand may come
 
 
-def rows(engine: Engine, study: Study) -> list[TrialRow]:
+def rows(engine: Engine, study: Study) -> list[TrialSummary]:
     with engine.connect() as connection:
         return trial_rows(connection, study)
 

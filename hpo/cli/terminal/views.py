@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from hpo.studies.trials import TrialRow
+    from hpo.studies.trials import TrialSummary
 
 SIMULATED = "SIMULATED: no model is trained, the figures mean nothing"
 
@@ -114,7 +114,7 @@ def workers_table(workers: Iterable[Mapping[str, Any]], metric: str, epochs: int
     return table
 
 
-def trials_view(rows: Iterable[TrialRow], metric: str, *, simulated: bool) -> RenderableType:
+def trials_view(rows: Iterable[TrialSummary], metric: str, *, simulated: bool) -> RenderableType:
     """`hpo trials` for a person."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("trial", "state", metric, "epochs", "parameters", "worker", "takeovers"):
