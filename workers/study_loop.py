@@ -56,7 +56,7 @@ class Limits:
 
 
 @dataclass
-class Summary:
+class WorkerSummary:
     """What a worker did.
 
     Attributes:
@@ -113,7 +113,7 @@ class StudyLoop:
             min(flush_s, _FLUSH_S, max(1.0, shutdown.left_s)) if shutdown.requested else flush_s
         )
 
-    def run(self) -> Summary:
+    def run(self) -> WorkerSummary:
         """Claim and run trials; the mirror goes on until the loop's block is left.
 
         Raises:
@@ -134,7 +134,7 @@ class StudyLoop:
             context.engine, lambda connection: _register(connection, row, slot),
             patience_s=context.settings.db_patience_s, stop=context.shutdown.event,
         )  # fmt: skip
-        summary = Summary(why="crashed")
+        summary = WorkerSummary(why="crashed")
         try:
             study_context = self._study_context(worker_id)
             self._loop(study_context, summary, self._mirror.wake)
@@ -162,7 +162,7 @@ class StudyLoop:
         )
 
     def _loop(
-        self, study_context: StudyContext, summary: Summary, wake: Callable[[], None]
+        self, study_context: StudyContext, summary: WorkerSummary, wake: Callable[[], None]
     ) -> None:
         waiting, shutdown = False, self._context.shutdown
         watch = self._watched(wake)
@@ -200,7 +200,7 @@ class StudyLoop:
 
         return watch
 
-    def _enough(self, summary: Summary) -> str:
+    def _enough(self, summary: WorkerSummary) -> str:
         limits = self._limits
         if self._context.shutdown.requested:
             return "drained"
@@ -212,7 +212,7 @@ class StudyLoop:
             return "timeout"
         return ""
 
-    def _count(self, ended: Ended, summary: Summary) -> None:
+    def _count(self, ended: Ended, summary: WorkerSummary) -> None:
         if ended.end is None:
             return
         summary.ended[ended.end] = summary.ended.get(ended.end, 0) + 1

@@ -20,7 +20,7 @@ from workers.context import WorkerContext
 from workers.device import choose_device
 from workers.events import Event, Kind, Watch, nobody
 from workers.shutdown import GRACE_S, Shutdown
-from workers.study_loop import Limits, StudyLoop, Summary
+from workers.study_loop import Limits, StudyLoop, WorkerSummary
 from workers.training_process.client import TrainingProcess
 from workers.workspace import own_folder
 
@@ -83,7 +83,7 @@ class Worker:
         """
         self._shutdown.request(within_s)
 
-    def run(self) -> Summary:
+    def run(self) -> WorkerSummary:
         """Claim and run trials.
 
         Raises:
@@ -151,7 +151,7 @@ class Worker:
             patience_s=settings.db_patience_s, stop=self._shutdown.event,
         )  # fmt: skip
 
-    def _serve(self, context: WorkerContext, study: Study) -> Summary:
+    def _serve(self, context: WorkerContext, study: Study) -> WorkerSummary:
         if study.parent_id is not None:
             return self._serve_finals(context, study)
         # Its mirror goes on during the finals
@@ -161,7 +161,7 @@ class Worker:
                 self._conclude(context, study, summary)
         return summary
 
-    def _conclude(self, context: WorkerContext, study: Study, summary: Summary) -> None:
+    def _conclude(self, context: WorkerContext, study: Study, summary: WorkerSummary) -> None:
         """The finals, then the promotion, where the study is over."""
         try:
             # At its limit it may have ended the last trial of all: nobody else is left to promote
@@ -174,7 +174,7 @@ class Worker:
             # The trials are told and safe; promoting can be done again by hand.
             self._note(summary, _not_promoted(error, study))
 
-    def _serve_finals(self, context: WorkerContext, finals: Study) -> Summary:
+    def _serve_finals(self, context: WorkerContext, finals: Study) -> WorkerSummary:
         """As a worker of `NAME/finals` alone."""
         parent = parent_of(context.engine, finals)
         _, fingerprint = require_test_split(parent, context.settings, context.engine)
@@ -188,7 +188,7 @@ class Worker:
         return summary
 
     def _are_over(
-        self, context: WorkerContext, study: Study, finals: Study, summary: Summary
+        self, context: WorkerContext, study: Study, finals: Study, summary: WorkerSummary
     ) -> bool:
         """Run finals with whoever else is at them; whether they are over."""
         self._watch(
@@ -205,7 +205,7 @@ class Worker:
         self._note(summary, f"the finals are not over ({inner.why}): nothing is promoted yet")
         return False
 
-    def _finalize(self, context: WorkerContext, study: Study, summary: Summary) -> None:
+    def _finalize(self, context: WorkerContext, study: Study, summary: WorkerSummary) -> None:
         """Decide about the best trial; what came of it, in a sentence."""
         from hpo.promotion.finalizer import finalize
 
@@ -215,7 +215,7 @@ class Worker:
         )  # fmt: skip
         self._note(summary, decision.sentence())
 
-    def _note(self, summary: Summary, text: str) -> None:
+    def _note(self, summary: WorkerSummary, text: str) -> None:
         summary.notes.append(text)
         self._tell(text)
 

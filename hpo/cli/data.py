@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hpo.datasets.held_out import HeldOut
     from hpo.datasets.remote import Pushed
-    from hpo.datasets.summary import Summary
+    from hpo.datasets.summary import DatasetSummary
     from hpo.studies.store import Study
 
 
@@ -413,7 +413,7 @@ def _made(
     click.echo(f"Next: hpo create-study --data {shlex.quote(str(here))}")
 
 
-def _print_summary(found: Summary) -> None:
+def _print_summary(found: DatasetSummary) -> None:
     width = max(len(name) for name in ("unlabelled", *found.names))
     click.echo(str(found.yaml))
     click.echo("  ".join([" " * width, *(f"{split:>7}" for split in found.splits)]))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.studies.store import Study
     from workers.events import Event
-    from workers.study_loop import Summary
+    from workers.study_loop import WorkerSummary
 
 NEXT = {
     "limit": "its limit is reached",
@@ -160,7 +160,7 @@ class _Lines:
             yield event.text
 
 
-def _say_end(settings: Settings, study: Study, summary: Summary, *, as_json: bool) -> None:
+def _say_end(settings: Settings, study: Study, summary: WorkerSummary, *, as_json: bool) -> None:
     from sqlalchemy.exc import DBAPIError
 
     from hpo.cli.terminal.views import SIMULATED, number_text

@@ -32,7 +32,7 @@ class SplitSummary:
 
 
 @dataclass(frozen=True)
-class Summary:
+class DatasetSummary:
     """A dataset in figures.
 
     Attributes:
@@ -46,7 +46,7 @@ class Summary:
     splits: Mapping[str, SplitSummary]
 
 
-def summary(yaml_path: Path) -> Summary:
+def summary(yaml_path: Path) -> DatasetSummary:
     """Count images and boxes; malformed label lines are left out.
 
     Raises:
@@ -65,4 +65,4 @@ def summary(yaml_path: Path) -> Summary:
             counts.update(label.cls for label in found)
         by_class = {cls: counts[number] for number, cls in enumerate(dataset.names)}
         splits[name] = SplitSummary(len(split.images), unlabelled, counts.total(), by_class)
-    return Summary(dataset.yaml, dataset.names, splits)
+    return DatasetSummary(dataset.yaml, dataset.names, splits)

@@ -25,7 +25,7 @@ from workers.context import WorkerContext
 from workers.events import nobody
 from workers.shutdown import Shutdown
 from workers.simulated.trainer import SimulatedTrainer
-from workers.study_loop import Limits, StudyLoop, Summary
+from workers.study_loop import Limits, StudyLoop, WorkerSummary
 from workers.training_process.client import TrainingProcess
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class PromotionBench:
             teller.tell(value)
         return teller
 
-    def finals(self, study: Study, numbers: list[int] | None = None) -> Summary | None:
+    def finals(self, study: Study, numbers: list[int] | None = None) -> WorkerSummary | None:
         """Look again at the study's best trials, as a worker does; None when there are none."""
         finals = call_finals(self.engine, study, numbers)
         if finals is None:

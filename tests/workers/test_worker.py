@@ -21,7 +21,7 @@ from hpo.studies.store import create_study, delete_study, set_state
 from hpo.studies.trials import trial_rows
 from search_spaces.reader import load_space
 from workers.events import Event, Kind
-from workers.study_loop import Limits, Summary
+from workers.study_loop import Limits, WorkerSummary
 from workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from hpo.studies.trials import TrialSummary
 
 
-def work(settings: Settings, study: Study, **limits: Any) -> Summary:
+def work(settings: Settings, study: Study, **limits: Any) -> WorkerSummary:
     return Worker(settings, study.name, limits=Limits(**limits), device="cpu").run()
 
 
 def work_and(
     settings: Settings, study: Study, act: Callable[[Worker], None], epoch: int = 1
-) -> tuple[Summary, list[Event]]:
+) -> tuple[WorkerSummary, list[Event]]:
     """Run a worker; do `act` when its first trial reports this epoch."""
     events: list[Event] = []
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from workers.ray_launcher.node_settings import NodeSettings
-    from workers.study_loop import Limits, Summary
+    from workers.study_loop import Limits, WorkerSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class RayWorker:
         # own handler ends the process in mid-epoch.
         self._ends = signal.signal(signal.SIGTERM, self._hear)
 
-    def run(self, slot: str, limits: Limits) -> Summary:
+    def run(self, slot: str, limits: Limits) -> WorkerSummary:
         """Serve the study.
 
         Raises:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from workers.ray_launcher.actor import Placement, Plan
     from workers.ray_launcher.node_pool import NodePool
     from workers.ray_launcher.node_settings import NodeSettings
-    from workers.study_loop import Limits, Summary
+    from workers.study_loop import Limits, WorkerSummary
 
 RESTARTS = 10  # of one worker; a machine that kills it again and again is not worth more
 TICK_S = 0.1
@@ -98,7 +98,7 @@ class Launch:
         self._kill_at = math.inf
         self._deaf_at = math.inf
         self._answers: dict[str, Any] = {}  # slot -> its answer, when that has been asked for
-        self.summaries: list[Summary] = []
+        self.summaries: list[WorkerSummary] = []
         self.errors: list[HpoError] = []
         self.news: list[str] = []
         self._running: dict[Any, Slot] = {}
