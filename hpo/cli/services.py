@@ -47,8 +47,8 @@ def up(
     alone. They run until `hpo down`.
     """
     settings = Settings.read()
-    wanted = ServiceOptions(not no_mlflow, not no_dashboard, mlflow_port, dashboard_port)
-    standing = bring_up(settings, wanted, lambda text: click.echo(text, err=True))
+    options = ServiceOptions(not no_mlflow, not no_dashboard, mlflow_port, dashboard_port)
+    standing = bring_up(settings, options, lambda text: click.echo(text, err=True))
     document = {
         "postgresql": {"url": standing.database, "private": settings.storage is None},
         **{name: _document(standing, name, service) for name, service in standing.services.items()},

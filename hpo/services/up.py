@@ -69,13 +69,13 @@ class ServiceStatus:
 
 
 def bring_up(
-    settings: Settings, wanted: ServiceOptions, say: Callable[[str], None]
+    settings: Settings, options: ServiceOptions, say: Callable[[str], None]
 ) -> ServiceStatus:
     """Bring up what is wanted and not yet up; returns where it all is.
 
     Args:
         settings: which PostgreSQL, which MLflow.
-        wanted: what else.
+        options: what is to be up, and at which ports.
         say: told, in one sentence each, what takes time and what is not as asked.
 
     Raises:
@@ -94,10 +94,10 @@ def bring_up(
     with services_lock(settings.home):
         before = running_services(settings.home)
         now: dict[str, Service] = {}
-        if wanted.mlflow and is_remote(uri):
+        if options.mlflow and is_remote(uri):
             say(f"MLflow is at {shown(uri)} (MLFLOW_TRACKING_URI), so none is started here.")
-        elif wanted.mlflow:
-            port = _port("MLflow", before.get("mlflow"), wanted.mlflow_port, MLFLOW_PORT, say)
+        elif options.mlflow:
+            port = _port("MLflow", before.get("mlflow"), options.mlflow_port, MLFLOW_PORT, say)
             if before.get("mlflow") is None:
                 # Makes MLflow's tables under a lock: its server would make them without one, at the
                 # same moment as a worker's mirror.
@@ -105,9 +105,9 @@ def bring_up(
             program = mlflow_program(settings, url, port)
             serves = f"{shown(uri)} {artifact_root(settings)}"
             now["mlflow"] = _ensure(settings, program, before.get("mlflow"), serves, say)
-        if wanted.dashboard:
+        if options.dashboard:
             running = before.get("dashboard")
-            port = _port("optuna-dashboard", running, wanted.dashboard_port, DASHBOARD_PORT, say)
+            port = _port("optuna-dashboard", running, options.dashboard_port, DASHBOARD_PORT, say)
             serves = f"{mask(url)} {settings.artifacts}"
             program = dashboard_program(settings, port)
             now["dashboard"] = _ensure(settings, program, running, serves, say)
