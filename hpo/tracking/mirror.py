@@ -158,13 +158,13 @@ class Mirror:
             )
             if trial.study.dataset is not None:
                 runs.add_dataset(client, run, *trial.study.dataset)
-        runs.bring_up(
+        runs.update_run(
             client, run,
             params=trial.params(), tags=trial.tags(), points=trial.points(), parent=parent,
         )  # fmt: skip
         if trial.ended:
             runs.add_files(client, run.info.run_id, trial.files, self.store)
-        runs.bring_status(client, run, STATUS[trial.state], trial.row.end_ms)
+        runs.set_run_status(client, run, STATUS[trial.state], trial.row.end_ms)
         self.sync_state.done(connection, trial, run.info.run_id)
 
     def sync_parent(self) -> bool:
@@ -226,8 +226,8 @@ class Mirror:
                 run = self._new_parent(client, experiment_id, study, parent)
             shown = state or "open"
             tags = study.tags() | {"hpo.state": shown}
-            runs.bring_up(client, run, params=study.params(), tags=tags, parent=parent)
-            runs.bring_status(client, run, STUDY_STATUS[shown], study.last_ms or study.created_ms)
+            runs.update_run(client, run, params=study.params(), tags=tags, parent=parent)
+            runs.set_run_status(client, run, STUDY_STATUS[shown], study.last_ms or study.created_ms)
             self.sync_state.study_done(connection, experiment_id, run.info.run_id, shown)
             return experiment_id, run.info.run_id
 

@@ -159,7 +159,7 @@ def ensure_run(
     return client.create_run(experiment_id, start_time=start_ms, tags=tags, run_name=name)
 
 
-def bring_up(
+def update_run(
     client: Client,
     run: Any,
     *,
@@ -181,7 +181,7 @@ def bring_up(
     )
 
 
-def bring_status(client: Client, run: Any, status: str, end_ms: int | None) -> None:
+def set_run_status(client: Client, run: Any, status: str, end_ms: int | None) -> None:
     """Give the run its status and end."""
     if status == "RUNNING":
         if run.info.status != status:
