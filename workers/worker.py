@@ -14,7 +14,7 @@ from hpo.storage.postgres import schema
 from hpo.storage.postgres.engine import connect, persist, storage_url
 from hpo.studies.finals import parent_of
 from hpo.studies.model_file import model_here
-from hpo.studies.preflight import require_same, require_test_split
+from hpo.studies.preflight import require_matching_environment, require_test_split
 from hpo.studies.store import load_study
 from workers.context import WorkerContext
 from workers.device import choose_device
@@ -99,7 +99,7 @@ class Worker:
             )
         engine, study = self._opened()
         try:
-            data = require_same(study, settings, engine, say=self._tell)
+            data = require_matching_environment(study, settings, engine, say=self._tell)
             store = open_store(settings)
             store.require_writable(make=False)
             with (

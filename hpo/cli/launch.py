@@ -130,13 +130,13 @@ def launch(
 
 def _choose(name: str | None) -> tuple[Settings, Study]:
     from hpo.cli.terminal.context import opened, require_open, the_study
-    from hpo.studies.preflight import require_same
+    from hpo.studies.preflight import require_matching_environment
 
     with opened() as (settings, engine):
         study = the_study(settings, engine, name, writing=True)
         require_open(study)
         # Said here at once, not by every worker a minute later; the data may be on their machines
-        require_same(study, settings, engine, fetch=False)
+        require_matching_environment(study, settings, engine, fetch=False)
         return settings, study
 
 

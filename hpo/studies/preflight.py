@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def require_same(
+def require_matching_environment(
     study: Study,
     settings: Settings,
     engine: Engine,

@@ -18,7 +18,7 @@ from hpo.datasets.remote import pushed
 from hpo.errors import WeightsError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.artifacts.opening import open_store
-from hpo.studies.preflight import require_same
+from hpo.studies.preflight import require_matching_environment
 from hpo.studies.store import create_study
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_an_altered_archive_is_mended_by_what_is_told(
     there = elsewhere(pusher, tmp_path / "there")
     data.rename(tmp_path / "aside")
     with pytest.raises(WeightsError, match="was altered") as why:
-        require_same(study, there, engine)
+        require_matching_environment(study, there, engine)
     (tmp_path / "aside").rename(data)
     told = f"hpo data push --again --study {study.name}"
     assert f"`{told}`" in why.value.hint
@@ -84,7 +84,7 @@ def test_an_altered_archive_is_mended_by_what_is_told(
     assert push(*told.split()[3:])["pushed"] is True
     assert record(engine, study).sha256 == before.sha256
     shutil.rmtree(data)
-    copy = require_same(study, there, engine)
+    copy = require_matching_environment(study, there, engine)
     assert copy is not None
     assert fingerprint(copy, home=there.home) == study.fingerprint
 
@@ -104,7 +104,7 @@ def test_a_record_of_another_archive_is_replaced(
     there = elsewhere(replace(pusher), tmp_path / "there")
     (tmp_path / "set").rename(tmp_path / "aside")
     with pytest.raises(WeightsError, match="holds the dataset") as why:
-        require_same(study, there, engine)
+        require_matching_environment(study, there, engine)
     (tmp_path / "aside").rename(tmp_path / "set")
     assert "--again" in why.value.hint
     push("--again", "--study", study.name)

@@ -17,7 +17,7 @@ from hpo.datasets.held_out import held_out, simulated_fingerprint
 from hpo.errors import MismatchError, WeightsError
 from hpo.settings import Settings
 from hpo.storage.artifacts.opening import open_store
-from hpo.studies.preflight import data_here, require_same, require_test_split
+from hpo.studies.preflight import data_here, require_matching_environment, require_test_split
 from hpo.studies.store import Study
 from hpo.trainer import load_trainer
 
@@ -115,7 +115,7 @@ def test_a_pushed_copy_takes_the_place_of_what_is_not_here(
     one = on(data, project)
     pushed_set(project, engine, data)
     there = elsewhere(project, tmp_path / "there")
-    assert require_same(one, there, engine) == data
+    assert require_matching_environment(one, there, engine) == data
     assert not there.dataset_cache.exists()
     (data.parent / "labels/train/00000.txt").write_text("0 .5 .5 .2 .2\n")
     (data.parent / "labels/test/00000.txt").write_text("0 .5 .5 .2 .2\n")
@@ -125,9 +125,9 @@ def test_a_pushed_copy_takes_the_place_of_what_is_not_here(
     said: list[str] = []
     assert require_test_split(one, there, engine, say=said.append)[0] == copy
     assert len(said) == 1
-    assert require_same(one, there, engine) == copy
+    assert require_matching_environment(one, there, engine) == copy
     shutil.rmtree(data.parent)
-    assert require_same(one, there, engine) == copy
+    assert require_matching_environment(one, there, engine) == copy
     assert require_test_split(one, there, engine, fetch=False)[0] == copy
     assert data_here(one, there) == copy
 
@@ -140,7 +140,7 @@ def test_who_trains_nothing_fetches_nothing(
     there = elsewhere(project, tmp_path / "there")
     pushed_set(project, engine, data)
     shutil.rmtree(data.parent)
-    assert require_same(one, there, engine, fetch=False) is None
+    assert require_matching_environment(one, there, engine, fetch=False) is None
     assert data_here(one, there) is None
     assert not there.dataset_cache.exists()
 
@@ -153,7 +153,7 @@ def test_what_nobody_pushed_is_told_with_the_command(
     shutil.rmtree(data.parent)
     for fetch in (True, False):
         with pytest.raises(MismatchError, match="was not pushed") as why:
-            require_same(one, project, engine, fetch=fetch)
+            require_matching_environment(one, project, engine, fetch=fetch)
         assert f"hpo data push --study {one.name}" in why.value.hint
         assert why.value.exit_code == 2
 
@@ -163,7 +163,7 @@ def test_what_differs_is_no_wrong_input(project: Settings, data: Path, engine: E
     one = on(data, project)
     (data.parent / "labels/train/00000.txt").write_text("0 .5 .5 .2 .2\n")
     with pytest.raises(MismatchError, match="has the fingerprint") as why:
-        require_same(one, project, engine)
+        require_matching_environment(one, project, engine)
     assert why.value.exit_code == 1
 
 
@@ -176,5 +176,5 @@ def test_a_pushed_copy_that_the_store_lost_is_told(
     next((project.home / "artifacts").rglob(sha256)).unlink()
     shutil.rmtree(data.parent)
     with pytest.raises(WeightsError, match="was pushed, and cannot be fetched") as why:
-        require_same(one, project, engine)
+        require_matching_environment(one, project, engine)
     assert f"hpo data push --again --study {one.name}" in why.value.hint

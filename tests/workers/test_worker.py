@@ -15,7 +15,7 @@ from support.training import make_images
 from hpo.claims.claims import Claim, Claims, End
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import MismatchError, RepeatedFailureError, UsageError
-from hpo.studies.preflight import require_same
+from hpo.studies.preflight import require_matching_environment
 from hpo.studies.spec import Choice, Objective
 from hpo.studies.store import create_study, delete_study, set_state
 from hpo.studies.trials import trial_rows
@@ -254,11 +254,11 @@ def test_other_data_is_refused(here: Settings, engine: Engine, tmp_path: Path) -
     )  # fmt: skip
     mark = fingerprint(data, home=here.home)
     study, _ = create_study(engine, spec, fingerprint=mark, code_version=code_version())
-    assert require_same(study, here, engine) == data
+    assert require_matching_environment(study, here, engine) == data
     label = next((tmp_path / "set" / "labels" / "val").iterdir())
     label.write_text("0 0.5 0.5 0.25 0.25\n")
     with pytest.raises(MismatchError, match="was created with " + mark[:12]):
-        require_same(study, here, engine)
+        require_matching_environment(study, here, engine)
     shutil.rmtree(tmp_path / "set")
     with pytest.raises(MismatchError, match="needs the dataset"):
-        require_same(study, here, engine)
+        require_matching_environment(study, here, engine)

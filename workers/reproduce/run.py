@@ -19,7 +19,7 @@ from hpo.storage.artifacts.store import sha256_of
 from hpo.storage.postgres.engine import connect
 from hpo.storage.postgres.queries import query
 from hpo.studies.model_file import model_here
-from hpo.studies.preflight import require_same
+from hpo.studies.preflight import require_matching_environment
 from hpo.studies.trials import trial_details, trial_rows
 from hpo.trainer import Directive, Job, load_trainer
 from workers.device import choose_device, visible_gpus
@@ -217,7 +217,7 @@ def _same_data(study: Study, settings: Settings) -> Path | None:
     version = load_trainer(study.spec.trainer).describe().code_version
     engine = connect(settings)  # for what it says of pushed datasets
     try:
-        return require_same(replace(study, code_version=version), settings, engine)
+        return require_matching_environment(replace(study, code_version=version), settings, engine)
     finally:
         engine.dispose()
 
