@@ -309,7 +309,7 @@ class Trainer(Protocol):
 
 
 @runtime_checkable
-class FileStarter(Protocol):
+class PinnedModelTrainer(Protocol):
     """What a trainer offers beside the Trainer protocol where a study's `model` may be a file.
 
     The service pins the file by its content and gives `train` the path of a copy as `Job.model`.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import WeightsError
 from hpo.storage.artifacts.store import sha256_of
-from hpo.trainer import FileStarter, load_trainer
+from hpo.trainer import PinnedModelTrainer, load_trainer
 
 if TYPE_CHECKING:
     from hpo.storage.artifacts.store import ArtifactStore
@@ -37,7 +37,7 @@ def pin_model_file(
         spec: the study's.
         store: the artifact store of the study.
         log_dir: the folder of the logs of training processes.
-        prepare: has the file, see `FileStarter.prepare`; None: the trainer itself, in this process.
+        prepare: has the file, see `PinnedModelTrainer.prepare`; None: the trainer does, here.
         on_progress: told before the file is loaded, which takes some seconds.
         expected: its sha256 where the study exists; another content is not stored.
 
@@ -50,7 +50,7 @@ def pin_model_file(
         OSError: the file cannot be read.
     """
     trainer, model = load_trainer(spec.trainer), spec.model
-    if not isinstance(trainer, FileStarter) or trainer.start_file(model) is None:
+    if not isinstance(trainer, PinnedModelTrainer) or trainer.start_file(model) is None:
         return None
     on_progress(f"loading {model} once, to see that trainings can start from it", 0, 0)
     file = trainer.prepare(model) if prepare is None else prepare(spec.trainer, model, log_dir)
@@ -75,7 +75,7 @@ def model_here(study: Study, store: ArtifactStore, folder: Path) -> str:
     model, sha256 = study.spec.model, study.model_sha256
     if sha256 is None:
         trainer = load_trainer(study.spec.trainer)
-        if isinstance(trainer, FileStarter):
+        if isinstance(trainer, PinnedModelTrainer):
             trainer.start_file(model)  # raises where it could be another model here
         return model
     try:

@@ -186,7 +186,7 @@ class TrainingProcess:
         return self._ask(ExportOnnx(weights, job), Path)
 
     def prepare(self, model: str) -> Path:
-        """Have the file that trainings of `model` start from; see `FileStarter.prepare`."""
+        """Have the file that trainings of `model` start from; see `PinnedModelTrainer.prepare`."""
         return self._ask(Prepare(model), Path)
 
     def close(self) -> None:

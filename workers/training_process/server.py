@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import CheckpointError, ExportError, HpoError, TrialError
-from hpo.trainer import FileStarter, OnnxExporter, load_trainer
+from hpo.trainer import OnnxExporter, PinnedModelTrainer, load_trainer
 from workers.training_process.messages import (
     Answer,
     Done,
@@ -118,7 +118,7 @@ def _value(trainer: Trainer, request: Request, connection: Connection[Any, Any])
             return trainer.package(request.weights, request.job)
         case ExportOnnx():
             return _exporter(trainer).export_onnx(request.weights, request.job)
-        case Prepare() if isinstance(trainer, FileStarter):
+        case Prepare() if isinstance(trainer, PinnedModelTrainer):
             return trainer.prepare(request.model)
         case _:
             raise TypeError(f"the trainer cannot answer {request!r}")
