@@ -180,7 +180,7 @@ class RepeatedFailureError(HpoError):
 
 
 class ChampionError(HpoError):
-    """There is no champion, MLflow does not hold it, or another hand moved its alias."""
+    """There is no champion, MLflow lacks it, or its alias was moved outside this service."""
 
 
 class WeightsError(HpoError):

@@ -34,7 +34,7 @@ class FinalRunner(TrialRunner):
     def __init__(self, context: StudyContext, claim: Claim, watch: Watch) -> None:
         rows = context.claims.rows("final", trial=claim.trial_id)
         if not rows:
-            raise LostError  # deleted by another hand since the claim
+            raise LostError  # deleted outside this service since the claim
         self._final = final_of_row(rows[0])
         super().__init__(context, claim, watch, seed=self._final.seed)
 

@@ -147,7 +147,7 @@ class Claims:
         snapshot = self._patiently(self._history.snapshot)
         try:
             judged = snapshot.get_trial(row.trial_id).last_step or 0
-        except KeyError:  # deleted by another hand since the claim
+        except KeyError:  # deleted outside this service since the claim
             return self.claim()
         suggestion = suggest(self.study.spec, snapshot, row.trial_id)
         values = {

@@ -104,7 +104,7 @@ def _print(document: dict[str, Any] | None, model: str) -> None:
 
 
 def _champion(document: Mapping[str, Any]) -> str:
-    """The line of a champion; one that another hand registered has no trial and no figures."""
+    """The line of a champion; one registered outside this service has no trial and no figures."""
     parts = [f"{document['model']} version {document['version']}, alias {document['alias']}"]
     if document["trial"] is not None:
         parts[0] += f": trial {document['trial']} of {document['study']}"
@@ -190,8 +190,8 @@ def rollback(
     """Move the champion's alias back to the champion before, or to another version.
 
     It is recorded with its reason, and what was rolled back stays in the registry. A second call
-    goes one champion further back. Where another hand moved the alias in MLflow, --to says whether
-    to accept that or to put it back.
+    goes one champion further back. Where the alias was moved in MLflow outside this service, --to
+    says whether to accept that or to put it back.
     """
     from hpo.promotion.ledger import actor
     from hpo.promotion.rollback import Request, roll_back

@@ -65,8 +65,8 @@ class Settled:
         record: our record's last word about the champion; None where it has none.
         shown: the champion on record as MLflow holds it, whatever its number there.
         pending: a move of ours that reached the alias and not the record.
-        moved_by_hand: what another hand did to the alias or its version, and what mends it, as a
-            sentence without its full stop; "" when nothing.
+        moved_by_hand: what was done outside this service to the alias or its version, and what
+            mends it, as a sentence without its full stop; "" when nothing.
         gone: whether what it did was to delete the champion's version.
         lost: whether MLflow holds nothing of the model: its records were lost, or it is another.
     """
@@ -139,7 +139,7 @@ def _pending(
 def _moved(champion: Version, alias: str, record: Row[Any] | None, shown: Version | None) -> str:
     """Words for an alias at a version that is not the champion on record, which is `shown`."""
     model, accept = champion.model, command(champion.model, alias, champion.number)
-    moved = f"the alias '{alias}' of {model} was moved to {_named(champion)} by another hand"
+    moved = f"the alias '{alias}' of {model} was moved to {_named(champion)} outside this service"
     if record is None:
         return f"{moved}, nothing is recorded of the model. {accept} accepts it"
     if record.version is None:
@@ -160,7 +160,7 @@ def _moved(champion: Version, alias: str, record: Row[Any] | None, shown: Versio
 def _removed(shown: Version, alias: str) -> str:
     back, accept = command(shown.model, alias, shown.number), command(shown.model, alias, "none")
     return (
-        f"MLflow has no alias '{alias}' of {shown.model}: it was removed by another hand; the "
+        f"MLflow has no alias '{alias}' of {shown.model}: it was removed outside this service; the "
         f"champion on record is version {shown.number}. {back} puts it back, {accept} accepts it"
     )
 

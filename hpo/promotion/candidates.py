@@ -38,7 +38,7 @@ class Standing:
     Attributes:
         open_because: why it is not finished; "" when it is.
         counts: trials by how they ended: `complete`, `pruned`, `failed`, and `typed` for those
-            that another hand than a worker's completed.
+            that was completed outside this service.
     """
 
     open_because: str
@@ -49,7 +49,7 @@ class Standing:
         words = [f"{count} {name}" for name, count in self.counts.items() if count]
         ended = ", ".join(words) if words else "none has ended"
         if self.counts["typed"]:
-            ended += " (typed: completed by another hand than a worker's)"
+            ended += " (typed: completed outside this service)"
         return f"no trial is complete with a value that a worker told: {ended}"
 
 
@@ -112,7 +112,7 @@ def candidate_of(connection: Connection, study: Study, number: int) -> Candidate
     """The trial of that number as a candidate.
 
     Raises:
-        UsageError: it is not complete, or was completed by another hand than a worker's.
+        UsageError: it is not complete, or was completed outside this service.
     """
     every = ranked_candidates(connection, study, study.trials)
     found = next((one for one in every if one.number == number), None)
@@ -298,7 +298,7 @@ def _seed_run(row: Any, candidate: Candidate, store: ArtifactStore, scratch: Pat
     files = row.files or {}
     weights = sorted(name for name in files if name.startswith("weights/"))
     if EVALUATION not in files or not weights:
-        raise WeightsError(f"final {row.number} was completed by another hand than a worker's")
+        raise WeightsError(f"final {row.number} was completed outside this service")
     file = store.fetch(files[EVALUATION], scratch / f"{row.trial_id}.json")
     try:
         evaluated = Evaluated.from_dict(json.loads(file.read_text(encoding="utf-8")))

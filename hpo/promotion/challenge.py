@@ -191,7 +191,7 @@ class Contest:
         return replace(Decision.from_row(row), version=champion.number)
 
     def _in_the_way(self, settled: Settled) -> str:
-        """What another hand did in MLflow that a person must settle first; "" for nothing."""
+        """What was done outside this service that a person must settle first; "" for nothing."""
         if settled.moved_by_hand:
             # A version that was deleted can be made again, or is the study's own to replace
             return "" if settled.gone else settled.moved_by_hand
@@ -208,7 +208,7 @@ class Contest:
         )
 
     def _stand_aside(self, settled: Settled, reason: str) -> Decision:
-        """It is said and recorded, and nothing of another hand's is overwritten."""
+        """It is said and recorded, and nothing made outside this service is overwritten."""
         stays = None if settled.record is None else settled.record.version
         if self._order.override is not None:
             raise ChampionError(reason, hint="Settle that first; then promote the trial again.")

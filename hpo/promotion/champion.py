@@ -121,10 +121,10 @@ def _renumbered(record: Row[Any], shown: Version | None) -> str:
 
 
 def require_alias(engine: Engine, settings: Settings, target: Promotion) -> None:
-    """Refuse to begin what an alias that another hand moved would stop in the end.
+    """Refuse to begin what an alias moved outside this service would stop in the end.
 
     Raises:
-        ChampionError: another hand moved it, and a person must say first what is to be.
+        ChampionError: it was moved outside this service, and a person must say first what is to be.
         TrackingError: MLflow cannot be reached.
     """
     with engine.connect() as connection:

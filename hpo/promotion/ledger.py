@@ -66,7 +66,7 @@ def made_by(row: Row[Any] | None) -> str | None:
 
     The version has it as a tag, so it is known again under another number. It is the promotion's
     own name unless the evidence says that the version had been made for an earlier one. None for
-    a version that another hand registered, and where there is no champion.
+    a version registered outside this service, and where there is no champion.
     """
     if row is None or row.version is None:
         return None
@@ -94,7 +94,7 @@ class Reign:
     Attributes:
         version: its number when it became champion.
         decision: that the version was made for, which knows it again under another number; None
-            for one that another hand registered.
+            for one registered outside this service.
     """
 
     version: int

@@ -74,8 +74,8 @@ def roll_back(
 
     Raises:
         UsageError: no reason is given, the version does not exist, or it is champion already.
-        ChampionError: there is no champion, or another hand moved the alias and `to` leaves open
-            what to do about that.
+        ChampionError: there is no champion, or the alias was moved outside this service and `to`
+            leaves open what to do about that.
         TrackingError: MLflow cannot be reached, or refuses; nothing is recorded.
     """
     if not request.why.strip():
@@ -251,9 +251,9 @@ def _reason(stands: Settled, target: Version | None, before: int | None) -> str:
     here, there = (None if one is None else one.number for one in (stands.champion, target))
     if stands.moved_by_hand and not stands.gone:
         if here == there:
-            return f"another hand had set it so; accepted, in place of {_version(before)}"
+            return f"set so outside this service; accepted, in place of {_version(before)}"
         if there is not None and there == before:
-            return f"put back: another hand had set it to {_version(here)}"
+            return f"put back: it was set to {_version(here)} outside this service"
     return f"in place of {_version(before)}"
 
 

@@ -184,7 +184,7 @@ def test_a_damaged_or_missing_one_is_said(
     assert run.checkpoints.fetch(older, tmp_path / "older").state.read_text() == "state of epoch 1"
 
 
-@pytest.mark.parametrize("how", ["told", "another hand", "given up"])
+@pytest.mark.parametrize("how", ["told", "outside", "given up"])
 def test_nothing_is_left_of_an_ended_trial(
     engine: Engine, study: Study, store: FolderStore, tmp_path: Path, how: str
 ) -> None:
@@ -196,7 +196,7 @@ def test_nothing_is_left_of_an_ended_trial(
     if how == "told":
         assert claims.tell(run.claim, End.COMPLETE)
         run.checkpoints.clear()
-    elif how == "another hand":
+    elif how == "outside":
         url = engine.url.render_as_string(hide_password=False)
         optuna.load_study(study_name=study.name, storage=url).tell(0, 0.5)
     else:

@@ -25,7 +25,7 @@ EXAMPLES = int(os.environ.get("CLAIMS_EXAMPLES", "0"))
 
 @pytest.fixture
 def plain(database_url: str) -> Iterator[RDBStorage]:
-    """Optuna's own view of the database, as another hand has it."""
+    """Optuna's own view of the database, as others than this service have it."""
     storage = RDBStorage(database_url)
     yield storage
     storage.engine.dispose()

@@ -117,7 +117,7 @@ def test_a_difference_is_said_with_the_command_that_mends_it(champions: Champion
     champions.point(1)
     text = said(champions)
     assert "But: the alias 'champion'" in text
-    assert "was moved to version 1 by another hand" in text
+    assert "was moved to version 1 outside this service" in text
     assert "--to 2 --why TEXT` puts it back" in text
     champions.point(2)
     champions.promote(record=False)
@@ -130,7 +130,7 @@ def test_a_difference_is_said_with_the_command_that_mends_it(champions: Champion
 
 
 def test_the_succession_follows_identity_not_numbers(champions: ChampionBench) -> None:
-    """What is rolled back leaves it; a version of another hand stands in it by its number."""
+    """What is rolled back leaves it; one made outside this service stands in it by its number."""
     champions.promote()
     champions.promote()
     foreign = champions.version().number

@@ -146,7 +146,7 @@ def test_a_budget_is_only_raised(engine: Engine) -> None:
 
 
 def test_steering_a_study_that_was_deleted_says_so(engine: Engine, database_url: str) -> None:
-    """Between choosing and writing another hand may delete it."""
+    """Between choosing and writing it may be deleted outside this service."""
     study = simulated_study(engine)
     optuna.delete_study(study_name=study.name, storage=database_url)
     for act in (

@@ -153,9 +153,9 @@ def test_an_alias_that_another_hand_set_is_not_moved(bench: PromotionBench) -> N
     assert (decision.outcome, bench.versions(), bench.champion()) == (
         Outcome.INCONCLUSIVE, [1], 1,
     )  # fmt: skip
-    assert "was moved to version 1 by another hand" in decision.reason
+    assert "was moved to version 1 outside this service" in decision.reason
     assert bench.finalize(study).already
-    with pytest.raises(ChampionError, match="by another hand"):
+    with pytest.raises(ChampionError, match="outside this service"):
         bench.finalize(study, override=Override(1, "I want it", "me@here"))
     assert bench.champion() == 1
 

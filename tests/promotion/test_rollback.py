@@ -187,7 +187,7 @@ def test_an_alias_that_was_removed_is_put_back_or_left_away(champions: ChampionB
     champions.promote()
     champions.promote()
     champions.point(None)
-    with pytest.raises(ChampionError, match="was removed by another hand"):
+    with pytest.raises(ChampionError, match="was removed outside this service"):
         champions.roll_back()
     champions.roll_back(2)
     assert champions.aliases() == {"champion": 2, "previous": 1}

@@ -228,7 +228,7 @@ def test_a_reader_with_anothers_rights_is_refused(server: Server) -> None:
 
 
 def test_without_an_administrator_tables_and_rights_are_made(server: Server) -> None:
-    """Roles and databases made by another hand, as for a secret of Kubernetes: these are used."""
+    """Roles and databases that exist before, as for a secret of Kubernetes: these are used."""
     for name in ("hpo", "mlflow", "reader"):
         variable = {"hpo": "HPO_STORAGE", "reader": "HPO_READER_STORAGE"}.get(
             name, "MLFLOW_BACKEND_STORE_URI"

@@ -167,7 +167,7 @@ def _params(x: float) -> dict[str, list[Any]]:
 
 @pytest.fixture
 def upgraded(old: Engine) -> tuple[Engine, Study, dict[str, OldClaim]]:
-    """A study of five trials: told, running, silent, ended by another hand, and one waiting."""
+    """A study of five trials: told, running, silent, ended outside this service, waiting."""
     study_id = old_study(old, trials=6, epochs=3, baselines=(BASELINE,) * 5)
     names = ("told", "running", "silent", "foreign")
     claims = {name: OldClaim.of(old, study_id, _params(0.2)) for name in names}

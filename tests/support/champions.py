@@ -74,7 +74,7 @@ class ChampionBench:
             self.client.set_registered_model_alias(self.model, ALIAS, str(to))
 
     def version(self, decision: uuid.UUID | None = None) -> Version:
-        """A new version; one that another hand registered when it is for no decision."""
+        """A new version; one registered outside this service when it is for no decision."""
         client, registry = self.client, self.registry
         if not registry.has(self.model):
             client.create_registered_model(self.model)

@@ -128,7 +128,7 @@ def test_the_version_holds_the_weights_the_signature_and_the_requirements(
 
 
 def test_where_mlflow_s_alias_differs_from_the_record_it_is_said(bench: PromotionBench) -> None:
-    """The record counts; an alias moved or removed by another hand is named."""
+    """The record counts; an alias moved or removed outside this service is named."""
     target = (bench.engine, bench.settings, bench.model, "champion")
     assert champion(*target) is None
     first, second = bench.study("first"), bench.study("second")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hpo.studies.store import Study
     from hpo.studies.trials import TrialSummary
 
-SLOW = {"epoch_s": 0.5}  # an epoch in which a signal or another hand may come
+SLOW = {"epoch_s": 0.5}  # an epoch in which a signal or something outside this service may come
 
 
 def rows(engine: Engine, study: Study) -> list[TrialSummary]:

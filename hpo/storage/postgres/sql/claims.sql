@@ -39,7 +39,7 @@ select l.trial_id, t.number
  order by t.number
 
 -- name: cleared
--- A trial that another hand ended still has its rows.
+-- A trial that was ended outside this service still has its rows.
 with gone as (
     delete from hpo.checkpoint where trial_id = :trial
 )

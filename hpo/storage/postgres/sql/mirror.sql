@@ -150,7 +150,7 @@ update hpo.mirror
  where trial_id = any(:trial_ids)
 
 -- name: mirror_forget
--- Rows of trials that were deleted by another hand.
+-- Rows of trials that were deleted outside this service.
 delete from hpo.mirror m
  where m.study_id = :study_id
    and not exists (select 1 from trials t where t.trial_id = m.trial_id)
