@@ -140,11 +140,9 @@ class _Lines:
             yield f"{event.what} {event.trial}: {params_text(event.params or {})}"
         elif event.kind is Kind.EPOCH and event.epoch and event.epochs:
             value = event.value
-            better = self._spec.objective.better
             if value is not None and math.isfinite(value):
-                self._best = (
-                    value if self._best is None or better(value, self._best) else self._best
-                )
+                seen = [value] if self._best is None else [self._best, value]
+                self._best = min(seen, key=self._spec.objective.rank_key)
             if self._before < 0:
                 self._before = event.epoch - 1
             here = event.epoch - self._before
