@@ -29,13 +29,13 @@ def curve(params: dict[str, Any], epoch: int) -> float:
 def ours(url: str, study_name: str, index: int, start: Any, answers: Any) -> None:
     """One worker on our claims, until the budget is spent."""
     from hpo.claims.claims import Claim, Claims, End
-    from hpo.storage.postgres.engine import make_engine
+    from hpo.storage.postgres.engine import Database, make_engine
     from hpo.studies.store import load_study
     from hpo.trainer import Epoch
 
     engine = make_engine(url, pool_size=1)
     study = load_study(engine, study_name)
-    claims = Claims(engine, study, index, lease_s=600, patience_s=60)
+    claims = Claims(Database(engine, patience_s=60), study, index, lease_s=600)
     spent: dict[str, list[float]] = {"claim": [], "report": [], "tell": []}
 
     def timed(what: str, call: Any) -> Any:

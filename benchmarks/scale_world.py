@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from hpo.claims.claims import Claim, Claims, End
 from hpo.claims.history import History
-from hpo.storage.postgres.engine import make_engine
+from hpo.storage.postgres.engine import Database, make_engine
 from hpo.studies.spec import Choice
 from hpo.studies.store import load_study
 from hpo.trainer import Epoch
@@ -105,7 +105,7 @@ def new_study(engine: Engine, name: str) -> None:
     study = load_study(engine, name)
     # All of their epochs: so much a trial takes of the database at most
     whole = replace(study, spec=replace(study.spec, pruner=Choice("none", {})))
-    claims = Claims(engine, whole, 0, lease_s=LEASE_S, patience_s=60)
+    claims = Claims(Database(engine, patience_s=60), whole, 0, lease_s=LEASE_S)
     for _ in range(FIRST):
         one_trial(claims, {})
 
@@ -212,7 +212,7 @@ def _work(scene: Scene, index: int, ready: Any, start: Any, answers: Any) -> Non
     study = load_study(engine, scene.name)
     if scene.sampler is not None:
         study = replace(study, spec=replace(study.spec, sampler=scene.sampler))
-    claims = Claims(engine, study, index, lease_s=LEASE_S, patience_s=60)
+    claims = Claims(Database(engine, patience_s=60), study, index, lease_s=LEASE_S)
     claims._history = scene.history  # noqa: SLF001 - what it would read itself, in each process
     calls: dict[str, list[float]] = {}
     ready.release()

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sqlalchemy import Engine
-
     from hpo.claims.claims import Claims
     from hpo.settings import Settings
     from hpo.storage.artifacts.store import ArtifactStore
+    from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
     from workers.events import Watch
     from workers.shutdown import Shutdown
@@ -27,7 +26,7 @@ class WorkerContext:
 
     Attributes:
         settings: of this machine.
-        engine: with room for two connections. The mirror's threads and a promotion hold one of
+        database: with room for two connections. The mirror's threads and a promotion hold one of
             them at most while MLflow is slow; the worker's thread, the lease heartbeat and the
             checkpoints' uploader take one for a short transaction at a time.
         process: the training process.
@@ -45,7 +44,7 @@ class WorkerContext:
     """
 
     settings: Settings
-    engine: Engine
+    database: Database
     process: TrainingProcess
     runs: Path
     data: Path | None

@@ -14,7 +14,6 @@ from hpo.claims.claims import Claim, Claims, End, NoTrial
 from hpo.errors import HpoError, RepeatedFailureError
 from hpo.host.environment import this_machine
 from hpo.storage.artifacts.opening import open_store
-from hpo.storage.postgres.engine import patient
 from hpo.storage.postgres.queries import query
 from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
 from workers.context import StudyContext, WorkerContext
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
+    from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
     from workers.events import Watch
 
@@ -101,7 +101,7 @@ class StudyLoop:
     def __enter__(self) -> Self:
         context = self._context
         self._mirror = MirrorThread(
-            context.settings, self._study, engine=context.engine, turn=context.turn
+            context.settings, self._study, engine=context.database.engine, turn=context.turn
         )
         return self
 
@@ -130,10 +130,9 @@ class StudyLoop:
             "environment": json.dumps(this_machine(context.device, study.code_version)),
         }
         # Repeated after a lost acknowledgement it makes a second row, which nobody is
-        worker_id, self._ended_before = patient(
-            context.engine, lambda connection: _register(connection, row, slot),
-            patience_s=context.settings.db_patience_s, stop=context.shutdown.event,
-        )  # fmt: skip
+        worker_id, self._ended_before = context.database.run(
+            lambda connection: _register(connection, row, slot)
+        )
         summary = WorkerSummary(why="crashed")
         try:
             study_context = self._study_context(worker_id)
@@ -144,15 +143,12 @@ class StudyLoop:
             summary.why = "failing"
             raise
         finally:
-            _left(context.engine, worker_id, summary.why)
+            _left(context.database, worker_id, summary.why)
         return summary
 
     def _study_context(self, worker_id: int) -> StudyContext:
         context, settings = self._context, self._context.settings
-        claims = Claims(
-            context.engine, self._study, worker_id, lease_s=settings.lease_s,
-            patience_s=settings.db_patience_s, stop=context.shutdown.event,
-        )  # fmt: skip
+        claims = Claims(context.database, self._study, worker_id, lease_s=settings.lease_s)
         return StudyContext(
             worker=context,
             study=self._study,
@@ -248,9 +244,9 @@ def _clear_ended(study_context: StudyContext) -> None:
         log.warning("checkpoints of ended trials stay for now: %s", error)
 
 
-def _left(engine: Engine, worker_id: int, why: str) -> None:
+def _left(database: Database, worker_id: int, why: str) -> None:
     try:
-        with engine.begin() as connection:
+        with database.transaction() as connection:
             connection.execute(query("worker_left"), {"worker_id": worker_id, "why": why})
     except Exception:  # the row is for people; leaving must not fail for it
         log.warning("could not note that this worker left", exc_info=True)

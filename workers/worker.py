@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hpo.errors import HpoError, RepeatedFailureError, UsageError
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres import schema
-from hpo.storage.postgres.engine import connect, persist, storage_url
+from hpo.storage.postgres.engine import Database, retry_while_unavailable, storage_url
 from hpo.studies.finals import parent_of
 from hpo.studies.model_file import model_here
 from hpo.studies.preflight import require_matching_environment, require_test_split
@@ -26,8 +26,6 @@ from workers.workspace import own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from sqlalchemy import Engine
 
     from hpo.settings import Settings
     from hpo.studies.store import Study
@@ -97,9 +95,9 @@ class Worker:
                 hint="A worker keeps its runs there, and the artifacts unless HPO_ARTIFACTS names "
                 "a folder: set HPO_HOME, or start the worker in the project's folder.",
             )
-        engine, study = self._opened()
-        try:
-            data = require_matching_environment(study, settings, engine, say=self._tell)
+        database, study = self._opened()
+        with database:
+            data = require_matching_environment(study, settings, database.engine, say=self._tell)
             store = open_store(settings)
             store.require_writable(make=False)
             with (
@@ -112,7 +110,7 @@ class Worker:
                 model = model_here(study, store, runs / "start")
                 context = WorkerContext(
                     settings=settings,
-                    engine=engine,
+                    database=database,
                     process=process,
                     runs=runs,
                     data=data,
@@ -125,20 +123,18 @@ class Worker:
                     started=self._started,
                 )
                 return self._serve(context, study)
-        finally:
-            engine.dispose()
 
-    def _opened(self) -> tuple[Engine, Study]:
+    def _opened(self) -> tuple[Database, Study]:
         """The database and the study; a database that is away just now is waited for."""
         settings = self._settings
 
-        def attempt() -> tuple[Engine, Study]:
-            engine = connect(settings)
+        def attempt() -> tuple[Database, Study]:
+            database = Database.open(settings, stop=self._shutdown.event)
             try:
-                schema.check(engine)
-                return engine, load_study(engine, self._name)
+                schema.check(database.engine)
+                return database, load_study(database.engine, self._name)
             except BaseException:
-                engine.dispose()
+                database.dispose()
                 raise
 
         return self._persistently(attempt)
@@ -146,7 +142,7 @@ class Worker:
     def _persistently(self, attempt: Callable[[], T]) -> T:
         """Try again while the database is away, as long as the patience lasts."""
         settings = self._settings
-        return persist(
+        return retry_while_unavailable(
             attempt, storage_url(settings),
             patience_s=settings.db_patience_s, stop=self._shutdown.event,
         )  # fmt: skip
@@ -176,8 +172,8 @@ class Worker:
 
     def _serve_finals(self, context: WorkerContext, finals: Study) -> WorkerSummary:
         """As a worker of `NAME/finals` alone."""
-        parent = parent_of(context.engine, finals)
-        _, fingerprint = require_test_split(parent, context.settings, context.engine)
+        parent = parent_of(context.database.engine, finals)
+        _, fingerprint = require_test_split(parent, context.settings, context.database.engine)
         with StudyLoop(context, finals, self._limits, test_fingerprint=fingerprint) as loop:
             summary = loop.run()
             if summary.why == "finished" and self._promote:
@@ -194,7 +190,7 @@ class Worker:
         self._watch(
             Event(Kind.NOTE, text="the study is finished; looking again at its best trials")
         )
-        _, fingerprint = require_test_split(study, context.settings, context.engine)
+        _, fingerprint = require_test_split(study, context.settings, context.database.engine)
         limits = replace(self._limits, n_trials=None)
         with StudyLoop(context, finals, limits, test_fingerprint=fingerprint) as loop:
             inner = loop.run()
@@ -210,7 +206,7 @@ class Worker:
         from hpo.promotion.finalizer import finalize
 
         decision = finalize(
-            context.engine, context.settings, study, context.process,
+            context.database.engine, context.settings, study, context.process,
             device=context.device, turn=context.turn,
         )  # fmt: skip
         self._note(summary, decision.sentence())
@@ -227,11 +223,11 @@ def _called(context: WorkerContext, study: Study) -> tuple[bool, Study | None]:
     """(whether the study is over, its finals: None when there is nothing to look at again)."""
     from hpo.promotion.candidates import call_finals, standing
 
-    with context.engine.connect() as connection:
+    with context.database.connect() as connection:
         stands = standing(connection, study)
     if stands is None or stands.open_because:
         return False, None
-    return True, call_finals(context.engine, study)
+    return True, call_finals(context.database.engine, study)
 
 
 def _not_promoted(error: HpoError, study: Study) -> str:

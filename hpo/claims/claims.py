@@ -3,7 +3,7 @@
 Every verb is one function of the schema `hpo` in one transaction, safe to repeat after a lost
 acknowledgement: a claim is found again by its token, a report replaces itself, a told trial stays
 told. Losing a race is a value (`LeaseStatus.LOST`), not an error. Thread-safe: each call takes a
-connection of its own from the engine's pool.
+connection of its own from the database's pool.
 """
 
 from __future__ import annotations
@@ -13,25 +13,19 @@ import math
 import uuid
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from hpo.claims.history import History
 from hpo.claims.suggest import should_prune, suggest
 from hpo.storage.artifacts.store import Stored
-from hpo.storage.postgres.engine import patient
 from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from sqlalchemy import Connection, Engine
-
+    from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
     from hpo.trainer import Epoch
-
-
-T = TypeVar("T")
 
 
 class LeaseStatus(Enum):
@@ -107,23 +101,13 @@ class Claims:
         lease_s: how long a lease lasts without renewal.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        study: Study,
-        worker_id: int,
-        *,
-        lease_s: float,
-        patience_s: float,
-        stop: threading.Event | None = None,
-    ) -> None:
+    def __init__(self, database: Database, study: Study, worker_id: int, *, lease_s: float) -> None:
         # Loaded now and as a whole: the threads of a worker would begin to load it at once, and
         # Python then lets one of them see half a module.
         import optuna  # noqa: F401 - see above
 
-        self._engine, self.study, self._worker_id = engine, study, worker_id
+        self._database, self.study, self._worker_id = database, study, worker_id
         self.lease_s = lease_s
-        self._patience_s, self._stop = patience_s, stop
         self._history = History(study.study_id, study.name, study.spec.objective.direction)
 
     def claim(self) -> Claim | NoTrial:
@@ -132,8 +116,8 @@ class Claims:
         The trial is handed out only when all its parameters are stored.
         """
         token = uuid.uuid4()
-        row = self._call(
-            "claim", worker=self._worker_id, token=str(token), study=self.study.study_id,
+        row = self._database.fetch_one(
+            query("claim"), worker=self._worker_id, token=str(token), study=self.study.study_id,
             lease_s=self.lease_s,
         )  # fmt: skip
         if row.outcome == "lost":  # another took the trial over before we learnt that it was ours
@@ -144,7 +128,7 @@ class Claims:
 
     def _with_params(self, row: Any, token: uuid.UUID) -> Claim | NoTrial:
         # No connection is held while sampling, which takes long with many trials
-        snapshot = self._patiently(self._history.snapshot)
+        snapshot = self._database.run(self._history.snapshot)
         try:
             judged = snapshot.get_trial(row.trial_id).last_step or 0
         except KeyError:  # deleted outside this service since the claim
@@ -154,22 +138,22 @@ class Claims:
             "trial": row.trial_id, "token": str(token),
             "params": json.dumps(suggestion.stored), "attrs": json.dumps(suggestion.attrs),
         }  # fmt: skip
-        if not self._patiently(lambda connection: connection.scalar(query("store_params"), values)):
+        if not self._database.scalar(query("store_params"), **values):
             # The lease was lost while sampling: there is something to claim, so ask again.
             return self.claim()
         return Claim(row.trial_id, row.number, token, row.takeovers, judged, suggestion.params)
 
     def renew(self, claim: Claim) -> LeaseStatus:
         """Lengthen the lease."""
-        row = self._call("renew", **self._fence(claim), lease_s=self.lease_s)
+        row = self._database.fetch_one(query("renew"), **self._fence(claim), lease_s=self.lease_s)
         return LeaseStatus(row.standing)
 
     def report(self, claim: Claim, epoch: Epoch) -> LeaseStatus:
         """Store an epoch's metrics; the same epoch again replaces them. Renews the lease."""
         value = epoch.metrics.get(self.study.spec.objective.metric, math.nan)
         metrics = {name: _or_none(figure) for name, figure in epoch.metrics.items()}
-        row = self._call(
-            "report", **self._fence(claim), epoch=epoch.number,
+        row = self._database.fetch_one(
+            query("report"), **self._fence(claim), epoch=epoch.number,
             value=None if math.isnan(value) else value, metrics=json.dumps(metrics),
             lease_s=self.lease_s,
         )  # fmt: skip
@@ -183,13 +167,13 @@ class Claims:
         if epoch <= claim.pruning_checked_to or self.study.spec.pruner.name == "none":
             return False
 
-        snapshot = self._patiently(self._history.snapshot)
+        snapshot = self._database.run(self._history.snapshot)
         if claim.trial_id not in {t._trial_id for t in snapshot.get_all_trials(0)}:  # noqa: SLF001 - the id our tables use
             return False
         pruned, rungs = should_prune(self.study.spec, snapshot, claim.trial_id)
         if rungs:
-            values = self._fence(claim) | {"attrs": json.dumps(rungs)}
-            self._patiently(lambda connection: connection.execute(query("store_rungs"), values))
+            attrs = json.dumps(rungs)
+            self._database.execute(query("store_rungs"), **self._fence(claim), attrs=attrs)
         return pruned
 
     def tell(
@@ -218,28 +202,30 @@ class Claims:
         """
         texts = {key: json.dumps(value, default=str) for key, value in (attrs or {}).items()}
         pairs = {name: [item.sha256, item.size] for name, item in (files or {}).items()}
-        row = self._call(
-            "tell", **self._fence(claim), state=end.value, reason=reason or None,
+        row = self._database.fetch_one(
+            query("tell"), **self._fence(claim), state=end.value, reason=reason or None,
             attrs=json.dumps(texts), files=json.dumps(pairs), last=last,
         )  # fmt: skip
         return bool(row.standing == "told")
 
     def release(self, claim: Claim) -> bool:
         """Give the trial back unfinished, for another worker to take over at once."""
-        return bool(self._call("release", **self._fence(claim)).released)
+        return bool(self._database.fetch_one(query("release"), **self._fence(claim)).released)
 
     def resume(self, claim: Claim, epoch: int, note: str) -> bool:
         """Note that this attempt goes on after `epoch`, 0 for the start; False: it is lost.
 
         Checkpoints of later epochs are forgotten: they could not be used.
         """
-        row = self._call("resume", **self._fence(claim), epoch=epoch, note=note or None)
+        row = self._database.fetch_one(
+            query("resume"), **self._fence(claim), epoch=epoch, note=note or None
+        )
         return bool(row.resumed)
 
     def record_checkpoint(self, claim: Claim, kept: StoredCheckpoint) -> LeaseStatus:
         """Record a checkpoint that the store holds; the newest and the one before are kept."""
-        row = self._call(
-            "checkpoint", **self._fence(claim), epoch=kept.epoch, sha256=kept.state.sha256,
+        row = self._database.fetch_one(
+            query("checkpoint"), **self._fence(claim), epoch=kept.epoch, sha256=kept.state.sha256,
             bytes=kept.state.size, best_epoch=kept.best_epoch,
             best_sha256=kept.weights and kept.weights.sha256,
             best_bytes=kept.weights and kept.weights.size,
@@ -256,19 +242,11 @@ class Claims:
 
     def rows(self, name: str, **values: Any) -> list[Any]:
         """All rows of a named query, or of a statement that is safe to repeat."""
-        return self._patiently(
-            lambda connection: list(connection.execute(query(name), values).all())
-        )
+        return self._database.fetch_all(query(name), **values)
 
     @staticmethod
     def _fence(claim: Claim) -> dict[str, Any]:
         return {"trial": claim.trial_id, "token": str(claim.token)}
-
-    def _call(self, name: str, **values: Any) -> Any:
-        return self._patiently(lambda connection: connection.execute(query(name), values).one())
-
-    def _patiently(self, call: Callable[[Connection], T]) -> T:
-        return patient(self._engine, call, patience_s=self._patience_s, stop=self._stop)
 
 
 def _kept(row: Any) -> StoredCheckpoint:

@@ -33,7 +33,7 @@ from hpo.errors import HpoError, SchemaError
 from hpo.host.processes import HOST
 from hpo.settings import Settings
 from hpo.storage.postgres import schema
-from hpo.storage.postgres.engine import follow, make_engine, storage_url
+from hpo.storage.postgres.engine import make_engine, reconnect_to_embedded, storage_url
 from hpo.storage.postgres.errors import explain, is_passing
 from hpo.storage.postgres.url import mask, normalise
 
@@ -156,7 +156,7 @@ def dashboard(
     url = engine.url.render_as_string(hide_password=False)
     storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True}, skip_table_creation=True)
     if home is not None:
-        follow(storage.engine, home)
+        reconnect_to_embedded(storage.engine, home)
     store = None
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from hpo.claims.checkpoints import Checkpoints, checkpoint_areas, clear_ended
 from hpo.claims.claims import Claims, End, LeaseStatus
 from hpo.errors import WeightsError
 from hpo.storage.artifacts.folder import FolderStore
+from hpo.storage.postgres.engine import Database
 from hpo.trainer import Checkpoint
 from workers import checkpoints
 from workers.checkpoints import CheckpointUploader
@@ -149,7 +150,7 @@ def test_a_worker_paused_before_its_sweep_removes_nothing_of_the_next_one(
     engine: Engine, study: Study, store: FolderStore, tmp_path: Path
 ) -> None:
     """What the new holder has put into the store and not recorded yet is still there."""
-    slow = PausedClaims(engine, study, 1, lease_s=30.0, patience_s=60.0)
+    slow = PausedClaims(Database(engine, patience_s=60.0), study, 1, lease_s=30.0)
     loser = Run(slow, store, tmp_path / "one")
     holders: list[Run] = []
 

@@ -14,6 +14,7 @@ from support.claiming import claimed, claims_of, epoch, expire
 from support.studies import simulated_study
 
 from hpo.claims.claims import Claim, Claims, End, LeaseStatus, NoTrial
+from hpo.storage.postgres.engine import Database
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -57,7 +58,7 @@ def test_a_worker_paused_between_check_and_write_changes_nothing(
 ) -> None:
     """Its lease was good when it looked; by the time it writes, another worker has the trial."""
     study = simulated_study(engine, trials=1)
-    slow = PausedClaims(engine, study, 1, lease_s=30.0, patience_s=60.0)
+    slow = PausedClaims(Database(engine, patience_s=60.0), study, 1, lease_s=30.0)
     slow.checked, slow.go_on = threading.Event(), threading.Event()
     old = claimed(slow)
     with ThreadPoolExecutor(1) as pool:

@@ -25,7 +25,7 @@ from hpo.errors import DatabaseError
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres import embedded, embedded_server, schema
 from hpo.storage.postgres import engine as engines
-from hpo.storage.postgres.engine import make_engine, patient
+from hpo.storage.postgres.engine import Database, make_engine
 from hpo.studies.store import extend
 from hpo.studies.trials import trial_rows
 from hpo.trainer import Checkpoint
@@ -33,7 +33,7 @@ from hpo.trainer import Checkpoint
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
     from support.worker_process import StartWorker
 
     from hpo.settings import Settings
@@ -46,7 +46,7 @@ ONE = text("select 1")
 
 
 def rows(engine: Engine, study: Study) -> list[TrialSummary]:
-    return patient(engine, lambda connection: trial_rows(connection, study), patience_s=60)
+    return Database(engine, patience_s=60).run(lambda connection: trial_rows(connection, study))
 
 
 def in_epoch(engine: Engine, study: Study, number: int, trial: int = 0) -> None:
@@ -72,7 +72,7 @@ def small_pool(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[E
 def test_a_full_pool_is_said_with_what_to_do(small_pool: Engine) -> None:
     """No thread waits for ever for a connection that another one never gives back."""
     with small_pool.connect(), pytest.raises(DatabaseError, match="is in use") as caught:
-        patient(small_pool, lambda connection: connection.scalar(ONE), patience_s=0.5)
+        Database(small_pool, patience_s=0.5).scalar(ONE)
     assert "start it again" in caught.value.hint
     assert caught.value.exit_code == 3
 
@@ -81,13 +81,9 @@ def test_a_full_pool_is_waited_for(small_pool: Engine, caplog: pytest.LogCapture
     """Within the patience a call goes on as soon as a connection is free."""
     with ThreadPoolExecutor(1) as pool:
         with small_pool.connect():
-            late = pool.submit(patient, small_pool, _one, patience_s=60)
+            late = pool.submit(Database(small_pool, patience_s=60).scalar, ONE)
             wait_until(lambda: "is in use" in caplog.text, "the wait is said")
         assert late.result(timeout=60) == 1
-
-
-def _one(connection: Connection) -> int:
-    return int(connection.scalar(ONE) or 0)
 
 
 @contextmanager
@@ -235,7 +231,7 @@ def test_a_worker_paused_past_its_lease_spoils_no_checkpoint_of_the_next_one(
     paused = start_worker(here, study)
     in_epoch(engine, study, 3)
     paused.send(signal.SIGSTOP)
-    claims = Claims(engine, study, 0, lease_s=600.0, patience_s=60.0)
+    claims = Claims(Database(engine, patience_s=60.0), study, 0, lease_s=600.0)
     taken: list[Claim] = []
 
     def take_over() -> bool:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from support.studies import simulated_study
 
 from hpo.claims.claims import Claim, Claims, End, LeaseStatus
-from hpo.storage.postgres.engine import make_engine
+from hpo.storage.postgres.engine import Database, make_engine
 from hpo.studies.samplers import make_pruner
 from hpo.studies.spec import Choice
 from hpo.studies.store import enqueue
@@ -50,7 +50,7 @@ BASELINE = {"x": 0.5, "depth": 1, "kind": "a"}
 
 
 def claims_of(engine: Engine, study: Study, worker: int = 1) -> Claims:
-    return Claims(engine, study, worker, lease_s=30.0, patience_s=60.0)
+    return Claims(Database(engine, patience_s=60.0), study, worker, lease_s=30.0)
 
 
 def run(claims: Claims) -> dict[int, dict[str, Any]]:

@@ -12,6 +12,7 @@ from support.studies import simulated_study
 
 from hpo.claims.claims import Claim, Claims, End
 from hpo.errors import StudyClosedError, UnknownStudyError, UsageError
+from hpo.storage.postgres.engine import Database
 from hpo.studies.spec import Choice
 from hpo.studies.status import status
 from hpo.studies.store import choose_study, enqueue, extend, list_studies, load_study, set_state
@@ -27,7 +28,7 @@ POINT = {"x": 0.9, "y": 0.01, "kind": "a"}
 
 def run_one(engine: Engine, study: Study) -> None:
     """One complete trial."""
-    claims = Claims(engine, study, 1, lease_s=30.0, patience_s=30.0)
+    claims = Claims(Database(engine, patience_s=30.0), study, 1, lease_s=30.0)
     claim = claims.claim()
     assert isinstance(claim, Claim)
     claims.report(claim, Epoch(1, {"mAP50": 0.5}))

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from hpo.errors import DatabaseError, StorageFullError, UsageError
 from hpo.settings import Settings
 from hpo.storage.postgres import embedded
-from hpo.storage.postgres.engine import connect, make_engine, patient
+from hpo.storage.postgres.engine import Database, connect, make_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,7 +165,7 @@ def test_a_connection_lost_in_mid_transaction_is_made_again(
             end_clients(engine)
         return connection.scalar(text("SELECT count(*) FROM mark"))
 
-    assert patient(engine, call, patience_s=30) == 1
+    assert Database(engine, patience_s=30).run(call) == 1
     assert len(set(tries)) == 3
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM mark")) == 1
@@ -181,9 +181,7 @@ def test_a_lacking_right_is_not_waited_for(
     """It is said once, as the error, and nobody is told that it is tried again."""
     engine = make_engine(role(""))
     with pytest.raises(DatabaseError, match="lacks CREATE on the schema public"):
-        patient(
-            engine, lambda it: it.execute(text("CREATE TABLE public.mark (n int)")), patience_s=30
-        )
+        Database(engine, patience_s=30).execute(text("CREATE TABLE public.mark (n int)"))
     engine.dispose()
     assert caplog.messages == []
 
@@ -196,7 +194,7 @@ def test_patience_ends(database_url: str) -> None:
         gone = make_url(database_url).set(port=port).render_as_string(hide_password=False)
         engine = make_engine(gone)
         with pytest.raises(DatabaseError, match=f"127.0.0.1:{port} refuses connections"):
-            patient(engine, lambda connection: connection.scalar(WHO), patience_s=0.5)
+            Database(engine, patience_s=0.5).scalar(WHO)
         engine.dispose()
 
 
@@ -210,11 +208,17 @@ def test_stop_ends_the_waiting(database_url: str) -> None:
         engine = make_engine(gone)
         threading.Timer(0.3, stop.set).start()
         with pytest.raises(DatabaseError):
-            patient(engine, lambda connection: connection.scalar(WHO), patience_s=1e6, stop=stop)
+            Database(engine, patience_s=1e6, stop=stop).scalar(WHO)
         engine.dispose()
 
 
-def test_a_fault_of_the_statement_is_raised_at_once(engine: Engine) -> None:
+def test_a_thread_in_a_long_transaction_may_begin_another(database: Database) -> None:
+    """A promotion, which holds one, brings a trial's run in MLflow up to date meanwhile."""
+    with database.long_transaction() as outer, database.long_transaction() as inner:
+        assert outer.scalar(WHO) != inner.scalar(WHO)
+
+
+def test_a_fault_of_the_statement_is_raised_at_once(database: Database) -> None:
     """Patience is for lost connections: a broken constraint is not tried again."""
     tries = []
 
@@ -224,41 +228,40 @@ def test_a_fault_of_the_statement_is_raised_at_once(engine: Engine) -> None:
         connection.execute(text("INSERT INTO one VALUES (1), (1)"))
 
     with pytest.raises(IntegrityError):
-        patient(engine, call, patience_s=60)
+        database.run(call)
     assert len(tries) == 1
 
 
-def test_a_full_disk_has_an_error_of_its_own(engine: Engine) -> None:
+def test_a_full_disk_has_an_error_of_its_own(database: Database) -> None:
     """SQLSTATE 53100 becomes StorageFullError, and is not tried again."""
 
     def call(connection: Connection) -> None:
         connection.execute(text("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$"))
 
     with pytest.raises(StorageFullError, match="no space left"):
-        patient(engine, call, patience_s=60)
+        database.run(call)
 
 
 def test_the_private_server_is_revived_after_a_kill_but_not_after_a_stop(home: Path) -> None:
     """Killed, it comes back for the worker that needs it; stopped, it stays away until asked."""
-    engine = connect(Settings.read({"HPO_HOME": str(home)}, home.parent))
+    settings = Settings.read({"HPO_HOME": str(home), "HPO_DB_PATIENCE_S": "60"}, home.parent)
+    database = Database.open(settings)
     pid = embedded.status(home).pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    engine.dispose()  # a server process of an open connection answers for a moment longer
-    assert patient(engine, lambda connection: connection.scalar(text("SELECT 1")), patience_s=60)
+    database.dispose()  # a server process of an open connection answers for a moment longer
+    assert database.scalar(text("SELECT 1"))
     assert embedded.status(home).pid not in (None, pid)
 
     embedded.stop(home)
     with pytest.raises(DatabaseError):
-        patient(engine, lambda connection: connection.scalar(WHO), patience_s=0.5)
+        Database(database.engine, patience_s=0.5).scalar(WHO)
     assert embedded.status(home).pid is None
 
     with socket.create_server(("127.0.0.1", embedded.port(home) or 0)):
         embedded.ensure_running(home)
-    assert patient(engine, lambda connection: connection.scalar(WHO), patience_s=60), (
-        "the engine follows the server to another port"
-    )
-    engine.dispose()
+    assert database.scalar(WHO), "the engine follows the server to another port"
+    database.dispose()
 
 
 def test_a_restart_is_sat_out(home: Path) -> None:
@@ -269,6 +272,6 @@ def test_a_restart_is_sat_out(home: Path) -> None:
     embedded.stop(home)
     back = threading.Thread(target=lambda: (time.sleep(0.5), embedded.ensure_running(home)))
     back.start()
-    assert patient(engine, lambda connection: connection.scalar(WHO), patience_s=60)
+    assert Database(engine, patience_s=60).scalar(WHO)
     back.join()
     engine.dispose()

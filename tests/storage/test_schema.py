@@ -15,6 +15,7 @@ from support.studies import simulated_study
 from hpo.claims.claims import Claim, Claims, End
 from hpo.errors import SchemaError
 from hpo.storage.postgres import schema
+from hpo.storage.postgres.engine import Database
 from hpo.trainer import Epoch
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def test_a_user_called_hpo_gets_the_same_tables(empty: Engine, empty_database_ur
     assert {"public.studies", "public.alembic_version", "hpo.version"} <= set(found)
     assert not {"hpo.studies", "hpo.alembic_version"} & set(found)
     study = simulated_study(empty, trials=1)
-    claims = Claims(empty, study, 1, lease_s=30.0, patience_s=30.0)
+    claims = Claims(Database(empty, patience_s=30.0), study, 1, lease_s=30.0)
     claim = claims.claim()
     assert isinstance(claim, Claim)
     claims.report(claim, Epoch(1, {"mAP50": 0.5}))

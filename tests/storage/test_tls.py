@@ -19,7 +19,7 @@ from hpo.errors import DatabaseError
 from hpo.host.processes import any_free
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.embedded_files import server_user
-from hpo.storage.postgres.engine import connect, persist
+from hpo.storage.postgres.engine import connect, retry_while_unavailable
 from hpo.studies.store import list_studies
 from hpo.tracking.uri import tracking_uri
 
@@ -80,7 +80,7 @@ def test_a_certificate_that_is_not_right_is_said_at_once(
     insecure = through(settings, front, host, sslmode="verify-full", sslrootcert=path)
     begun = time.monotonic()
     with pytest.raises(DatabaseError, match=words) as caught:
-        persist(lambda: connect(insecure), insecure.storage or "", patience_s=60)
+        retry_while_unavailable(lambda: connect(insecure), insecure.storage or "", patience_s=60)
     assert time.monotonic() - begun < 10
     assert caught.value.exit_code == 3
     said = str(caught.value) + caught.value.hint
@@ -137,7 +137,7 @@ def test_postgresql_itself_says_that_it_is_encrypted(
     """Of a server with TLS of its own: pg_stat_ssl has our connection; plain ones are refused."""
     query = f"sslmode=verify-full&sslrootcert={certificates.authority}"
     secure = replace(settings, storage=f"{secure_server}?{query}")
-    engine = persist(lambda: connect(secure), secure_server, patience_s=30)
+    engine = retry_while_unavailable(lambda: connect(secure), secure_server, patience_s=30)
     schema.upgrade(engine)
     with engine.connect() as connection:
         mine = text("select ssl from pg_stat_ssl where pid = pg_backend_pid()")

@@ -13,7 +13,7 @@ from support.studies import simulated_spec, simulated_study
 
 from hpo.claims.claims import Claim, Claims, End
 from hpo.errors import StudyExistsError, UnknownStudyError
-from hpo.storage.postgres.engine import make_engine
+from hpo.storage.postgres.engine import Database, make_engine
 from hpo.studies.spec import Choice, Promotion, differences
 from hpo.studies.store import (
     create_study,
@@ -59,7 +59,7 @@ def rows(engine: Engine) -> dict[str, int]:
 
 def run_one(engine: Engine, study: Study) -> Claim:
     """Claim, report, tell with a file: rows in every table of a trial."""
-    claims = Claims(engine, study, register(engine, study), lease_s=30.0, patience_s=30.0)
+    claims = Claims(Database(engine, patience_s=30.0), study, register(engine, study), lease_s=30.0)
     claim = claims.claim()
     assert isinstance(claim, Claim)
     claims.report(claim, Epoch(1, {"mAP50": 0.5}))
@@ -284,7 +284,7 @@ def test_every_table_of_optunas_is_emptied_by_a_deletion(engine: Engine) -> None
 def test_a_deletion_waits_for_a_write_and_the_next_write_is_lost(engine: Engine) -> None:
     """A worker in the middle of a report neither fails nor leaves rows behind."""
     study = simulated_study(engine)
-    claims = Claims(engine, study, 1, lease_s=30.0, patience_s=30.0)
+    claims = Claims(Database(engine, patience_s=30.0), study, 1, lease_s=30.0)
     claim = claims.claim()
     assert isinstance(claim, Claim)
     with ThreadPoolExecutor(1) as pool:

@@ -28,6 +28,8 @@ from support.studies import simulated_spec
 from hpo.claims.claims import Claim, Claims, End, LeaseStatus, NoTrial, StoredCheckpoint
 from hpo.errors import StudyClosedError
 from hpo.storage.artifacts.store import Stored
+from hpo.storage.postgres.engine import Database
+from hpo.storage.postgres.queries import query
 from hpo.studies.store import create_study, delete_study, enqueue, extend, set_state
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ class ClaimsMachine(RuleBasedStateMachine):
         waiting = [model.Trial(number, "WAITING") for number in range(baselines)]
         self.model = model.Study(trials, LEASE_S, timed, trials=waiting)
         self.workers = [
-            Claims(self.engine, self.study, worker, lease_s=LEASE_S, patience_s=0.0)
+            Claims(Database(self.engine, patience_s=0.0), self.study, worker, lease_s=LEASE_S)
             for worker in WORKERS
         ]
 
@@ -216,11 +218,10 @@ class ClaimsMachine(RuleBasedStateMachine):
         """The answer to its claim was lost: the same token asks once more."""
         holder = self.holder(back)
         token = holder.claim.token
+        values = {"study": self.study.study_id, "worker": 1, "token": str(token)}
         row = self.write(
             holder,
-            lambda: holder.claims._call(
-                "claim", study=self.study.study_id, worker=1, token=str(token), lease_s=LEASE_S
-            ),
+            lambda: holder.claims._database.fetch_one(query("claim"), **values, lease_s=LEASE_S),
         )
         if self.model.renew(token) == "lost":
             assert row.outcome == "lost"

@@ -11,6 +11,7 @@ from support.studies import simulated_spec
 
 from hpo.claims.claims import Claim, Claims, End
 from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres.engine import Database
 from hpo.storage.postgres.queries import query
 from hpo.storage.postgres.url import with_database
 from hpo.studies.store import create_study
@@ -62,7 +63,9 @@ class Bench:
 
     def claims(self, *, host: str = "host-a", lease_s: float = 60.0) -> Claims:
         """Claims of a worker on that host."""
-        return Claims(self.engine, self.study, self._worker(host), lease_s=lease_s, patience_s=10)
+        return Claims(
+            Database(self.engine, patience_s=10), self.study, self._worker(host), lease_s=lease_s
+        )
 
     def claim(self, **options: Any) -> tuple[Claims, Claim]:
         """A trial that now runs, and the claims that hold it."""

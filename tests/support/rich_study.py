@@ -16,6 +16,7 @@ from support.studies import HYPERBAND, TPE, simulated_spec
 
 from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import Claims, End
+from hpo.storage.postgres.engine import Database
 from hpo.storage.postgres.queries import query
 from hpo.studies.store import create_study, enqueue, extend, load_study
 from hpo.trainer import Checkpoint, Epoch
@@ -40,7 +41,7 @@ def worker_on(engine: Engine, study: Study, host: str = "host-ä") -> Claims:
     row["environment"] = json.dumps({"device": "cpu", "packages": {"torch": "2.15.0"}})
     with engine.begin() as connection:
         worker_id = int(connection.execute(query("register_worker"), row).scalar_one())
-    return Claims(engine, study, worker_id, lease_s=60.0, patience_s=30.0)
+    return Claims(Database(engine, patience_s=30.0), study, worker_id, lease_s=60.0)
 
 
 def storage_of(engine: Engine) -> optuna.storages.RDBStorage:

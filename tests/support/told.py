@@ -15,6 +15,7 @@ from hpo.datasets.held_out import simulated_fingerprint
 from hpo.promotion.candidates import call_finals
 from hpo.promotion.finalizer import finalize
 from hpo.storage.artifacts.opening import open_store
+from hpo.storage.postgres.engine import Database
 from hpo.storage.postgres.queries import query
 from hpo.studies.spec import Promotion
 from hpo.studies.store import Study, create_study
@@ -55,7 +56,7 @@ class Teller:
             }
             worker_id = int(connection.execute(query("register_worker"), row).scalar_one())
         self.claims = Claims(
-            engine, study, worker_id, lease_s=60, patience_s=10
+            Database(engine, patience_s=10), study, worker_id, lease_s=60
         )  # nothing here is to be taken over
 
     def claim(self) -> Claim:
@@ -112,6 +113,7 @@ class PromotionBench:
         self, engine: Engine, settings: Settings, workshop: TrainingProcess, folder: Path
     ) -> None:
         self.engine, self.settings, self.workshop, self.folder = engine, settings, workshop, folder
+        self.database = Database(engine, patience_s=settings.db_patience_s)
         # The tests of a process share MLflow; names tell theirs apart.
         self.name = uuid.uuid4().hex[:8]
         self.model = f"detector-{self.name}"
@@ -144,7 +146,7 @@ class PromotionBench:
         runs.mkdir(exist_ok=True)
         context = WorkerContext(
             settings=self.settings,
-            engine=self.engine,
+            database=self.database,
             process=self.workshop,
             runs=runs,
             data=None,

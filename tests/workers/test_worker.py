@@ -15,6 +15,7 @@ from support.training import make_images
 from hpo.claims.claims import Claim, Claims, End
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import MismatchError, RepeatedFailureError, UsageError
+from hpo.storage.postgres.engine import Database
 from hpo.studies.preflight import require_matching_environment
 from hpo.studies.spec import Choice, Objective
 from hpo.studies.store import create_study, delete_study, set_state
@@ -60,7 +61,7 @@ def rows(engine: Engine, study: Study) -> list[TrialSummary]:
 
 
 def other_claims(engine: Engine, study: Study) -> Claims:
-    return Claims(engine, study, 0, lease_s=60.0, patience_s=30.0)
+    return Claims(Database(engine, patience_s=30.0), study, 0, lease_s=60.0)
 
 
 # Limits

@@ -19,6 +19,7 @@ from support.training import is_running, wait_until
 from support.worker_process import HPO
 
 from hpo.claims.claims import Claim, Claims, End
+from hpo.storage.postgres.engine import Database
 from hpo.studies.status import status
 from hpo.studies.store import extend
 from hpo.studies.trials import trial_details, trial_rows
@@ -50,7 +51,7 @@ def details(engine: Engine, study: Study, number: int = 0) -> dict[str, Any]:
 
 
 def other_claims(engine: Engine, study: Study) -> Claims:
-    return Claims(engine, study, 0, lease_s=60.0, patience_s=30.0)
+    return Claims(Database(engine, patience_s=30.0), study, 0, lease_s=60.0)
 
 
 @pytest.fixture
