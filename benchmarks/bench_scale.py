@@ -31,6 +31,7 @@ from scale_world import (
 )
 from sqlalchemy import text
 
+from hpo.storage.postgres.engine import Database
 from hpo.studies.spec import Choice
 from hpo.studies.store import load_study
 from hpo.tracking.sync_state import SyncState
@@ -86,7 +87,7 @@ def size_of(engine: Engine, url: str, trials: int, workers: list[int], seconds: 
     fill(engine, STUDY, trials)
     postmaster = postmaster_of(engine)
     history, look_s = first_look(engine, STUDY)
-    marks = SyncState(engine, load_study(engine, STUDY).study_id)
+    marks = SyncState(Database(engine), load_study(engine, STUDY).study_id)
     with engine.connect() as connection:
         size = connection.scalar(text("select pg_database_size(current_database())"))
     before = processor_s(postmaster)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,6 @@ class WorkerContext:
         slot: a name that outlives this process; None for none.
         started: when the worker began, in seconds of the monotonic clock.
         host: this machine's name, for the record.
-        turn: of the mirrors' threads and the promotion, for the connection that one may hold.
     """
 
     settings: Settings
@@ -56,7 +54,6 @@ class WorkerContext:
     slot: str | None
     started: float
     host: str = field(default_factory=socket.gethostname)
-    turn: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(frozen=True, kw_only=True)

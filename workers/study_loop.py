@@ -100,9 +100,7 @@ class StudyLoop:
 
     def __enter__(self) -> Self:
         context = self._context
-        self._mirror = MirrorThread(
-            context.settings, self._study, engine=context.database.engine, turn=context.turn
-        )
+        self._mirror = MirrorThread(context.settings, self._study, database=context.database)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:

@@ -206,9 +206,8 @@ class Worker:
         from hpo.promotion.finalizer import finalize
 
         decision = finalize(
-            context.database.engine, context.settings, study, context.process,
-            device=context.device, turn=context.turn,
-        )  # fmt: skip
+            context.database, context.settings, study, context.process, device=context.device
+        )
         self._note(summary, decision.sentence())
 
     def _note(self, summary: WorkerSummary, text: str) -> None:

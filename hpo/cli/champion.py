@@ -195,11 +195,12 @@ def rollback(
     """
     from hpo.promotion.ledger import actor
     from hpo.promotion.rollback import Request, roll_back
+    from hpo.storage.postgres.engine import Database
 
     with opened() as (settings, engine):
         name, called = the_model(settings, engine, study_name, model, alias, writing=True)
         decision = roll_back(
-            engine, settings, Request(name, called, to, why, actor()),
+            Database(engine), settings, Request(name, called, to, why, actor()),
             lambda text: click.echo(f"hpo: {text}", err=True),
         )  # fmt: skip
     show(as_json, decision.to_dict(), lambda: _tell(decision))

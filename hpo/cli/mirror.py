@@ -50,10 +50,9 @@ def sync(quick: bool, study_name: str | None, as_json: bool) -> None:
             show_pending(copier, settings)
             result = result.plus(copied)
             if not quick and not copied.behind:
-                found = verify(
-                    copier.engine, copier.client(), study_id, on_trial=_Progress("compared")
-                ).differences
-                mended += mend(copier.client(), found)
+                engine, client = copier.database.engine, copier.client()
+                found = verify(engine, client, study_id, on_trial=_Progress("compared")).differences
+                mended += mend(client, found)
                 left += [one for one in found if one.mend is None]
 
     def text() -> None:
@@ -83,7 +82,9 @@ def verify_runs(study_name: str | None, as_json: bool) -> int:
     for study_id in ids:
         with closing(open_mirror(settings, study_id)) as copier:
             client = copier.client()
-            result = verify(copier.engine, client, study_id, on_trial=_Progress("compared"))
+            result = verify(
+                copier.database.engine, client, study_id, on_trial=_Progress("compared")
+            )
         compared += result.runs
         found += result.differences
 

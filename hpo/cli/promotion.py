@@ -120,14 +120,15 @@ def _decided(
     onnx: bool,
 ) -> Decision:
     from hpo.promotion.finalizer import finalize as decide
+    from hpo.storage.postgres.engine import Database
     from workers.device import choose_device
     from workers.training_process.client import TrainingProcess
 
     with TrainingProcess(study.spec.trainer, settings.home / "logs") as process:
         return decide(
-            engine, settings, study, process, open_ok=True, dry_run=dry_run, override=override,
-            onnx=onnx, progress=lambda text: click.echo(f"hpo: {text}", err=True),
-            device=choose_device(),
+            Database(engine), settings, study, process, open_ok=True, dry_run=dry_run,
+            override=override, onnx=onnx, device=choose_device(),
+            progress=lambda text: click.echo(f"hpo: {text}", err=True),
         )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ class Contest:
         self._run: SeedRun = self._evidence.run
         self.key = self._evidence.key
         self._registry = Registry(
-            open_client(order.settings, storage_url(order.settings), through=order.engine)
+            open_client(order.settings, storage_url(order.settings), through=order.database.engine)
         )
 
     def decide(self) -> Decision:
@@ -293,7 +293,7 @@ class Contest:
     def _ground(self) -> Ground:
         order = self._order
         data, fingerprint = require_test_split(
-            self._study, order.settings, order.engine, say=order.say
+            self._study, order.settings, order.database.engine, say=order.say
         )
         folder = Path(tempfile.mkdtemp(dir=self._order.scratch))
         return Ground(data, fingerprint, self._order.device, folder)

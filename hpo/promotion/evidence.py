@@ -184,7 +184,9 @@ class Evidence:
         """Opens test images by name, where this machine has the split as it was."""
         try:
             order = self._order
-            data, _ = require_test_split(self._study, order.settings, order.engine, fetch=False)
+            data, _ = require_test_split(
+                self._study, order.settings, order.database.engine, fetch=False
+            )
         except HpoError:
             return None
         if data is None:

@@ -29,20 +29,18 @@ from hpo.promotion.request import Order
 from hpo.tracking.client import error_code
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
-
-    from sqlalchemy import Engine
 
     from hpo.promotion.candidates import Candidate, Finalist, Standing
     from hpo.promotion.champion_evaluation import Workshop
     from hpo.promotion.request import Override
     from hpo.settings import Settings
+    from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
 
 
 def finalize(
-    engine: Engine,
+    database: Database,
     settings: Settings,
     study: Study,
     workshop: Workshop,
@@ -53,12 +51,11 @@ def finalize(
     onnx: bool = True,
     progress: Callable[[str], None] | None = None,
     device: str = "cpu",
-    turn: threading.Lock | None = None,
 ) -> Decision:
     """Promote the study's challenger, or say why not; safe to call again, and by many at once.
 
     Args:
-        engine: the database.
+        database: the database; mirrors of it wait meanwhile.
         settings: where the artifacts, the data and MLflow are.
         study: the study.
         workshop: the trainer's heavy verbs.
@@ -70,7 +67,6 @@ def finalize(
         onnx: False leaves out the ONNX file that the study asks for.
         progress: told what takes long.
         device: what the champion is evaluated on, where that is needed.
-        turn: shared with the mirrors of the same engine, which wait meanwhile.
 
     Raises:
         UsageError: the trial of an override is not complete.
@@ -83,11 +79,11 @@ def finalize(
     model = study.spec.promotion.model
     wait = f"another promotion of '{model}' is under way; waiting for it"
     with (
-        promotion_lock(engine, model, lambda: say(wait), turn=turn) as connection,
+        promotion_lock(database, model, lambda: say(wait)) as connection,
         tempfile.TemporaryDirectory(prefix="hpo-finalize-") as scratch,
     ):
         order = Order(
-            engine, settings, study, workshop, open_ok, dry_run, override, onnx, say, device,
+            database, settings, study, workshop, open_ok, dry_run, override, onnx, say, device,
             connection, Path(scratch),
         )  # fmt: skip
         return _decided(order)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,18 +16,16 @@ from hpo.storage.postgres.queries import query
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
+
+    from hpo.storage.postgres.engine import Database
 
 POLL_S = 0.5
 
 
 @contextmanager
 def promotion_lock(
-    engine: Engine,
-    model: str,
-    waiting: Callable[[], None],
-    *,
-    turn: threading.Lock | None = None,
+    database: Database, model: str, waiting: Callable[[], None]
 ) -> Iterator[Connection]:
     """Hold the lock of a registered model inside the block.
 
@@ -37,11 +34,10 @@ def promotion_lock(
     transaction each time: with PgBouncer those who waited would occupy what the holder needs.
 
     Args:
-        engine: the database; it has room for a second connection, which short transactions need.
+        database: has room for a second connection, which short transactions need. Other long ones
+            of it, those of mirrors, wait meanwhile.
         model: the registered model's name.
         waiting: called once when another holds it.
-        turn: held with the lock; shared with the mirrors that borrow from the same engine, whose
-            two connections would otherwise both be occupied.
 
     Yields:
         The connection whose open transaction holds the lock. What is written on it is committed at
@@ -50,11 +46,10 @@ def promotion_lock(
     Raises:
         DatabaseError: the connection, and with it the lock, is gone.
     """
-    turn = turn or threading.Lock()
     told = False
     try:
         while True:
-            with turn, engine.begin() as connection:
+            with database.long_transaction() as connection:
                 connection.execute(query("unhurried"))
                 if connection.scalar(query("try_promotion_lock"), {"model": model}):
                     yield connection
@@ -64,7 +59,7 @@ def promotion_lock(
                 told = True
             time.sleep(POLL_S)
     except (DBAPIError, PoolTimeoutError) as error:
-        raise explain(error, str(engine.url)) or error from error
+        raise explain(error, database.url) or error from error
 
 
 def require_held(connection: Connection) -> None:

@@ -22,12 +22,11 @@ from hpo.trainer import Job
 if TYPE_CHECKING:
     import uuid
 
-    from sqlalchemy import Engine
-
     from hpo.promotion.decision import Decision
     from hpo.promotion.evidence import Evidence
     from hpo.promotion.request import Order
     from hpo.settings import Settings
+    from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
     from hpo.tracking.mirror import Mirror
     from hpo.tracking.registry import Registry, Version
@@ -37,14 +36,14 @@ BUSY_S = 60.0  # how long to wait for another mirror that writes this trial
 POLL_S = 0.5
 
 
-def trial_run_id(engine: Engine, settings: Settings, study: Study, trial_id: int) -> str:
+def trial_run_id(database: Database, settings: Settings, study: Study, trial_id: int) -> str:
     """Id of the trial's run; made, and filled, where MLflow lacks it.
 
     Raises:
         TrackingError: MLflow cannot be reached, or another mirror never ends.
         WeightsError: a file of the trial is missing or was altered.
     """
-    mirror = open_mirror(settings, study.study_id, engine=engine)
+    mirror = open_mirror(settings, study.study_id, database=database)
     try:
         until = time.monotonic() + BUSY_S
         while time.monotonic() < until:
@@ -66,7 +65,7 @@ def trial_run_id(engine: Engine, settings: Settings, study: Study, trial_id: int
 
 def _complete(mirror: Mirror, trial_id: int) -> str | None:
     """The run's id when our own record says that it shows the whole trial."""
-    with mirror.engine.connect() as connection:
+    with mirror.database.connect() as connection:
         found = connection.scalar(query("promotion_run"), {"trial_id": trial_id})
     return None if found is None else str(found)
 
@@ -100,9 +99,9 @@ class Registration:
     def run_id(self) -> str:
         """The MLflow run of the training whose weights it is, made where it is missing."""
         study, run = self.order.study, self.evidence.run
-        engine = self.order.engine
-        finals = None if run.own else finals_of(engine, study)
-        return trial_run_id(engine, self.order.settings, finals or study, run.trial_id)
+        database = self.order.database
+        finals = None if run.own else finals_of(database.engine, study)
+        return trial_run_id(database, self.order.settings, finals or study, run.trial_id)
 
     def version(self, weights: Path, decision: Decision) -> Version:
         """The version with these weights, made or found; no alias is moved yet.

@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
     from hpo.promotion.champion_evaluation import Workshop
     from hpo.settings import Settings
+    from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
 
 
@@ -40,7 +41,7 @@ class Order:
         scratch: a folder that is removed afterwards.
     """
 
-    engine: Engine
+    database: Database
     settings: Settings
     study: Study
     workshop: Workshop

@@ -24,10 +24,11 @@ from hpo.tracking.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
     from hpo.promotion.alias import Settled
     from hpo.settings import Settings
+    from hpo.storage.postgres.engine import Database
     from hpo.tracking.registry import Version
 
 Goal = int | Literal["before", "none"]  # a version, the champion before the present one, or none
@@ -59,7 +60,7 @@ class Request:
 
 
 def roll_back(
-    engine: Engine,
+    database: Database,
     settings: Settings,
     request: Request,
     progress: Callable[[str], None] | None = None,
@@ -67,7 +68,7 @@ def roll_back(
     """Move the alias as asked and record it; `already` when that completed an interrupted call.
 
     Args:
-        engine: the database.
+        database: the database.
         settings: where MLflow is.
         request: what is asked.
         progress: told when another holds the model's lock.
@@ -82,8 +83,8 @@ def roll_back(
         raise UsageError("--why is empty", hint="Say in a few words why; it is recorded.")
     say = progress or (lambda _: None)
     wait = f"another promotion of '{request.model}' is under way; waiting for it"
-    with promotion_lock(engine, request.model, lambda: say(wait)) as connection:
-        registry = Registry(open_client(settings, storage_url(settings), through=engine))
+    with promotion_lock(database, request.model, lambda: say(wait)) as connection:
+        registry = Registry(open_client(settings, storage_url(settings), through=database.engine))
         try:
             return _Rollback(connection, registry, request).done()
         except Exception as error:

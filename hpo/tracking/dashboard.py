@@ -122,7 +122,7 @@ def show_pending(mirror: Mirror, settings: Settings) -> int:
     """
     folder = None if "://" in settings.artifacts else Path(settings.artifacts) / "dashboard"
     uri = mirror.client().uri  # before a connection is taken: one is enough
-    with mirror.engine.begin() as connection:
+    with mirror.database.transaction() as connection:
         key = {"study_id": mirror.study_id}
         pending = connection.scalars(query("dashboard_pending"), key).all()
         study = read_study(connection, mirror.study_id)
@@ -134,7 +134,7 @@ def show_pending(mirror: Mirror, settings: Settings) -> int:
 
 def _show(mirror: Mirror, study: StudyRow, trial_id: int, uri: str, folder: Path | None) -> bool:
     # Pictures are copied inside: of the mirrors of one pool, one at a time
-    with mirror.sync_state.turn, mirror.engine.begin() as connection:
+    with mirror.database.long_transaction() as connection:
         mark = connection.execute(query("dashboard_lock"), {"trial_id": trial_id}).one_or_none()
         trial = read_trial(connection, study, trial_id)
         if mark is None or trial is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import MismatchError, StoreError, TrackingError, WeightsError
 from hpo.storage.artifacts.opening import open_store
-from hpo.storage.postgres.engine import connect, storage_url
+from hpo.storage.postgres.engine import Database, storage_url
 from hpo.tracking import runs
 from hpo.tracking.client import error_code, is_missing, open_client, scrub
 from hpo.tracking.projection import STATUS, STUDY_STATUS, read_study, read_trial
@@ -21,10 +21,9 @@ from hpo.tracking.sync_state import SyncState
 from hpo.tracking.uri import artifact_root
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterable
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
     from hpo.settings import Settings
     from hpo.storage.artifacts.store import ArtifactStore
@@ -66,14 +65,13 @@ class Mirror:
     """The mirror of one study. One instance serves one thread.
 
     Args:
-        engine: the studies' database. A trial's copy holds one of its connections for as long as
+        database: the studies' database. A trial's copy holds one of its connections for as long as
             MLflow takes: a pool that claims and renewals need too has another one for them.
         open_client: gives a client of MLflow; asked again after a failure.
         study_id: Optuna's id.
         store: where the trials' files are.
         location: where MLflow is to keep its files when it is reached without a server.
-        turn: shared by the mirrors of one pool: one of them at a time holds a connection so long.
-        shared: whether the engine is others' too, and stays open when this mirror is closed.
+        shared: whether the database is others' too, and stays open when this mirror is closed.
 
     Attributes:
         hiccups: why trials were not copied in the last `sync_pending` that may be the next time.
@@ -81,17 +79,16 @@ class Mirror:
 
     def __init__(
         self,
-        engine: Engine,
+        database: Database,
         open_client: Callable[[], Client],
         study_id: int,
         store: ArtifactStore,
         location: str,
         *,
-        turn: threading.Lock | None = None,
         shared: bool = False,
     ) -> None:
-        self.engine, self.study_id, self.store = engine, study_id, store
-        self.sync_state = SyncState(engine, study_id, turn)
+        self.database, self.study_id, self.store = database, study_id, store
+        self.sync_state = SyncState(database, study_id)
         self._shared = shared
         self._open, self._location = open_client, location
         self._client: Client | None = None
@@ -199,10 +196,7 @@ class Mirror:
         study = self.sync_state.study()
         if study is None or study.parent_id is None:
             return None
-        above = Mirror(
-            self.engine, self.client, study.parent_id, self.store, self._location,
-            turn=self.sync_state.turn,
-        )  # fmt: skip
+        above = Mirror(self.database, self.client, study.parent_id, self.store, self._location)
         return above.run_location()
 
     def _ensure_parent(self, state: str | None) -> tuple[str, str] | None:
@@ -382,7 +376,7 @@ class Mirror:
     def close(self) -> None:
         """Give the database connections back."""
         if not self._shared:
-            self.engine.dispose()
+            self.database.dispose()
 
 
 def _place_of(run: Any) -> str | None:
@@ -391,21 +385,16 @@ def _place_of(run: Any) -> str | None:
     return None if number is None else str(number)
 
 
-def open_mirror(
-    settings: Settings,
-    study_id: int,
-    *,
-    engine: Engine | None = None,
-    turn: threading.Lock | None = None,
-) -> Mirror:
-    """A mirror that borrows connections of `engine`, or has its own; the caller closes it.
+def open_mirror(settings: Settings, study_id: int, *, database: Database | None = None) -> Mirror:
+    """A mirror that borrows connections of `database`, or has its own; the caller closes it.
 
     Raises:
         DatabaseError: PostgreSQL cannot be reached.
     """
+    through = None if database is None else database.engine
     return Mirror(
-        engine or connect(settings, pool_size=1),
-        lambda: open_client(settings, storage_url(settings), through=engine),
+        database or Database.open(settings, pool_size=1),
+        lambda: open_client(settings, storage_url(settings), through=through),
         study_id, open_store(settings), artifact_root(settings),
-        turn=turn, shared=engine is not None,
+        shared=database is not None,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.errors import HpoError, StoreError
-from hpo.storage.postgres.engine import connect
+from hpo.storage.postgres.engine import Database
 from hpo.tracking.dashboard import show_pending
 from hpo.tracking.mirror import HICCUPS, Mirror, open_mirror
 from hpo.tracking.sync_state import SyncState
@@ -26,8 +26,6 @@ from hpo.tracking.sync_state import SyncState
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
-
-    from sqlalchemy import Engine
 
     from hpo.settings import Settings
     from hpo.studies.store import Study
@@ -51,20 +49,13 @@ class MirrorThread:
     Args:
         settings: where PostgreSQL, MLflow and the files are.
         study: the study, or Optuna's id of it.
-        engine: whose connections the thread borrows, one at a time; None for one of its own.
-        turn: shared by the threads that borrow from one engine: one of them holds a connection
-            while MLflow is written.
+        database: whose connections the thread borrows, one at a time; None for one of its own.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        study: Study | int,
-        *,
-        engine: Engine | None = None,
-        turn: threading.Lock | None = None,
+        self, settings: Settings, study: Study | int, *, database: Database | None = None
     ) -> None:
-        self._settings, self._engine, self._turn = settings, engine, turn
+        self._settings, self._database = settings, database
         self._study_id = study if isinstance(study, int) else study.study_id
         self._study_name = None if isinstance(study, int) else study.name
         self._mirror: Mirror | None = None
@@ -126,12 +117,12 @@ class MirrorThread:
         def count() -> None:
             # Not the mirror's own connection: that may be in use by a thread that hangs.
             try:
-                engine = self._engine or connect(self._settings, pool_size=1)
+                database = self._database or Database.open(self._settings, pool_size=1)
                 try:
-                    found.append(SyncState(engine, self._study_id).pending().count)
+                    found.append(SyncState(database, self._study_id).pending().count)
                 finally:
-                    if engine is not self._engine:
-                        engine.dispose()
+                    if database is not self._database:
+                        database.dispose()
             except (DBAPIError, PoolTimeoutError, HpoError) as error:
                 log.debug("PostgreSQL does not say how far MLflow is behind: %s", error)
 
@@ -203,9 +194,7 @@ class MirrorThread:
         self._clean = False
         try:
             if self._mirror is None:
-                self._mirror = open_mirror(
-                    self._settings, self._study_id, engine=self._engine, turn=self._turn
-                )
+                self._mirror = open_mirror(self._settings, self._study_id, database=self._database)
             if self._failures:
                 self._mirror.recover()
             result = self._mirror.sync_pending(own)

@@ -5,7 +5,6 @@ A trial's row is its lock: who holds it writes the trial's run, and nobody else 
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from hpo.tracking.projection import read_study
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import Connection, Engine, Row
+    from sqlalchemy import Connection, Row
 
+    from hpo.storage.postgres.engine import Database
     from hpo.tracking.projection import StudyRow, TrialProjection
 
 SLOT_S = 0.2  # between two looks for a place to write MLflow from
@@ -49,22 +49,20 @@ class Pending:
 class SyncState:
     """The marks of one study. Each call is a transaction of its own, but for the locks.
 
-    A lock's transaction lasts as long as MLflow takes. Few are open at once: one of those that
-    share a `turn`, and a fixed number in the whole database (`mirror_slot`).
+    A lock's transaction lasts as long as MLflow takes. Few are open at once: one of a `Database`,
+    and a fixed number on the server (`mirror_slot`).
 
     Args:
-        engine: the studies' database.
+        database: the studies' database.
         study_id: Optuna's id.
-        turn: held with a lock; shared by the mirrors that share the engine's pool.
     """
 
-    def __init__(self, engine: Engine, study_id: int, turn: threading.Lock | None = None) -> None:
-        self.engine, self.study_id = engine, study_id
-        self.turn = turn or threading.Lock()
+    def __init__(self, database: Database, study_id: int) -> None:
+        self.database, self.study_id = database, study_id
 
     def pending(self) -> Pending:
         """What MLflow lacks."""
-        with self.engine.connect() as connection:
+        with self.database.connect() as connection:
             row = connection.execute(
                 query("mirror_behind"), {"study_id": self.study_id}
             ).one_or_none()
@@ -74,7 +72,7 @@ class SyncState:
 
     def study(self) -> StudyRow | None:
         """Read the study; None where it was deleted, and then its marks are gone too."""
-        with self.engine.connect() as connection:
+        with self.database.connect() as connection:
             study = read_study(connection, self.study_id)
         if study is None:
             self.forget()
@@ -88,7 +86,7 @@ class SyncState:
         """
         # In a transaction of its own: a second mirror would wait for an uncommitted row.
         self._run("mirror_add", trial_id=trial_id, study_id=self.study_id)
-        with self.turn, self.engine.begin() as connection:
+        with self.database.long_transaction() as connection:
             mark = None
             if _has_slot(connection):
                 key = {"trial_id": trial_id}
@@ -102,7 +100,7 @@ class SyncState:
         key = {"study_id": self.study_id}
         while True:
             # A transaction for each look: one that waited would occupy what it waits for
-            with self.turn, self.engine.begin() as connection:
+            with self.database.long_transaction() as connection:
                 if _has_slot(connection):
                     found = connection.execute(query("mirror_study_lock"), key)
                     yield connection, found.one_or_none()
@@ -147,7 +145,7 @@ class SyncState:
 
     def recorded(self) -> dict[str, int]:
         """Run id -> trial id of the runs that were mirrored."""
-        with self.engine.connect() as connection:
+        with self.database.connect() as connection:
             rows = connection.execute(query("mirror_trials"), {"study_id": self.study_id}).all()
         return {row.run_id: row.trial_id for row in rows if row.run_id is not None}
 
@@ -165,7 +163,7 @@ class SyncState:
         self._run("mirror_forget_study", study_id=self.study_id)
 
     def _run(self, name: str, **values: Any) -> None:
-        with self.engine.begin() as connection:
+        with self.database.transaction() as connection:
             connection.execute(query(name), values)
 
 

@@ -77,7 +77,7 @@ def test_a_decision_of_one_s_own_is_left_to_its_maker(champions: ChampionBench) 
     from hpo.promotion.alias import settle
 
     champions.promote(record=False)
-    with promotion_lock(champions.engine, champions.model, lambda: None) as connection:
+    with promotion_lock(champions.database, champions.model, lambda: None) as connection:
         seen = look(connection, champions.registry, champions.model, ALIAS)
         assert seen.pending is not None
         mine = seen.pending.decision_id
@@ -92,7 +92,7 @@ def test_a_move_that_never_reached_the_alias_is_forgotten(champions: ChampionBen
     missing = Move(champions.model, ALIAS, 9, 1, uuid.uuid4(), {})
     with (
         pytest.raises(ChampionError, match="no version 9"),
-        promotion_lock(champions.engine, champions.model, lambda: None) as connection,
+        promotion_lock(champions.database, champions.model, lambda: None) as connection,
     ):
         move(connection, champions.registry, missing)
     assert champions.notes() == 1

@@ -17,7 +17,7 @@ from hpo.claims.claims import End
 from hpo.errors import TrackingError, WeightsError
 from hpo.promotion.decision import Outcome
 from hpo.promotion.finalizer import finalize
-from hpo.storage.postgres.engine import make_engine
+from hpo.storage.postgres.engine import Database, make_engine
 from hpo.tracking.registry import Registry
 from workers.training_process.client import TrainingProcess
 
@@ -94,15 +94,15 @@ def at_once(bench: PromotionBench, studies: list[Study]) -> list[Decision]:
     start, decisions, errors = threading.Barrier(len(studies)), [], []
 
     def one(number: int, study: Study) -> None:
-        engine = make_engine(url)
+        database = Database(make_engine(url))
         try:
             with TrainingProcess("simulated", bench.folder / f"logs-{number}") as process:
                 start.wait()
-                decisions.append(finalize(engine, bench.settings, study, process))
+                decisions.append(finalize(database, bench.settings, study, process))
         except BaseException as error:  # noqa: BLE001 - shown by the test's own thread
             errors.append(error)
         finally:
-            engine.dispose()
+            database.dispose()
 
     threads = [threading.Thread(target=one, args=pair) for pair in enumerate(studies)]
     for thread in threads:
@@ -147,10 +147,10 @@ def test_two_studies_of_one_model_are_decided_one_after_the_other(bench: Promoti
 
 HOLDER = """
 import sys, time
-from hpo.storage.postgres.engine import make_engine
+from hpo.storage.postgres.engine import Database, make_engine
 from hpo.promotion.lock import promotion_lock
 
-with promotion_lock(make_engine(sys.argv[1]), sys.argv[2], lambda: None):
+with promotion_lock(Database(make_engine(sys.argv[1])), sys.argv[2], lambda: None):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -266,6 +266,6 @@ def test_with_mlflow_away_nothing_is_recorded_and_a_later_call_completes(
     bench.finals(study)
     away = replace(bench.settings, tracking_uri="http://127.0.0.1:9")
     with pytest.raises(TrackingError):
-        finalize(bench.engine, away, study, bench.workshop)
+        finalize(bench.database, away, study, bench.workshop)
     assert promotions(bench.engine) == []
     assert bench.finalize(study).version == 1

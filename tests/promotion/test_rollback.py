@@ -115,7 +115,7 @@ def test_the_finalizer_does_not_promote_again_what_was_rolled_back(
     bench.told(second, 0.5, 0.7)
     assert (bench.finalize(first).version, bench.finalize(second).version) == (1, 2)
     request = Request(bench.model, "champion", "before", "it misses small ones", "ada@lab")
-    assert roll_back(bench.engine, bench.settings, request).version == 1
+    assert roll_back(bench.database, bench.settings, request).version == 1
     for asked in (False, True):
         assert bench.decide(second, open_ok=asked).already
         assert (bench.champion(), bench.versions()) == (1, [1, 2])
@@ -141,7 +141,7 @@ def test_the_finalizer_leaves_an_alias_that_another_hand_moved(
     assert (decision.outcome, bench.champion()) == (Outcome.INCONCLUSIVE, 1)
     assert "was moved to version 1" in decision.reason
     request = Request(bench.model, "champion", 1, "it is the better one", "ada@lab")
-    roll_back(bench.engine, bench.settings, request)
+    roll_back(bench.database, bench.settings, request)
     decision = bench.decide(third, open_ok=True)
     assert (decision.outcome, decision.previous_version) == (Outcome.PROMOTED, 1)
 

@@ -264,7 +264,7 @@ def test_mlflow_and_the_dashboard_are_filled_anew(
     with_pictures(elsewhere, there, imported.study_id)
     mirror = open_mirror(there, imported.study_id)
     try:
-        result = verify(mirror.engine, mirror.client(), imported.study_id)
+        result = verify(mirror.database.engine, mirror.client(), imported.study_id)
     finally:
         mirror.close()
     assert (result.differences, result.runs) == ([], 4)

@@ -15,6 +15,7 @@ from hpo.promotion.alias import Move, move, settle
 from hpo.promotion.decision import Decision, Outcome
 from hpo.promotion.lock import promotion_lock
 from hpo.promotion.rollback import Request, roll_back
+from hpo.storage.postgres.engine import Database
 from hpo.studies.spec import Promotion
 from hpo.studies.store import create_study
 from hpo.tracking.client import open_client
@@ -39,6 +40,7 @@ class ChampionBench:
 
     def __init__(self, engine: Engine, settings: Settings, folder: Path) -> None:
         self.engine, self.settings, self.folder = engine, settings, folder  # folder: empty
+        self.database = Database(engine)
         self._clients: dict[str, Client] = {}
         self.name = uuid.uuid4().hex[:8]  # the tests of a process share MLflow
         self.model = f"detector-{self.name}"
@@ -92,7 +94,7 @@ class ChampionBench:
         """Promote a trial; the number of its version. Not recorded: killed right before that."""
         decision_id = uuid.uuid4()
         number = self.version(decision_id).number
-        with promotion_lock(self.engine, self.model, lambda: None) as connection:
+        with promotion_lock(self.database, self.model, lambda: None) as connection:
             stands = settle(connection, self.registry, self.model, ALIAS)
             assert stands.moved_by_hand == ""
             before = None if stands.champion is None else stands.champion.number
@@ -110,13 +112,13 @@ class ChampionBench:
 
     def settle(self) -> Settled:
         """What the next finalizer or rollback finds, after it completed what was left."""
-        with promotion_lock(self.engine, self.model, lambda: None) as connection:
+        with promotion_lock(self.database, self.model, lambda: None) as connection:
             return settle(connection, self.registry, self.model, ALIAS)
 
     def roll_back(self, to: Goal = "before", why: str = "it misses small ones") -> Decision:
         """As `hpo rollback` does it."""
         request = Request(self.model, ALIAS, to, why, "ada@lab")
-        return roll_back(self.engine, self.settings, request)
+        return roll_back(self.database, self.settings, request)
 
     def rows(self) -> list[Any]:
         """Every row of the model, the earliest first."""

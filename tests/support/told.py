@@ -170,7 +170,7 @@ class PromotionBench:
 
     def decide(self, study: Study, **options: Any) -> Decision:
         """`finalize` alone."""
-        return finalize(self.engine, self.settings, study, self.workshop, **options)
+        return finalize(self.database, self.settings, study, self.workshop, **options)
 
     @property
     def client(self) -> Client:

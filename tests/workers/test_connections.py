@@ -19,6 +19,7 @@ from support.training import wait_until
 
 from hpo.cli.main import cli
 from hpo.promotion.lock import promotion_lock
+from hpo.storage.postgres.engine import Database
 from hpo.studies.spec import Promotion
 from hpo.tracking.client import open_client
 from hpo.tracking.mirror_thread import MirrorThread
@@ -149,10 +150,10 @@ def test_who_waits_to_promote_keeps_no_transaction_open(engine: Engine) -> None:
     model, waits, done = "connections-wait", threading.Event(), threading.Event()
 
     def wait() -> None:
-        with promotion_lock(engine, model, waits.set):
+        with promotion_lock(Database(engine), model, waits.set):
             done.set()
 
-    with promotion_lock(engine, model, lambda: None):
+    with promotion_lock(Database(engine), model, lambda: None):
         thread = threading.Thread(target=wait)
         thread.start()
         assert waits.wait(60)
@@ -188,7 +189,7 @@ def test_a_mirror_without_a_connection_waits_in_silence(
     caplog.set_level(logging.WARNING, "hpo")
     study = simulated_study(engine, trials=1)
     pool = create_engine(str(here.storage), pool_size=2, max_overflow=0, pool_timeout=0.2)
-    with MirrorThread(here, study, engine=pool) as mirror:
+    with MirrorThread(here, study, database=Database(pool)) as mirror:
         assert mirror.flush()
         with pool.connect(), pool.connect():
             mirror.wake()
@@ -198,12 +199,20 @@ def test_a_mirror_without_a_connection_waits_in_silence(
     assert [record.getMessage() for record in caplog.records] == []
 
 
-def test_a_promotion_and_its_workers_mirrors_take_turns(engine: Engine) -> None:
+def test_a_promotion_and_its_workers_mirrors_take_turns(database: Database) -> None:
     """One of the two connections is for those who talk to MLflow, the lock's holder included."""
-    turn = threading.Lock()
-    with promotion_lock(engine, "connections-turn", lambda: None, turn=turn):
-        assert not turn.acquire(blocking=False)
-    assert turn.acquire(blocking=False)
+    mirrored = threading.Event()
+
+    def mirror() -> None:
+        with database.long_transaction():
+            mirrored.set()
+
+    thread = threading.Thread(target=mirror)
+    with promotion_lock(database, "connections-turn", lambda: None):
+        thread.start()
+        assert not mirrored.wait(0.5)
+    thread.join(60)
+    assert mirrored.is_set()
 
 
 def _states(engine: Engine) -> list[str]:
