@@ -20,16 +20,18 @@ from hpo.datasets.archive import own_keys, pack, packed_bytes
 from hpo.datasets.data_yaml import load
 from hpo.errors import DatasetError, StorageFullError, UsageError
 from hpo.host.file_lock import try_lock
-from hpo.storage.postgres.queries import query
+from hpo.storage.postgres.queries import Queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine, RowMapping
 
     from hpo.storage.artifacts.store import ArtifactStore
+
+SQL = Queries(__name__)
 
 KB, MB, GB = 1e3, 1e6, 1e9
 _DRAFT = ".packing-"
@@ -70,15 +72,30 @@ class Pushed:
 def pushed(engine: Engine, fingerprint: str) -> Pushed | None:
     """What is known of the dataset with that content; None where nobody pushed it."""
     with engine.connect() as connection:
-        found = connection.execute(query("dataset"), {"fingerprint": fingerprint})
-        row = found.mappings().one_or_none()
+        row = recorded(connection, fingerprint)
     return None if row is None else Pushed(**row)
+
+
+def recorded(connection: Connection, fingerprint: str | None) -> RowMapping | None:
+    """The row of a pushed dataset, by column; None where nobody pushed it."""
+    found = connection.execute(SQL["dataset"], {"fingerprint": fingerprint})
+    return found.mappings().one_or_none()
+
+
+def record_as_told(connection: Connection, row: str) -> None:
+    """Record what another database knew of a dataset; what is known here already stays.
+
+    Args:
+        connection: an open transaction.
+        row: as `recorded` gives it, as JSON.
+    """
+    connection.execute(SQL["import_dataset"], {"row": row})
 
 
 def all_pushed(engine: Engine) -> list[Pushed]:
     """All of them, the newest first."""
     with engine.connect() as connection:
-        rows = connection.execute(query("datasets")).mappings().all()
+        rows = connection.execute(SQL["datasets"]).mappings().all()
     return [Pushed(**{**row, "studies": tuple(row["studies"])}) for row in rows]
 
 
@@ -133,7 +150,7 @@ def push(
         "images": json.dumps(images), "keys": json.dumps(keys), "pushed_by": by,
     }  # fmt: skip
     with engine.begin() as connection:
-        connection.execute(query("record_dataset"), row)
+        connection.execute(SQL["record_dataset"], row)
     found = pushed(engine, fingerprint)
     if found is None:
         raise DatasetError(str(data), ["its record was removed as soon as it was made"])

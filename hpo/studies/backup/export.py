@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from hpo import __version__
+from hpo.datasets.remote import recorded
 from hpo.errors import UnknownStudyError, UsageError
 from hpo.storage.postgres.queries import query
 from hpo.studies.backup.document import SECTIONS, Row, StudyDocument
@@ -56,8 +57,7 @@ def export_study(engine: Engine, study: Study, *, artifacts: str) -> StudyDocume
             raise UnknownStudyError(f"the study '{study.name}' was deleted")
         finals_id = connection.scalar(query("export_finals_id"), key)
         finals = None if finals_id is None else _content(connection, finals_id)
-        row = connection.execute(query("dataset"), {"fingerprint": study.fingerprint})
-        pushed = row.mappings().one_or_none()
+        pushed = recorded(connection, study.fingerprint)
     content, where = found
     if pushed is not None:  # the archive stays in the store, as weights do
         made["dataset"] = {column: _plain(value) for column, value in pushed.items()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
+from hpo.datasets.remote import record_as_told
 from hpo.errors import FaultsError, StoreError, StudyExistsError, WeightsError
 from hpo.storage.postgres.queries import query
 from hpo.studies.backup.document import SECTIONS, compact
@@ -98,7 +99,7 @@ def _remember_dataset(connection: Connection, document: StudyDocument) -> None:
     if isinstance(row, dict) and own is not None and row.get("fingerprint") == own:
         try:
             with connection.begin_nested():
-                connection.execute(query("import_dataset"), {"row": compact(row)})
+                record_as_told(connection, compact(row))
         except DBAPIError as error:
             log.warning("the file does not say well where its dataset is: %s", error.orig)
 
