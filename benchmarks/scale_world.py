@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench_claims import EPOCHS, curve, make_our_study
 from sqlalchemy import text
 
-from hpo.claims.claims import Claim, Claims, End
+from hpo.claims.claims import Claim, Claims, End, read_snapshot
 from hpo.claims.history import History
 from hpo.storage.postgres.engine import Database, make_engine
 from hpo.studies.spec import Choice
@@ -175,7 +175,7 @@ def first_look(engine: Engine, name: str) -> tuple[History, float]:
     history = History(study.study_id, study.name, study.spec.objective.direction)
     at = time.perf_counter()
     with engine.connect() as connection:
-        history.snapshot(connection)
+        read_snapshot(connection, history)
     return history, time.perf_counter() - at
 
 

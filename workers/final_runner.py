@@ -11,7 +11,7 @@ from hpo.claims.claims import LeaseStatus
 from hpo.datasets.data_yaml import TEST_SPLIT
 from hpo.errors import DatasetError, TrialError, WeightsError
 from hpo.evaluation.record import Evaluated
-from hpo.studies.finals import final_of_row
+from hpo.studies.finals import load_final
 from hpo.trainer import Directive, Epoch, Result
 from workers.trial_runner import LostError, TrialRunner
 
@@ -32,10 +32,10 @@ class FinalRunner(TrialRunner):
     """A claimed trial of a finals study."""
 
     def __init__(self, context: StudyContext, claim: Claim, watch: Watch) -> None:
-        rows = context.claims.rows("final", trial=claim.trial_id)
-        if not rows:
+        final = load_final(context.claims.database, claim.trial_id)
+        if final is None:
             raise LostError  # deleted outside this service since the claim
-        self._final = final_of_row(rows[0])
+        self._final = final
         super().__init__(context, claim, watch, seed=self._final.seed)
 
     def _train(self) -> Result:

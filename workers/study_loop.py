@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpo.claims.checkpoints import clear_ended
-from hpo.claims.claims import Claim, Claims, End, NoTrial
+from hpo.claims.claims import Claim, Claims, End, NoTrial, note_worker_left, register_worker
 from hpo.errors import HpoError, RepeatedFailureError
 from hpo.host.environment import this_machine
 from hpo.storage.artifacts.opening import open_store
-from hpo.storage.postgres.queries import query
 from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
 from workers.context import StudyContext, WorkerContext
 from workers.events import Event, Kind
@@ -24,8 +22,6 @@ from workers.trial_runner import Ended, LostError, TrialRunner
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
-
-    from sqlalchemy import Connection
 
     from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
@@ -120,16 +116,14 @@ class StudyLoop:
         """
         context, study = self._context, self._study
         slot = context.slot if study.parent_id is None else None  # finals count in nobody's limit
-        row = {
-            "study_id": study.study_id,
-            "host": context.host,
-            "pid": os.getpid(),
-            "device": context.device,
-            "environment": json.dumps(this_machine(context.device, study.code_version)),
-        }
-        # Repeated after a lost acknowledgement it makes a second row, which nobody is
-        worker_id, self._ended_before = context.database.run(
-            lambda connection: _register(connection, row, slot)
+        worker_id, self._ended_before = register_worker(
+            context.database,
+            study,
+            host=context.host,
+            pid=os.getpid(),
+            device=context.device,
+            slot=slot,
+            environment=this_machine(context.device, study.code_version),
         )
         summary = WorkerSummary(why="crashed")
         try:
@@ -228,13 +222,6 @@ def first_line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _register(connection: Connection, row: dict[str, Any], slot: str | None) -> tuple[int, int]:
-    """(the new worker's id, trials that earlier workers of the slot ended)."""
-    before = int(connection.execute(query("ended_in_slot"), {"slot": slot}).scalar_one())
-    worker_id = connection.execute(query("register_worker"), row | {"slot": slot}).scalar_one()
-    return int(worker_id), before
-
-
 def _clear_ended(study_context: StudyContext) -> None:
     try:
         clear_ended(study_context.claims, study_context.store)
@@ -244,7 +231,6 @@ def _clear_ended(study_context: StudyContext) -> None:
 
 def _left(database: Database, worker_id: int, why: str) -> None:
     try:
-        with database.transaction() as connection:
-            connection.execute(query("worker_left"), {"worker_id": worker_id, "why": why})
+        note_worker_left(database, worker_id, why)
     except Exception:  # the row is for people; leaving must not fail for it
         log.warning("could not note that this worker left", exc_info=True)

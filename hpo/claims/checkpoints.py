@@ -9,9 +9,8 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from hpo.claims.claims import LeaseStatus, StoredCheckpoint
+from hpo.claims.claims import LeaseStatus, StoredCheckpoint, uncleared_attempts
 from hpo.errors import StoreError
-from hpo.storage.postgres.queries import query
 from hpo.studies.finals import finals_of
 from hpo.studies.names import area_of
 from hpo.studies.store import delete_study
@@ -90,7 +89,7 @@ class Checkpoints:
         if self._others is None:
             # Not later ones: this lease may be lost by now, and what a new holder has just put
             # into the store is recorded only after that
-            tokens = _tokens(self._claims, self._claim.trial_id)
+            tokens = self._claims.attempt_tokens(self._claim.trial_id)
             self._others = list(takewhile(lambda token: token != self._claim.token, tokens))
         for token in (self._claim.token, *self._others):
             self._store.keep_only(self._area(token), _needed(rows, token))
@@ -102,9 +101,7 @@ class Checkpoints:
 
 def checkpoint_areas(engine: Engine, study: Study) -> list[str]:
     """Where checkpoints of a study may lie now."""
-    with engine.connect() as connection:
-        rows = connection.execute(query("uncleared_attempts"), {"study": study.study_id}).all()
-    return [area_of(study.uid, row.number, row.token) for row in rows]
+    return [area_of(study.uid, *attempt) for attempt in uncleared_attempts(engine, study)]
 
 
 def delete_with_checkpoints(
@@ -137,9 +134,9 @@ def clear_trial(claims: Claims, store: ArtifactStore, trial_id: int, number: int
     Raises:
         StoreError: the store is gone; the trial stays to be cleared.
     """
-    for token in _tokens(claims, trial_id):
+    for token in claims.attempt_tokens(trial_id):
         store.keep_only(area_of(claims.study.uid, number, token), ())
-    claims.rows("cleared", trial=trial_id)
+    claims.set_cleared(trial_id)
 
 
 def clear_ended(claims: Claims, store: ArtifactStore) -> None:
@@ -148,12 +145,8 @@ def clear_ended(claims: Claims, store: ArtifactStore) -> None:
     Raises:
         StoreError: the store is gone.
     """
-    for row in claims.rows("uncleared", study=claims.study.study_id):
-        clear_trial(claims, store, row.trial_id, row.number)
-
-
-def _tokens(claims: Claims, trial_id: int) -> list[uuid.UUID]:
-    return [row.token for row in claims.rows("attempt_tokens", trial=trial_id)]
+    for trial_id, number in claims.uncleared():
+        clear_trial(claims, store, trial_id, number)
 
 
 def _needed(rows: Iterable[StoredCheckpoint], token: uuid.UUID) -> set[str]:

@@ -18,14 +18,19 @@ from typing import TYPE_CHECKING, Any
 from hpo.claims.history import History
 from hpo.claims.suggest import should_prune, suggest
 from hpo.storage.artifacts.store import Stored
-from hpo.storage.postgres.queries import query
+from hpo.storage.postgres.queries import Queries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy import Connection, Engine
+
+    from hpo.claims.snapshot import Snapshot
     from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
     from hpo.trainer import Epoch
+
+SQL = Queries(__name__)
 
 
 class LeaseStatus(Enum):
@@ -97,6 +102,7 @@ class Claims:
     """The claims of one worker on one study.
 
     Attributes:
+        database: where the claims are made.
         study: the study.
         lease_s: how long a lease lasts without renewal.
     """
@@ -106,7 +112,7 @@ class Claims:
         # Python then lets one of them see half a module.
         import optuna  # noqa: F401 - see above
 
-        self._database, self.study, self._worker_id = database, study, worker_id
+        self.database, self.study, self._worker_id = database, study, worker_id
         self.lease_s = lease_s
         self._history = History(study.study_id, study.name, study.spec.objective.direction)
 
@@ -116,8 +122,8 @@ class Claims:
         The trial is handed out only when all its parameters are stored.
         """
         token = uuid.uuid4()
-        row = self._database.fetch_one(
-            query("claim"), worker=self._worker_id, token=str(token), study=self.study.study_id,
+        row = self.database.fetch_one(
+            SQL["claim"], worker=self._worker_id, token=str(token), study=self.study.study_id,
             lease_s=self.lease_s,
         )  # fmt: skip
         if row.outcome == "lost":  # another took the trial over before we learnt that it was ours
@@ -128,7 +134,7 @@ class Claims:
 
     def _with_params(self, row: Any, token: uuid.UUID) -> Claim | NoTrial:
         # No connection is held while sampling, which takes long with many trials
-        snapshot = self._database.run(self._history.snapshot)
+        snapshot = self.database.run(self._snapshot)
         try:
             judged = snapshot.get_trial(row.trial_id).last_step or 0
         except KeyError:  # deleted outside this service since the claim
@@ -138,22 +144,22 @@ class Claims:
             "trial": row.trial_id, "token": str(token),
             "params": json.dumps(suggestion.stored), "attrs": json.dumps(suggestion.attrs),
         }  # fmt: skip
-        if not self._database.scalar(query("store_params"), **values):
+        if not self.database.scalar(SQL["store_params"], **values):
             # The lease was lost while sampling: there is something to claim, so ask again.
             return self.claim()
         return Claim(row.trial_id, row.number, token, row.takeovers, judged, suggestion.params)
 
     def renew(self, claim: Claim) -> LeaseStatus:
         """Lengthen the lease."""
-        row = self._database.fetch_one(query("renew"), **self._fence(claim), lease_s=self.lease_s)
+        row = self.database.fetch_one(SQL["renew"], **self._fence(claim), lease_s=self.lease_s)
         return LeaseStatus(row.standing)
 
     def report(self, claim: Claim, epoch: Epoch) -> LeaseStatus:
         """Store an epoch's metrics; the same epoch again replaces them. Renews the lease."""
         value = epoch.metrics.get(self.study.spec.objective.metric, math.nan)
         metrics = {name: _or_none(figure) for name, figure in epoch.metrics.items()}
-        row = self._database.fetch_one(
-            query("report"), **self._fence(claim), epoch=epoch.number,
+        row = self.database.fetch_one(
+            SQL["report"], **self._fence(claim), epoch=epoch.number,
             value=None if math.isnan(value) else value, metrics=json.dumps(metrics),
             lease_s=self.lease_s,
         )  # fmt: skip
@@ -167,13 +173,13 @@ class Claims:
         if epoch <= claim.pruning_checked_to or self.study.spec.pruner.name == "none":
             return False
 
-        snapshot = self._database.run(self._history.snapshot)
+        snapshot = self.database.run(self._snapshot)
         if claim.trial_id not in {t._trial_id for t in snapshot.get_all_trials(0)}:  # noqa: SLF001 - the id our tables use
             return False
         pruned, rungs = should_prune(self.study.spec, snapshot, claim.trial_id)
         if rungs:
             attrs = json.dumps(rungs)
-            self._database.execute(query("store_rungs"), **self._fence(claim), attrs=attrs)
+            self.database.execute(SQL["store_rungs"], **self._fence(claim), attrs=attrs)
         return pruned
 
     def tell(
@@ -202,30 +208,30 @@ class Claims:
         """
         texts = {key: json.dumps(value, default=str) for key, value in (attrs or {}).items()}
         pairs = {name: [item.sha256, item.size] for name, item in (files or {}).items()}
-        row = self._database.fetch_one(
-            query("tell"), **self._fence(claim), state=end.value, reason=reason or None,
+        row = self.database.fetch_one(
+            SQL["tell"], **self._fence(claim), state=end.value, reason=reason or None,
             attrs=json.dumps(texts), files=json.dumps(pairs), last=last,
         )  # fmt: skip
         return bool(row.standing == "told")
 
     def release(self, claim: Claim) -> bool:
         """Give the trial back unfinished, for another worker to take over at once."""
-        return bool(self._database.fetch_one(query("release"), **self._fence(claim)).released)
+        return bool(self.database.fetch_one(SQL["release"], **self._fence(claim)).released)
 
     def resume(self, claim: Claim, epoch: int, note: str) -> bool:
         """Note that this attempt goes on after `epoch`, 0 for the start; False: it is lost.
 
         Checkpoints of later epochs are forgotten: they could not be used.
         """
-        row = self._database.fetch_one(
-            query("resume"), **self._fence(claim), epoch=epoch, note=note or None
+        row = self.database.fetch_one(
+            SQL["resume"], **self._fence(claim), epoch=epoch, note=note or None
         )
         return bool(row.resumed)
 
     def record_checkpoint(self, claim: Claim, kept: StoredCheckpoint) -> LeaseStatus:
         """Record a checkpoint that the store holds; the newest and the one before are kept."""
-        row = self._database.fetch_one(
-            query("checkpoint"), **self._fence(claim), epoch=kept.epoch, sha256=kept.state.sha256,
+        row = self.database.fetch_one(
+            SQL["checkpoint"], **self._fence(claim), epoch=kept.epoch, sha256=kept.state.sha256,
             bytes=kept.state.size, best_epoch=kept.best_epoch,
             best_sha256=kept.weights and kept.weights.sha256,
             best_bytes=kept.weights and kept.weights.size,
@@ -234,19 +240,89 @@ class Claims:
 
     def checkpoints(self, trial_id: int) -> list[StoredCheckpoint]:
         """A trial's checkpoints, the newest first."""
-        return [_kept(row) for row in self.rows("checkpoints", trial=trial_id)]
+        return [_kept(row) for row in self.database.fetch_all(SQL["checkpoints"], trial=trial_id)]
 
     def set_worker_warning(self, text: str) -> None:
         """What `hpo status` says of this worker; "" when all is well again."""
-        self.rows("warn", worker=self._worker_id, warning=text or None)
+        self.database.execute(SQL["warn"], worker=self._worker_id, warning=text or None)
 
-    def rows(self, name: str, **values: Any) -> list[Any]:
-        """All rows of a named query, or of a statement that is safe to repeat."""
-        return self._database.fetch_all(query(name), **values)
+    def attempt_tokens(self, trial_id: int) -> list[uuid.UUID]:
+        """The tokens of all attempts at a trial, the earliest first."""
+        rows = self.database.fetch_all(SQL["attempt_tokens"], trial=trial_id)
+        return [row.token for row in rows]
+
+    def uncleared(self) -> list[tuple[int, int]]:
+        """(id, number) of each ended trial whose checkpoints may still lie in the store."""
+        rows = self.database.fetch_all(SQL["uncleared"], study=self.study.study_id)
+        return [(row.trial_id, row.number) for row in rows]
+
+    def set_cleared(self, trial_id: int) -> None:
+        """Note that the store holds no checkpoint of an ended trial any more."""
+        self.database.execute(SQL["cleared"], trial=trial_id)
+
+    def _snapshot(self, connection: Connection) -> Snapshot:
+        return read_snapshot(connection, self._history)
 
     @staticmethod
     def _fence(claim: Claim) -> dict[str, Any]:
         return {"trial": claim.trial_id, "token": str(claim.token)}
+
+
+def read_snapshot(connection: Connection, history: History) -> Snapshot:
+    """All trials of a study at this moment, by number; finished ones are read once."""
+    key = {"study_id": history.study_id}
+    trials = connection.execute(SQL["history"], key | {"known": history.known})
+    attrs = connection.execute(SQL["study_attrs"], key)
+    return history.snapshot(trials.all(), attrs.all())
+
+
+def register_worker(
+    database: Database,
+    study: Study,
+    *,
+    host: str,
+    pid: int,
+    device: str,
+    slot: str | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> tuple[int, int]:
+    """Make a row for a worker; a lost acknowledgement may leave another one, which is nobody's.
+
+    Args:
+        database: the studies' database.
+        study: the study it works on.
+        host: its machine's name.
+        pid: of its process.
+        device: what it trains on.
+        slot: a name that outlives the process; None for none.
+        environment: what its trainings depend on, JSON-able.
+
+    Returns:
+        (the worker's id, trials that earlier workers of the slot ended).
+    """
+    row = {
+        "study_id": study.study_id, "host": host, "pid": pid, "device": device, "slot": slot,
+        "environment": None if environment is None else json.dumps(environment),
+    }  # fmt: skip
+
+    def register(connection: Connection) -> tuple[int, int]:
+        before = int(connection.execute(SQL["ended_in_slot"], {"slot": slot}).scalar_one())
+        return int(connection.execute(SQL["register_worker"], row).scalar_one()), before
+
+    return database.run(register)
+
+
+def note_worker_left(database: Database, worker_id: int, why: str) -> None:
+    """Record, at once or not at all, that a worker ended."""
+    with database.transaction() as connection:
+        connection.execute(SQL["worker_left"], {"worker_id": worker_id, "why": why})
+
+
+def uncleared_attempts(engine: Engine, study: Study) -> list[tuple[int, uuid.UUID]]:
+    """(trial's number, token) of every attempt that may have left something in the store."""
+    with engine.connect() as connection:
+        rows = connection.execute(SQL["uncleared_attempts"], {"study": study.study_id}).all()
+    return [(row.number, row.token) for row in rows]
 
 
 def _kept(row: Any) -> StoredCheckpoint:

@@ -6,11 +6,11 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from hpo.storage.postgres.queries import query
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from optuna.trial import FrozenTrial
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Row
 
     from hpo.claims.snapshot import Snapshot
 
@@ -18,24 +18,34 @@ _SPECIAL = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan
 
 
 class History:
-    """Reads of one study's trials.
+    """One study's trials as far as they were read.
 
     Finished trials never change and are read once. One instance serves one thread.
+
+    Attributes:
+        study_id: Optuna's id.
     """
 
     def __init__(self, study_id: int, name: str, direction: str) -> None:
-        self._study_id, self._name, self._direction = study_id, name, direction
+        self.study_id, self._name, self._direction = study_id, name, direction
         self._finished: dict[int, FrozenTrial] = {}
 
-    def snapshot(self, connection: Connection) -> Snapshot:
-        """All trials at this moment, by number."""
+    @property
+    def known(self) -> list[int]:
+        """Ids of the trials that need not be read again."""
+        return list(self._finished)
+
+    def snapshot(self, rows: Sequence[Row[Any]], attrs: Sequence[Row[Any]]) -> Snapshot:
+        """All trials at this moment, by number.
+
+        Args:
+            rows: of the statement `history`: all trials but those `known`.
+            attrs: of the statement `study_attrs`.
+        """
         from optuna.study import StudyDirection
 
         from hpo.claims.snapshot import Snapshot
 
-        rows = connection.execute(
-            query("history"), {"study_id": self._study_id, "known": list(self._finished)}
-        ).all()
         live = []
         for row in rows:
             trial = _frozen(row)
@@ -44,7 +54,6 @@ class History:
             else:
                 live.append(trial)
         trials = sorted([*self._finished.values(), *live], key=lambda trial: trial.number)
-        attrs = connection.execute(query("study_attrs"), {"study_id": self._study_id})
         study_attrs = {row.key: json.loads(row.value_json) for row in attrs}
         direction = StudyDirection[self._direction.upper()]
         return Snapshot(self._name, direction, trials, study_attrs)

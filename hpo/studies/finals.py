@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UnknownStudyError, UsageError
-from hpo.storage.postgres.queries import query
+from hpo.storage.postgres.queries import Queries, query
 from hpo.studies.spec import Budget, Choice, StudySpec
 from hpo.studies.store import (
     Origin,
@@ -25,9 +25,12 @@ from hpo.studies.store import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Row
 
+    from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
+
+SQL = Queries(__name__)
 
 SUFFIX = "/finals"  # no name that a user gives holds a slash
 SEEDS = 2**32  # seeds are below this
@@ -166,8 +169,14 @@ def parent_of(engine: Engine, finals: Study) -> Study:
     return load_study(engine, name)
 
 
-def final_of_row(row: Any) -> Final:
-    """A Final from a row of the statement `final`."""
+def load_final(database: Database, trial_id: int) -> Final | None:
+    """What one trial of finals is to do; None when it was deleted."""
+    for row in database.fetch_all(SQL["final"], trial=trial_id):
+        return _final(row)
+    return None
+
+
+def _final(row: Row[Any]) -> Final:
     return Final(
         row.of_trial_id, row.of_number, row.seed, row.trained, row.weights_name, row.sha256,
         row.best_epoch, row.metrics or {},

@@ -235,7 +235,7 @@ def test_attempts_of_before_are_told_as_far_as_they_are_known(
     store = FolderStore(tmp_path / "artifacts")
     store.require_writable()
     clear_ended(claims_of(engine, study), store)
-    left = claims_of(engine, study).rows("uncleared", study=study.study_id)
+    left = claims_of(engine, study).uncleared()
     assert left == [], "trials that ended before there were checkpoints are cleared"
 
 

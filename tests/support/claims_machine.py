@@ -25,11 +25,10 @@ from support.claiming import epoch
 from support.claims_rows import DUMP, attempt_seen, lease_expected, lease_seen, of
 from support.studies import simulated_spec
 
-from hpo.claims.claims import Claim, Claims, End, LeaseStatus, NoTrial, StoredCheckpoint
+from hpo.claims.claims import SQL, Claim, Claims, End, LeaseStatus, NoTrial, StoredCheckpoint
 from hpo.errors import StudyClosedError
 from hpo.storage.artifacts.store import Stored
 from hpo.storage.postgres.engine import Database
-from hpo.storage.postgres.queries import query
 from hpo.studies.store import create_study, delete_study, enqueue, extend, set_state
 
 if TYPE_CHECKING:
@@ -184,9 +183,11 @@ class ClaimsMachine(RuleBasedStateMachine):
         holder = self.holder(back)
         fence = Claims._fence(holder.claim)
         row = {**fence, "attrs": json.dumps({key: f'"{fence["token"]}"'})}
-        (found,) = self.write(holder, lambda: holder.claims.rows("store_rungs", **row))
+        stored = self.write(
+            holder, lambda: holder.claims.database.scalar(SQL["store_rungs"], **row)
+        )
         trial = self.model.held(holder.claim.token)
-        assert found[0] is (trial is not None)
+        assert stored is (trial is not None)
         if trial is not None:
             trial.rungs[key] = fence["token"]
 
@@ -221,7 +222,7 @@ class ClaimsMachine(RuleBasedStateMachine):
         values = {"study": self.study.study_id, "worker": 1, "token": str(token)}
         row = self.write(
             holder,
-            lambda: holder.claims._database.fetch_one(query("claim"), **values, lease_s=LEASE_S),
+            lambda: holder.claims.database.fetch_one(SQL["claim"], **values, lease_s=LEASE_S),
         )
         if self.model.renew(token) == "lost":
             assert row.outcome == "lost"
@@ -280,10 +281,10 @@ class ClaimsMachine(RuleBasedStateMachine):
         """A worker removes what is left of ended trials, as at a study's end."""
         self.seen = None
         over = [t for t in self.model.trials if t.state in model.OVER and not t.cleared]
-        found = self.workers[0].rows("uncleared", study=self.study.study_id)
-        assert [row.number for row in found] == [trial.number for trial in over]
-        for row, trial in zip(found, over, strict=True):
-            self.workers[0].rows("cleared", trial=row.trial_id)
+        found = self.workers[0].uncleared()
+        assert [number for _, number in found] == [trial.number for trial in over]
+        for (trial_id, _), trial in zip(found, over, strict=True):
+            self.workers[0].set_cleared(trial_id)
             trial.cleared = True
             trial.checkpoints.clear()
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.studies import simulated_spec
 
-from hpo.claims.claims import Claim, Claims, End
+from hpo.claims.claims import Claim, Claims, End, register_worker
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import Database
-from hpo.storage.postgres.queries import query
 from hpo.storage.postgres.url import with_database
 from hpo.studies.store import create_study
 from hpo.tracking.client import open_client
@@ -56,10 +55,7 @@ class Bench:
         self._open: list[Mirror] = []
 
     def _worker(self, host: str) -> int:
-        row = {"study_id": self.study.study_id, "host": host, "pid": 1, "device": "cpu"}
-        row |= {"slot": None, "environment": None}
-        with self.engine.begin() as connection:
-            return int(connection.execute(query("register_worker"), row).scalar_one())
+        return register_worker(Database(self.engine), self.study, host=host, pid=1, device="cpu")[0]
 
     def claims(self, *, host: str = "host-a", lease_s: float = 60.0) -> Claims:
         """Claims of a worker on that host."""

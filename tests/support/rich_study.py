@@ -15,7 +15,7 @@ from support.claiming import claimed, expire
 from support.studies import HYPERBAND, TPE, simulated_spec
 
 from hpo.claims.checkpoints import Checkpoints
-from hpo.claims.claims import Claims, End
+from hpo.claims.claims import Claims, End, register_worker
 from hpo.storage.postgres.engine import Database
 from hpo.storage.postgres.queries import query
 from hpo.studies.store import create_study, enqueue, extend, load_study
@@ -37,11 +37,12 @@ AWKWARD = (0.1 + 0.2, -0.0, 5e-324, 1.7976931348623157e308, 1 / 3, 1e16, 1234567
 
 def worker_on(engine: Engine, study: Study, host: str = "host-ä") -> Claims:
     """Claims of a registered worker."""
-    row = {"study_id": study.study_id, "host": host, "pid": 7, "device": "cpu", "slot": "actor-1"}
-    row["environment"] = json.dumps({"device": "cpu", "packages": {"torch": "2.15.0"}})
-    with engine.begin() as connection:
-        worker_id = int(connection.execute(query("register_worker"), row).scalar_one())
-    return Claims(Database(engine, patience_s=30.0), study, worker_id, lease_s=60.0)
+    database = Database(engine, patience_s=30.0)
+    worker_id, _ = register_worker(
+        database, study, host=host, pid=7, device="cpu", slot="actor-1",
+        environment={"device": "cpu", "packages": {"torch": "2.15.0"}},
+    )  # fmt: skip
+    return Claims(database, study, worker_id, lease_s=60.0)
 
 
 def storage_of(engine: Engine) -> optuna.storages.RDBStorage:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.studies import simulated_spec
 
-from hpo.claims.claims import Claim, Claims, End
+from hpo.claims.claims import Claim, Claims, End, register_worker
 from hpo.datasets.held_out import simulated_fingerprint
 from hpo.promotion.candidates import call_finals
 from hpo.promotion.finalizer import finalize
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import Database
-from hpo.storage.postgres.queries import query
 from hpo.studies.spec import Promotion
 from hpo.studies.store import Study, create_study
 from hpo.tracking.client import Client, open_client
@@ -45,19 +44,9 @@ class Teller:
     def __init__(self, engine: Engine, settings: Settings, study: Study, folder: Path) -> None:
         self._engine, self._settings, self._study, self._folder = engine, settings, study, folder
         open_store(settings).require_writable()
-        with engine.begin() as connection:
-            row = {
-                "study_id": study.study_id,
-                "host": "here",
-                "pid": 1,
-                "device": "cpu",
-                "slot": None,
-                "environment": None,
-            }
-            worker_id = int(connection.execute(query("register_worker"), row).scalar_one())
-        self.claims = Claims(
-            Database(engine, patience_s=10), study, worker_id, lease_s=60
-        )  # nothing here is to be taken over
+        database = Database(engine, patience_s=10)
+        worker_id, _ = register_worker(database, study, host="here", pid=1, device="cpu")
+        self.claims = Claims(database, study, worker_id, lease_s=60)  # nothing here is taken over
 
     def claim(self) -> Claim:
         """A trial that now runs."""

@@ -16,20 +16,6 @@ select t.trial_id, t.study_id, :of_trial_id, :of_number, :seed, :trained
 -- name: finals_asked
 select f.of_trial_id, f.seed from hpo.final f where f.study_id = :study_id
 
--- name: final
--- What one finals trial is to do, and the weights of the trial that it looks at.
-select f.of_trial_id, f.of_number, f.seed, f.trained, w.name as weights_name, w.sha256,
-       l.best_epoch, e.metrics
-  from hpo.final f
-  left join hpo.lease l on l.trial_id = f.of_trial_id
-  left join hpo.epoch e on e.trial_id = f.of_trial_id and e.epoch = l.best_epoch
-  left join lateral (
-      select a.name, a.sha256 from hpo.artifact a
-       where a.trial_id = f.of_trial_id and a.name like 'weights/%'
-       order by (a.name = 'weights/best.pt') desc, a.name
-       limit 1) w on true
- where f.trial_id = :trial
-
 -- name: final_results
 -- Every final with its state, and what is kept of those that are complete.
 select f.trial_id, t.number, f.of_trial_id, f.of_number, f.seed, f.trained,

@@ -173,16 +173,3 @@ with trial as (
     delete from study_system_attributes where study_id = :study_id
 )
 delete from studies where study_id = :study_id
-
--- name: register_worker
-insert into hpo.worker (study_id, host, pid, device, slot, environment)
-values (:study_id, :host, :pid, :device, :slot, cast(:environment as jsonb))
-returning worker_id
-
--- name: ended_in_slot
-select count(*) from hpo.lease l join hpo.worker w on w.worker_id = l.worker_id
- where w.slot = :slot and l.told_at is not null
-
--- name: worker_left
-update hpo.worker set ended_at = hpo.now(), seen_at = hpo.now(), ended_why = :why
- where worker_id = :worker_id

@@ -1,4 +1,5 @@
--- The functions of the schema `hpo` (hpo/storage/postgres/migrations), as Python calls them.
+-- The functions of the schema `hpo` (hpo/storage/postgres/migrations) as Python calls them, and what
+-- workers read beside them.
 
 -- name: claim
 select outcome, trial_id, number, takeovers, kind
@@ -62,3 +63,39 @@ select hpo.tell(:trial, cast(:token as uuid), :state, :reason, cast(:attrs as js
 
 -- name: release
 select hpo.release(:trial, cast(:token as uuid)) as released
+
+-- name: history
+-- Trials of a study whose ids are not known yet; the running and waiting ones always.
+select t.trial_id, t.number, t.state::text as state,
+       t.datetime_start, t.datetime_complete,
+       (select coalesce(jsonb_object_agg(p.param_name,
+                   jsonb_build_array(p.param_value, p.distribution_json)), '{}')
+          from trial_params p where p.trial_id = t.trial_id) as params,
+       (select coalesce(jsonb_object_agg(v.step,
+                   jsonb_build_array(v.intermediate_value, v.intermediate_value_type::text)), '{}')
+          from trial_intermediate_values v where v.trial_id = t.trial_id) as steps,
+       (select coalesce(jsonb_object_agg(a.key, a.value_json), '{}')
+          from trial_system_attributes a where a.trial_id = t.trial_id) as system_attrs,
+       (select jsonb_build_array(v.value, v.value_type::text)
+          from trial_values v where v.trial_id = t.trial_id and v.objective = 0) as value
+  from trials t
+ where t.study_id = :study_id and t.trial_id <> all(:known)
+ order by t.number
+
+-- name: study_attrs
+-- optuna-dashboard's notes, two rows a trial, are of no use to samplers and pruners.
+select a.key, a.value_json from study_system_attributes a
+ where a.study_id = :study_id and a.key not like 'dashboard:%'
+
+-- name: register_worker
+insert into hpo.worker (study_id, host, pid, device, slot, environment)
+values (:study_id, :host, :pid, :device, :slot, cast(:environment as jsonb))
+returning worker_id
+
+-- name: ended_in_slot
+select count(*) from hpo.lease l join hpo.worker w on w.worker_id = l.worker_id
+ where w.slot = :slot and l.told_at is not null
+
+-- name: worker_left
+update hpo.worker set ended_at = hpo.now(), seen_at = hpo.now(), ended_why = :why
+ where worker_id = :worker_id
