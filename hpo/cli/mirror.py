@@ -12,7 +12,7 @@ import click
 from hpo.cli.terminal.context import opened, the_study
 from hpo.cli.terminal.options import json_option, show, study_option
 from hpo.errors import HpoError
-from hpo.storage.postgres.queries import query
+from hpo.studies.store import finals_id, optuna_id
 from hpo.tracking.dashboard import show_pending
 from hpo.tracking.mirror import Synced, open_mirror
 from hpo.tracking.verify import Mismatch, mend, verify
@@ -123,7 +123,7 @@ def _meant(name: str | None, *, writing: bool) -> tuple[Settings, list[int], str
         wanted = name or settings.study
         if wanted is not None:
             with engine.connect() as connection:
-                study_id = connection.scalar(query("optuna_study"), {"name": wanted})
+                study_id = optuna_id(connection, wanted)
             if study_id is not None:
                 return settings, _with_finals(engine, study_id), wanted
         study = the_study(settings, engine, name, writing=writing)
@@ -132,8 +132,8 @@ def _meant(name: str | None, *, writing: bool) -> tuple[Settings, list[int], str
 
 def _with_finals(engine: Engine, study_id: int) -> list[int]:
     with engine.connect() as connection:
-        finals_id = connection.scalar(query("finals_id"), {"study_id": study_id})
-    return [study_id] if finals_id is None else [study_id, finals_id]
+        finals = finals_id(connection, study_id)
+    return [study_id] if finals is None else [study_id, finals]
 
 
 class _Progress:

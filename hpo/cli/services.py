@@ -82,14 +82,13 @@ def down(force: bool, as_json: bool) -> None:
 
 def _refuse_while_training(settings: Settings) -> None:
     from hpo.storage.postgres.engine import connect
-    from hpo.storage.postgres.queries import query
+    from hpo.studies.status import training_now
 
     if embedded.status(settings.home).pid is None:
         return
     engine = connect(settings)
     try:
-        with engine.connect() as connection:
-            busy = connection.execute(query("training_now")).scalars().all()
+        busy = training_now(engine)
     except ProgrammingError:
         return  # no tables yet, so nobody trains
     finally:

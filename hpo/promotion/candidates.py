@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import UsageError, WeightsError
 from hpo.evaluation.record import Evaluated
 from hpo.storage.artifacts.opening import open_store
-from hpo.storage.postgres.queries import query
-from hpo.studies.finals import SUFFIX, Wanted, asked, ensure_finals
-from hpo.studies.trials import trial_rows
+from hpo.studies.finals import SUFFIX, Wanted, asked, ensure_finals, final_results
+from hpo.studies.status import completion_row
+from hpo.studies.trials import best_trials, trial_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -80,9 +80,7 @@ class Candidate:
 
 def standing(connection: Connection, study: Study) -> Standing | None:
     """Where the study stands; None when it was deleted."""
-    row = connection.execute(
-        query("promotion_standing"), {"study_id": study.study_id}
-    ).one_or_none()
+    row = completion_row(connection, study)
     if row is None:
         return None
     counts = {name: getattr(row, name) for name in ("complete", "pruned", "failed", "typed")}
@@ -100,11 +98,7 @@ def ranked_candidates(connection: Connection, study: Study, limit: int) -> list[
     Pruned trials never compete, and neither do values typed into the dashboard: nobody told them
     under a lease.
     """
-    maximize = study.spec.objective.sign > 0
-    rows = connection.execute(
-        query("promotion_candidates"),
-        {"study_id": study.study_id, "maximize": maximize, "limit": limit},
-    ).all()
+    rows = best_trials(connection, study, limit)
     return [_candidate(connection, study, row) for row in rows]
 
 
@@ -222,7 +216,7 @@ def call_finals(engine: Engine, study: Study, numbers: Sequence[int] | None = No
 
 def finals_missing(connection: Connection, study: Study, candidates: list[Candidate]) -> str:
     """Why the finals of these candidates are not over, in words; "" when they are."""
-    rows = {(row.of_trial_id, row.seed): row for row in _rows(connection, study)}
+    rows = {(row.of_trial_id, row.seed): row for row in final_results(connection, study)}
     seeds = [seed for seed, _ in asked(study.spec)]
     wanted = [(candidate.trial_id, seed) for candidate in candidates for seed in seeds]
     ended = [key for key in wanted if key in rows and rows[key].state in ("COMPLETE", "FAIL")]
@@ -235,7 +229,7 @@ def finalists(
     connection: Connection, settings: Settings, study: Study, candidates: Iterable[Candidate]
 ) -> list[Finalist]:
     """What came of the candidates in the finals, best by validation first."""
-    store, rows = open_store(settings), _rows(connection, study)
+    store, rows = open_store(settings), final_results(connection, study)
     with tempfile.TemporaryDirectory(prefix="hpo-finals-") as scratch:
         found = [_finalist(one, rows, study, store, Path(scratch)) for one in candidates]
     # Sorting is stable: on a tie the earlier candidate stays in front
@@ -261,16 +255,8 @@ def unexamined(study: Study, candidate: Candidate) -> Finalist:
     return Finalist(candidate, (run,))
 
 
-def _rows(connection: Connection, study: Study) -> list[Any]:
-    name = connection.scalar(query("finals_study"), {"study_id": study.study_id})
-    if name is None:
-        return []
-    finals_id = connection.execute(query("optuna_study"), {"name": name}).scalar_one()
-    return list(connection.execute(query("final_results"), {"study_id": finals_id}))
-
-
 def _finalist(
-    candidate: Candidate, rows: list[Any], study: Study, store: ArtifactStore, scratch: Path
+    candidate: Candidate, rows: Sequence[Any], study: Study, store: ArtifactStore, scratch: Path
 ) -> Finalist:
     runs: list[SeedRun] = []
     faults: list[str] = []

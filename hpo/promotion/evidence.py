@@ -14,9 +14,8 @@ from hpo.promotion.decision import Decision, Outcome, promotion_id
 from hpo.promotion.gate import class_differences, finalists_evidence
 from hpo.promotion.report.context import Exhibit, figures
 from hpo.promotion.report.files import documents
-from hpo.storage.postgres.queries import query
 from hpo.studies.preflight import require_test_split
-from hpo.studies.trials import trial_rows
+from hpo.studies.trials import training_cost, trial_epochs, trial_rows
 from hpo.trainer import load_trainer
 
 if TYPE_CHECKING:
@@ -144,9 +143,7 @@ class Evidence:
 
     def _cost(self) -> dict[str, dict[str, float]]:
         """Seconds of training and validation by kind of device."""
-        rows = self._order.connection.execute(
-            query("promotion_cost"), {"study_id": self._study.study_id}
-        ).all()
+        rows = training_cost(self._order.connection, self._study)
         cost: dict[str, dict[str, float]] = {"trials_s": {}, "finals_s": {}}
         for row in rows:
             kind = str(row.device or "unknown").partition(":")[0]
@@ -168,7 +165,7 @@ class Evidence:
         """The decision of that name with everything that can be shown of it."""
         connection, study = self._order.connection, self._study
         params = {row.number: row.params for row in trial_rows(connection, study)}
-        epochs = connection.execute(query("trial_epochs"), {"trial_id": self.run.trial_id}).all()
+        epochs = trial_epochs(connection, self.run.trial_id)
         evaluated = self.run.evaluated
         sha256 = None if evaluated is None else evaluated.detections_sha256
         return Exhibit(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import TrackingError
 from hpo.promotion.decision import Decision
 from hpo.storage.postgres.queries import query
+from hpo.studies.status import champion_row
+from hpo.studies.store import optuna_id
 
 if TYPE_CHECKING:
     import uuid
@@ -170,7 +172,7 @@ def recorded_champion(
 
     Without an alias: that of whichever was decided about last.
     """
-    return connection.execute(query("champion"), {"model": model, "alias": alias}).one_or_none()
+    return champion_row(connection, model, alias)
 
 
 def recorded_version(registry: Registry, row: Row[Any]) -> Version | None:
@@ -200,7 +202,7 @@ def require_restored(
         return None
     if row.study_name == study.name or made_by(row) is None:
         return row
-    if connection.scalar(query("optuna_study"), {"name": row.study_name}) is None:
+    if optuna_id(connection, row.study_name) is None:
         return row
     raise TrackingError(
         f"MLflow does not hold {model} version {row.version} any more, the champion that "

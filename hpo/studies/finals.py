@@ -11,15 +11,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UnknownStudyError, UsageError
-from hpo.storage.postgres.queries import Queries, query
+from hpo.storage.postgres.queries import Queries
 from hpo.studies.spec import Budget, Choice, StudySpec
 from hpo.studies.store import (
     Origin,
     Study,
+    finals_id,
     forget_deleted,
     insert_study,
     insert_waiting,
     load_study,
+    locked_budget,
+    optuna_id,
+    set_budget,
 )
 
 if TYPE_CHECKING:
@@ -106,53 +110,50 @@ def ensure_finals(engine: Engine, study: Study, finalists: Sequence[Wanted]) -> 
     name = study.name + SUFFIX
     trainings = asked(study.spec)
     with engine.begin() as connection:
-        key = {"study_id": study.study_id}
-        if connection.execute(query("lock_study"), key).one_or_none() is None:
-            raise UnknownStudyError(f"the study '{study.name}' was deleted")
+        locked_budget(connection, study.study_id, study.name)
         forget_deleted(connection)  # finals that went in optuna-dashboard are in nobody's way
         count = len(finalists) * len(trainings)
         origin = Origin(
             study.fingerprint, study.code_version, study.test_fingerprint, study.study_id,
             study.model_sha256,
         )  # fmt: skip
-        finals_id = insert_study(connection, finals_spec(study, count), origin)
-        fresh = finals_id is not None
-        if finals_id is None:
-            finals_id = connection.execute(query("optuna_study"), {"name": name}).scalar_one()
-        _fill(connection, finals_id, finalists, trainings, fresh=fresh)
+        made = insert_study(connection, finals_spec(study, count), origin)
+        found = optuna_id(connection, name) if made is None else made
+        if found is None:
+            raise UnknownStudyError(f"the study '{name}' was deleted")
+        budget = locked_budget(connection, found, name)
+        added = _fill(connection, found, finalists, trainings)
+        if added and made is None:
+            set_budget(connection, found, budget + added)
     return load_study(engine, name)
 
 
 def _fill(
     connection: Connection,
-    finals_id: int,
+    finals: int,
     finalists: Sequence[Wanted],
     trainings: Sequence[tuple[int, bool]],
-    *,
-    fresh: bool,
-) -> None:
-    """Put what was not asked for before in the queue, and raise the budget by as much."""
-    key = {"study_id": finals_id}
-    budget = connection.execute(query("lock_study"), key).one().trials
-    before = {(row.of_trial_id, row.seed) for row in connection.execute(query("finals_asked"), key)}
+) -> int:
+    """Put what was not asked for before in the queue; how many trials."""
+    key = {"study_id": finals}
+    before = {(row.of_trial_id, row.seed) for row in connection.execute(SQL["finals_asked"], key)}
     added = 0
     for finalist in finalists:
         for seed, trained in trainings:
             if (finalist.trial_id, seed) in before:
                 continue
-            number = insert_waiting(connection, finals_id, finalist.params)
+            number = insert_waiting(connection, finals, finalist.params)
             row = {"of_trial_id": finalist.trial_id, "of_number": finalist.number,
                    "seed": seed, "trained": trained, "number": number}  # fmt: skip
-            connection.execute(query("insert_final"), key | row)
+            connection.execute(SQL["insert_final"], key | row)
             added += 1
-    if added and not fresh:
-        connection.execute(query("extend"), key | {"trials": budget + added})
+    return added
 
 
 def finals_of(engine: Engine, study: Study) -> Study | None:
     """The study's finals; None while there are none."""
     with engine.connect() as connection:
-        name = connection.scalar(query("finals_study"), {"study_id": study.study_id})
+        name = connection.scalar(SQL["finals_study"], {"study_id": study.study_id})
     return None if name is None else load_study(engine, name)
 
 
@@ -163,10 +164,22 @@ def parent_of(engine: Engine, finals: Study) -> Study:
         UnknownStudyError: it was deleted.
     """
     with engine.connect() as connection:
-        name = connection.scalar(query("parent_study"), {"parent_id": finals.parent_id})
+        name = connection.scalar(SQL["parent_study"], {"parent_id": finals.parent_id})
     if name is None:
         raise UnknownStudyError(f"the study of '{finals.name}' was deleted")
     return load_study(engine, name)
+
+
+def final_results(connection: Connection, study: Study) -> Sequence[Row[Any]]:
+    """Every final of a study with its state, by number, and what is kept of complete ones."""
+    finals = finals_id(connection, study.study_id)
+    return connection.execute(SQL["final_results"], {"study_id": finals}).all()
+
+
+def final_of_number(connection: Connection, finals: Study, number: int) -> Row[Any] | None:
+    """What a trial of finals was asked to do; None where it was tried again as another one."""
+    key = {"study_id": finals.study_id, "number": number}
+    return connection.execute(SQL["final_of_number"], key).one_or_none()
 
 
 def load_final(database: Database, trial_id: int) -> Final | None:
@@ -195,10 +208,8 @@ def retry_final(engine: Engine, finals: Study, number: int) -> int:
     key = {"study_id": finals.study_id}
     with engine.begin() as connection:
         # Two at once: the second one finds the place taken.
-        locked = connection.execute(query("lock_study"), key).one_or_none()
-        if locked is None:
-            raise UnknownStudyError(f"the study '{finals.name}' was deleted")
-        row = connection.execute(query("final_to_retry"), key | {"number": number}).one_or_none()
+        budget = locked_budget(connection, finals.study_id, finals.name)
+        row = connection.execute(SQL["final_to_retry"], key | {"number": number}).one_or_none()
         if row is None:
             raise UsageError(
                 f"the study '{finals.name}' has no trial {number}",
@@ -216,6 +227,6 @@ def retry_final(engine: Engine, finals: Study, number: int) -> int:
                 hint=f"`hpo trials --study {finals.name}` shows the trial in its place.",
             )
         made = insert_waiting(connection, finals.study_id, json.loads(row.params or "{}"))
-        connection.execute(query("move_final"), key | {"trial_id": row.trial_id, "number": made})
-        connection.execute(query("extend"), key | {"trials": locked.trials + 1})
+        connection.execute(SQL["move_final"], key | {"trial_id": row.trial_id, "number": made})
+        set_budget(connection, finals.study_id, budget + 1)
     return made

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UnknownStudyError
-from hpo.storage.postgres.queries import query
-from hpo.studies.store import study_state
+from hpo.storage.postgres.queries import Queries
+from hpo.studies.store import finals_id, study_rows, study_state
 from hpo.studies.trials import trial_rows
 from hpo.trainer import load_trainer
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hpo.studies.store import Study
     from hpo.studies.trials import TrialSummary
 
+SQL = Queries(__name__)
+
 
 def status(engine: Engine, study: Study) -> dict[str, Any]:
     """The document of `hpo status --json`: JSON-able.
@@ -32,21 +34,21 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
     key = {"study_id": study.study_id}
     maximize = study.spec.objective.sign > 0
     with engine.connect() as connection:
-        rows = connection.execute(query("study_names")).all()
+        rows = study_rows(connection)
         listed = next((row for row in rows if row.study_id == study.study_id), None)
         if listed is None:
             raise UnknownStudyError(f"the study '{study.name}' was deleted")
-        counts = connection.execute(query("status_counts"), key).one()
-        best = connection.execute(query("status_best"), key | {"maximize": maximize}).one_or_none()
-        workers = connection.execute(query("status_workers"), key).all()
-        finals = connection.execute(query("status_finals"), key).one_or_none()
+        counts = connection.execute(SQL["status_counts"], key).one()
+        best = connection.execute(SQL["status_best"], key | {"maximize": maximize}).one_or_none()
+        workers = connection.execute(SQL["status_workers"], key).all()
+        finals = connection.execute(SQL["status_finals"], key).one_or_none()
         others = connection.execute(
-            query("status_workers"), {"study_id": finals and finals.study_id}
+            SQL["status_workers"], {"study_id": finals and finals.study_id}
         ).all()
         mirror = _mirror(connection, study)
-        target = {"model": study.spec.promotion.model, "alias": study.spec.promotion.alias}
-        champion = connection.execute(query("champion"), target).one_or_none()
-        decision = connection.execute(query("last_decision"), key).one_or_none()
+        target = study.spec.promotion
+        champion = champion_row(connection, target.model, target.alias)
+        decision = connection.execute(SQL["last_decision"], key).one_or_none()
         best_row = trial_rows(connection, study, best.number)[0] if best else None
     return {
         "study": study.name,
@@ -85,14 +87,33 @@ def status(engine: Engine, study: Study) -> dict[str, Any]:
 def _mirror(connection: Connection, study: Study) -> dict[str, Any]:
     """How many runs of the study and its finals MLflow is behind, and what is in the way."""
     behind, error = 0, None
-    finals_id = connection.scalar(query("finals_id"), {"study_id": study.study_id})
-    for study_id in (study.study_id, finals_id):
-        key = {"study_id": study_id}
-        row = connection.execute(query("mirror_behind"), key).one_or_none()
+    for study_id in (study.study_id, finals_id(connection, study.study_id)):
+        row = None if study_id is None else mirror_lag(connection, study_id)
         if row is not None and row.behind:
             behind += row.behind
-            error = error or connection.scalar(query("mirror_error"), key)
+            error = error or connection.scalar(SQL["mirror_error"], {"study_id": study_id})
     return {"behind": behind, "error": error}
+
+
+def mirror_lag(connection: Connection, study_id: int) -> Row[Any] | None:
+    """What of a study is not in MLflow yet; None when the study does not exist."""
+    return connection.execute(SQL["mirror_behind"], {"study_id": study_id}).one_or_none()
+
+
+def champion_row(connection: Connection, model: str, alias: str | None) -> Row[Any] | None:
+    """The last word of our record about a model's champion; `alias` None: of whichever."""
+    return connection.execute(SQL["champion"], {"model": model, "alias": alias}).one_or_none()
+
+
+def completion_row(connection: Connection, study: Study) -> Row[Any] | None:
+    """Whether a study is over and what its trials came to; None when it was deleted."""
+    return connection.execute(SQL["completion"], {"study_id": study.study_id}).one_or_none()
+
+
+def training_now(engine: Engine) -> Sequence[str]:
+    """The workers that train at this moment, as `host:pid`, of all studies."""
+    with engine.connect() as connection:
+        return connection.execute(SQL["training_now"]).scalars().all()
 
 
 def _finals(row: Row[Any], workers: Sequence[Row[Any]]) -> dict[str, Any]:

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import StudyClosedError, StudyExistsError, UnknownStudyError, UsageError
-from hpo.storage.postgres.queries import query
+from hpo.storage.postgres.queries import Queries
 from hpo.studies.spec import LARGEST_INTEGER, StudySpec, differences
 from search_spaces.faults import SpaceFaults
 from search_spaces.names import did_you_mean
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Row
 
+SQL = Queries(__name__)
 
 LIVE = ("open", "running")  # states of a study with something left to do
 
@@ -128,22 +129,22 @@ class Origin:
 def insert_study(connection: Connection, spec: StudySpec, origin: Origin) -> int | None:
     """Write a study without trials; its id, or None when the name is taken."""
     # Optuna's unique index on the name makes a second creator wait here for the first.
-    study_id = connection.scalar(query("insert_optuna_study"), {"name": spec.study})
+    study_id = insert_optuna_study(connection, spec.study)
     if study_id is None:
         return None
     direction = spec.objective.direction.upper()
-    connection.execute(query("insert_direction"), {"study_id": study_id, "direction": direction})
+    connection.execute(SQL["insert_direction"], {"study_id": study_id, "direction": direction})
     names = json.dumps([spec.objective.metric])
     connection.execute(
-        query("insert_study_system_attr"),
+        SQL["insert_study_system_attr"],
         {"study_id": study_id, "key": "study:metric_names", "value": names},  # Optuna's own key
     )
     shown = {"spec_sha256": spec.sha256(), "trainer": spec.trainer, "dataset": origin.fingerprint}
     for key, value in shown.items():
         row = {"study_id": study_id, "key": f"hpo:{key}", "value": json.dumps(value)}
-        connection.execute(query("insert_study_attr"), row)
+        connection.execute(SQL["insert_study_attr"], row)
     connection.execute(
-        query("insert_study"),
+        SQL["insert_study"],
         {
             "study_id": study_id, "name": spec.study, "spec": json.dumps(spec.to_dict()),
             "sha256": spec.sha256(), "fingerprint": origin.fingerprint,
@@ -152,13 +153,31 @@ def insert_study(connection: Connection, spec: StudySpec, origin: Origin) -> int
             "parent_id": origin.parent_id, "model_sha256": origin.model_sha256,
         },
     )  # fmt: skip
-    return int(study_id)
+    return study_id
+
+
+def insert_optuna_study(connection: Connection, name: str) -> int | None:
+    """Write Optuna's row of a study; its id, or None when the name is taken."""
+    found: int | None = connection.scalar(SQL["insert_optuna_study"], {"name": name})
+    return found
+
+
+def optuna_id(connection: Connection, name: str) -> int | None:
+    """Optuna's id of the study of that name, be it ours or not; None when there is none."""
+    found: int | None = connection.scalar(SQL["optuna_study"], {"name": name})
+    return found
+
+
+def finals_id(connection: Connection, study_id: int) -> int | None:
+    """Optuna's id of a study's finals; None while there are none."""
+    found: int | None = connection.scalar(SQL["finals_id"], {"study_id": study_id})
+    return found
 
 
 def insert_waiting(connection: Connection, study_id: int | None, params: Mapping[str, Any]) -> int:
     """Put a trial with these parameters in the queue; its number."""
     row = {"study_id": study_id, "params": json.dumps(dict(params))}
-    return int(connection.execute(query("insert_waiting"), row).scalar_one())
+    return int(connection.execute(SQL["insert_waiting"], row).scalar_one())
 
 
 def _require_equal(
@@ -196,7 +215,7 @@ def _require_equal(
 def find_study(engine: Engine, name: str) -> Study | None:
     """The study of that name, or None."""
     with engine.connect() as connection:
-        row = connection.execute(query("study_by_name"), {"name": name}).one_or_none()
+        row = connection.execute(SQL["study_by_name"], {"name": name}).one_or_none()
     if row is None:
         return None
     return Study(
@@ -225,11 +244,16 @@ def load_study(engine: Engine, name: str) -> Study:
 def list_studies(engine: Engine) -> list[Listed]:
     """All studies, the newest first, finals after their study."""
     with engine.connect() as connection:
-        rows = connection.execute(query("study_names")).all()
+        rows = study_rows(connection)
     return [
         Listed(row.study_id, row.name, study_state(row), row.claimed, row.trials, row.parent_id)
         for row in rows
     ]
+
+
+def study_rows(connection: Connection) -> Sequence[Row[Any]]:
+    """All studies, the newest first, with what tells open ones from finished ones."""
+    return connection.execute(SQL["study_names"]).all()
 
 
 def study_state(row: Any) -> str:
@@ -290,10 +314,8 @@ def enqueue(
     except SpaceFaults as error:
         raise UsageError("; ".join(error.faults)) from error
     with engine.begin() as connection:
-        budget = _locked_budget(connection, study)
-        counts = connection.execute(
-            query("claimed_and_waiting"), {"study_id": study.study_id}
-        ).one()
+        budget = locked_budget(connection, study.study_id, study.name)
+        counts = connection.execute(SQL["claimed_and_waiting"], {"study_id": study.study_id}).one()
         if counts.timed_out:
             raise StudyClosedError(
                 f"the budget.timeout of '{study.name}' is over: no trial starts any more",
@@ -319,7 +341,7 @@ def extend(engine: Engine, study: Study, trials: int) -> None:
     if study.spec.sampler.name == "grid":
         raise UsageError("a grid has as many points as it has: its study cannot be extended")
     with engine.begin() as connection:
-        budget = _locked_budget(connection, study)
+        budget = locked_budget(connection, study.study_id, study.name)
         if trials > LARGEST_INTEGER:
             raise UsageError(
                 f"--trials {trials} is more than {LARGEST_INTEGER}, the largest budget"
@@ -329,7 +351,12 @@ def extend(engine: Engine, study: Study, trials: int) -> None:
                 f"--trials {trials} is not above the present budget of {budget}",
                 hint="Give the new total, not the difference.",
             )
-        connection.execute(query("extend"), {"study_id": study.study_id, "trials": trials})
+        set_budget(connection, study.study_id, trials)
+
+
+def set_budget(connection: Connection, study_id: int, trials: int) -> None:
+    """Let a study, whose row is locked, have so many trials in all."""
+    connection.execute(SQL["extend"], {"study_id": study_id, "trials": trials})
 
 
 def _refuse_finals(study: Study) -> None:
@@ -347,14 +374,19 @@ def set_state(engine: Engine, study: Study, state: str) -> None:
     Finals stop and go on with their study.
     """
     with engine.begin() as connection:
-        _locked_budget(connection, study)
-        connection.execute(query("set_state"), {"study_id": study.study_id, "state": state})
+        locked_budget(connection, study.study_id, study.name)
+        connection.execute(SQL["set_state"], {"study_id": study.study_id, "state": state})
 
 
-def _locked_budget(connection: Connection, study: Study) -> int:
-    row = connection.execute(query("lock_study"), {"study_id": study.study_id}).one_or_none()
+def locked_budget(connection: Connection, study_id: int, name: str) -> int:
+    """The budget of a study, whose row is locked until the transaction ends.
+
+    Raises:
+        UnknownStudyError: the study, which is called `name`, was deleted.
+    """
+    row = connection.execute(SQL["lock_study"], {"study_id": study_id}).one_or_none()
     if row is None:
-        raise UnknownStudyError(f"the study '{study.name}' was deleted")
+        raise UnknownStudyError(f"the study '{name}' was deleted")
     return int(row.trials)
 
 
@@ -367,10 +399,10 @@ def delete_study(engine: Engine, study: Study) -> None:
         UnknownStudyError: it was deleted already.
     """
     with engine.begin() as connection:
-        _locked_budget(connection, study)
-        finals_id = connection.scalar(query("finals_id"), {"study_id": study.study_id})
-        if finals_id is not None:
-            _delete(connection, finals_id)
+        locked_budget(connection, study.study_id, study.name)
+        finals = finals_id(connection, study.study_id)
+        if finals is not None:
+            _delete(connection, finals)
         _delete(connection, study.study_id)
 
 
@@ -380,13 +412,13 @@ def forget_deleted(connection: Connection) -> None:
     Their finals are deleted, in Optuna's tables too: the name is needed when a study of the same
     name has finals.
     """
-    for finals_id in connection.scalars(query("orphaned_finals")).all():
-        _delete(connection, finals_id)
-    connection.execute(query("forget_deleted"))
+    for orphaned in connection.scalars(SQL["orphaned_finals"]).all():
+        _delete(connection, orphaned)
+    connection.execute(SQL["forget_deleted"])
 
 
 def _delete(connection: Connection, study_id: int) -> None:
     key = {"study_id": study_id}
-    connection.execute(query("lock_study"), key)
-    connection.execute(query("lock_trials"), key)
-    connection.execute(query("delete_study"), key)
+    connection.execute(SQL["lock_study"], key)
+    connection.execute(SQL["lock_trials"], key)
+    connection.execute(SQL["delete_study"], key)

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError
-from hpo.storage.postgres.queries import query
+from hpo.storage.postgres.queries import Queries
 from hpo.studies.finals import retry_final
 from hpo.studies.store import enqueue
 from hpo.trainer import load_trainer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection, Engine, Row
 
     from hpo.studies.store import Study
+
+SQL = Queries(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def trial_rows(
 ) -> list[TrialSummary]:
     """The trials by number, or the one of that number."""
     rows = connection.execute(
-        query("trial_rows"), {"study_id": study.study_id, "number": number}
+        SQL["trial_rows"], {"study_id": study.study_id, "number": number}
     ).all()
     return [_row(row, study) for row in rows]
 
@@ -67,18 +71,18 @@ def trial_details(connection: Connection, study: Study, number: int) -> dict[str
         UsageError: there is no such trial.
     """
     found = connection.execute(
-        query("trial_rows"), {"study_id": study.study_id, "number": number}
+        SQL["trial_rows"], {"study_id": study.study_id, "number": number}
     ).one_or_none()
     if found is None:
         raise _unknown(study, number)
     key = {"trial_id": found.trial_id}
-    attrs = connection.execute(query("trial_attrs"), key).all()
+    attrs = connection.execute(SQL["trial_attrs"], key).all()
     return vars(_row(found, study)) | {
         "started": found.datetime_start,
         "ended": found.datetime_complete,
         "history": [
             {"epoch": row.epoch, "at": row.recorded_at, **row.metrics}
-            for row in connection.execute(query("trial_epochs"), key)
+            for row in trial_epochs(connection, found.trial_id)
         ],
         "attempts": _dicts(connection, "trial_attempts", key),
         "checkpoints": _dicts(connection, "trial_checkpoints", key),
@@ -124,8 +128,30 @@ def trainer_defaults(study: Study) -> dict[str, Any]:
     return {name: argument.default for name, argument in arguments.items()} | study.spec.train
 
 
+def trial_epochs(connection: Connection, trial_id: int) -> Sequence[Row[Any]]:
+    """A trial's recorded epochs with their metrics, by number."""
+    return connection.execute(SQL["trial_epochs"], {"trial_id": trial_id}).all()
+
+
+def best_trials(connection: Connection, study: Study, limit: int) -> Sequence[Row[Any]]:
+    """The complete trials told under a lease, best first, the earlier first on a tie."""
+    maximize = study.spec.objective.sign > 0
+    key = {"study_id": study.study_id, "maximize": maximize, "limit": limit}
+    return connection.execute(SQL["best_trials"], key).all()
+
+
+def trial_figures(connection: Connection, study: Study) -> Sequence[Row[Any]]:
+    """Every ended trial with the figures of its best epoch, and what it cost, by number."""
+    return connection.execute(SQL["trial_figures"], {"study_id": study.study_id}).all()
+
+
+def training_cost(connection: Connection, study: Study) -> Sequence[Row[Any]]:
+    """Seconds that a study's trials and its finals took, by device."""
+    return connection.execute(SQL["training_cost"], {"study_id": study.study_id}).all()
+
+
 def _dicts(connection: Connection, name: str, key: dict[str, Any]) -> list[dict[str, Any]]:
-    return [dict(row) for row in connection.execute(query(name), key).mappings()]
+    return [dict(row) for row in connection.execute(SQL[name], key).mappings()]
 
 
 def _row(row: Row[Any], study: Study) -> TrialSummary:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from hpo.storage.postgres.queries import query
+from hpo.studies.status import mirror_lag
 from hpo.tracking.projection import read_study
 
 if TYPE_CHECKING:
@@ -63,9 +64,7 @@ class SyncState:
     def pending(self) -> Pending:
         """What MLflow lacks."""
         with self.database.connect() as connection:
-            row = connection.execute(
-                query("mirror_behind"), {"study_id": self.study_id}
-            ).one_or_none()
+            row = mirror_lag(connection, self.study_id)
         if row is None:
             return Pending([], "", study=False)
         return Pending(list(row.trials), row.study_state, study=row.study_behind)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.storage.artifacts.store import sha256_of
 from hpo.storage.postgres.queries import query
+from hpo.studies.status import mirror_lag
 from hpo.tracking import runs
 from hpo.tracking.projection import STATUS, STUDY_STATUS, read_study, read_trial
 
@@ -94,7 +95,7 @@ def verify(
         study = read_study(connection, study_id)
         key = {"study_id": study_id}
         ids = [row.trial_id for row in connection.execute(query("mirror_trials"), key)]
-        behind = connection.execute(query("mirror_behind"), key).one_or_none()
+        behind = mirror_lag(connection, study_id)
     if study is None or behind is None:
         return Verified(0, [])
     found = _by_place(client, study)

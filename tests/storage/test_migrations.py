@@ -19,9 +19,9 @@ from hpo.claims.claims import Claim, End, LeaseStatus, NoTrial
 from hpo.errors import SchemaError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.postgres import schema
-from hpo.storage.postgres.queries import query
 from hpo.studies import store as studies
-from hpo.studies.store import Study, load_study
+from hpo.studies.status import champion_row
+from hpo.studies.store import SQL, Study, insert_optuna_study, load_study
 from hpo.studies.trials import trial_details, trial_rows
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def old_study(engine: Engine, **changes: Any) -> int:
     """A study as the first version made it; its id."""
     spec = simulated_spec(**changes)
     with engine.begin() as connection:
-        found = connection.scalar(query("insert_optuna_study"), {"name": spec.study})
-        connection.execute(query("insert_direction"), {"study_id": found, "direction": "MAXIMIZE"})
+        found = insert_optuna_study(connection, spec.study)
+        connection.execute(SQL["insert_direction"], {"study_id": found, "direction": "MAXIMIZE"})
         connection.execute(
             text("insert into hpo.study (study_id, name, spec, spec_sha256, code_version, trials) "
                  "values (:study, :name, cast(:spec as jsonb), :sha256, 'simulated 1', :trials)"),
@@ -110,7 +110,8 @@ def test_promotions_of_before_keep_their_order_and_their_champion(old: Engine) -
         migrate(connection, "head")
         rows = connection.execute(text("select version, outcome from hpo.promotion order by seq"))
         assert [tuple(row) for row in rows] == [(1, "promoted"), (2, "promoted"), (2, "kept")]
-        champion = connection.execute(query("champion"), {"model": "m", "alias": None}).one()
+        champion = champion_row(connection, "m", None)
+        assert champion is not None
         assert champion.version == 2
 
 

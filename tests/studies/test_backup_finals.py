@@ -20,13 +20,12 @@ from support.studies import simulated_study
 from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import End
 from hpo.errors import StudyExistsError, UsageError
-from hpo.storage.postgres.queries import query
 from hpo.studies.backup.export import export_study
 from hpo.studies.backup.file import read
 from hpo.studies.backup.restore import import_study
 from hpo.studies.finals import finals_of
 from hpo.studies.status import status
-from hpo.studies.store import delete_study, find_study, load_study, set_state
+from hpo.studies.store import delete_study, find_study, insert_optuna_study, load_study, set_state
 from hpo.trainer import Epoch
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ def test_finals_whose_name_is_taken_are_not_restored(
 ) -> None:
     """A plain Optuna study may have it: then nothing of the file is written."""
     with elsewhere.begin() as connection:
-        connection.execute(query("insert_optuna_study"), {"name": finals.name})
+        insert_optuna_study(connection, finals.name)
     with pytest.raises(StudyExistsError, match=FINALS):
         import_study(elsewhere, exported(engine), store)
     assert find_study(elsewhere, NAME) is None

@@ -17,7 +17,7 @@ from hpo.host.environment import UNSAID, differences, this_machine
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.artifacts.store import sha256_of
 from hpo.storage.postgres.engine import connect
-from hpo.storage.postgres.queries import query
+from hpo.studies.finals import final_of_number
 from hpo.studies.model_file import model_here
 from hpo.studies.preflight import require_matching_environment
 from hpo.studies.trials import trial_details, trial_rows
@@ -123,9 +123,7 @@ def read_trial(engine: Engine, study: Study, number: int) -> Recorded:
 def _seed(connection: Connection, study: Study, number: int) -> int:
     if study.parent_id is None:
         return study.spec.seed
-    row = connection.execute(
-        query("final_of_number"), {"study_id": study.study_id, "number": number}
-    ).one_or_none()
+    row = final_of_number(connection, study, number)
     if row is None:
         raise UsageError(
             f"trial {number} of '{study.name}' failed and was tried again as another one",

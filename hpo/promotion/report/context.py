@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.storage.postgres.queries import query
+from hpo.studies.trials import trial_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +103,7 @@ class TrialFigures:
 
 def figures(connection: Connection, study: Study, params: dict[int, Any]) -> list[TrialFigures]:
     """Every ended trial of a study, by number; `params` are the trials' parameters by number."""
-    rows = connection.execute(query("promotion_figures"), {"study_id": study.study_id})
+    rows = trial_figures(connection, study)
     return [
         TrialFigures(
             row.number, row.state, None if row.state == "FAIL" else row.value, row.best_epoch,

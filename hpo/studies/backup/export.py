@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo import __version__
 from hpo.datasets.remote import recorded
 from hpo.errors import UnknownStudyError, UsageError
-from hpo.storage.postgres.queries import query
+from hpo.storage.postgres.queries import Queries
 from hpo.studies.backup.document import SECTIONS, Row, StudyDocument
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from hpo.studies.store import Study
+
+SQL = Queries(__name__)
 
 # optuna-dashboard's keys that hold a trial's id
 _OF_TRIAL = re.compile(
@@ -51,11 +53,11 @@ def export_study(engine: Engine, study: Study, *, artifacts: str) -> StudyDocume
     made: dict[str, Any] = {"by": f"hpo-service {__version__}", "artifacts": artifacts}
     key = {"study_id": study.study_id}
     with engine.connect().execution_options(**at_once) as connection, connection.begin():
-        connection.execute(query("export_exactly"))
+        connection.execute(SQL["export_exactly"])
         found = _content(connection, study.study_id)
         if found is None:
             raise UnknownStudyError(f"the study '{study.name}' was deleted")
-        finals_id = connection.scalar(query("export_finals_id"), key)
+        finals_id = connection.scalar(SQL["export_finals_id"], key)
         finals = None if finals_id is None else _content(connection, finals_id)
         pushed = recorded(connection, study.fingerprint)
     content, where = found
@@ -79,13 +81,13 @@ def _content(connection: Connection, study_id: int) -> tuple[dict[str, Any], Row
     _number_workers(content)
     for name, section in SECTIONS.items():
         content[name] = section.sorted(content[name])
-    areas = connection.execute(query("export_areas"), key).all()
+    areas = connection.execute(SQL["export_areas"], key).all()
     tokens = {f"{row.trial}/{row.epoch}": str(row.token) for row in areas}
     return content, {"uid": content["study"]["uid"], "tokens": tokens}
 
 
 def _rows(connection: Connection, name: str, key: dict[str, int]) -> list[Row]:
-    found = connection.execute(query(f"export_{name}"), key).mappings()
+    found = connection.execute(SQL[f"export_{name}"], key).mappings()
     return [{column: _plain(value) for column, value in row.items()} for row in found]
 
 
@@ -112,9 +114,9 @@ def _part_notes(connection: Connection, key: dict[str, int], content: dict[str, 
     Left out are the mirror's own notes, whose links lead into the exporter's MLflow, and what
     speaks of another study's trials, as a copied study's attributes do.
     """
-    trials = connection.execute(query("export_trial_ids"), key).all()
+    trials = connection.execute(SQL["export_trial_ids"], key).all()
     numbers = {row.trial_id: row.number for row in trials}
-    experiment = connection.scalar(query("export_experiment"), key)
+    experiment = connection.scalar(SQL["export_experiment"], key)
     attrs = {row["key"]: row["value_json"] for row in content["study_system_attrs"]}
     runs = [(f"dashboard:{row.trial_id}:", f"[run {row.run_id}](") for row in trials if row.run_id]
     shown = _shown(attrs, [("dashboard:", f"[experiment {experiment}]("), *runs])

@@ -13,16 +13,18 @@ from sqlalchemy.exc import DBAPIError
 
 from hpo.datasets.remote import record_as_told
 from hpo.errors import FaultsError, StoreError, StudyExistsError, WeightsError
-from hpo.storage.postgres.queries import query
+from hpo.storage.postgres.queries import Queries
 from hpo.studies.backup.document import SECTIONS, compact
 from hpo.studies.names import area_of
-from hpo.studies.store import forget_deleted
+from hpo.studies.store import forget_deleted, insert_optuna_study, optuna_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from hpo.storage.artifacts.store import ArtifactStore
     from hpo.studies.backup.document import Row, StudyDocument
+
+SQL = Queries(__name__)
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def require_free(engine: Engine, name: str) -> None:
         StudyExistsError: it is.
     """
     with engine.connect() as connection:
-        if connection.scalar(query("optuna_study"), {"name": name}) is not None:
+        if optuna_id(connection, name) is not None:
             raise _taken(name)
 
 
@@ -130,7 +132,7 @@ class _Writer:
         """
         name = self._document.name
         # Optuna's unique index makes a second one of this name wait here for the first.
-        study_id = connection.scalar(query("insert_optuna_study"), {"name": name})
+        study_id = insert_optuna_study(connection, name)
         if study_id is None:
             raise _taken(name)
         key = {"study_id": study_id, "name": name, "parent_id": parent_id}
@@ -140,7 +142,7 @@ class _Writer:
         for section in SECTIONS:
             if section not in ("trials", "notes"):
                 self._insert(connection, section, key, rows[section])
-        return int(study_id)
+        return study_id
 
     def copied(self) -> list[bool]:
         """Copy the study's checkpoints; returns for each whether it was found."""
@@ -150,14 +152,14 @@ class _Writer:
     def _insert(connection: Connection, section: str, key: dict[str, Any], rows: list[Row]) -> None:
         for start in range(0, len(rows), CHUNK):
             chunk = compact(rows[start : start + CHUNK])
-            connection.execute(query(f"import_{section}"), key | {"rows": chunk})
+            connection.execute(SQL[f"import_{section}"], key | {"rows": chunk})
 
     def _with_ids(self, connection: Connection, key: dict[str, Any]) -> dict[str, list[Row]]:
         """The sections with this database's ids of trials, workers and attempts."""
-        found = connection.execute(query("import_trial_ids"), key)
+        found = connection.execute(SQL["import_trial_ids"], key)
         trials: dict[int, int] = {row.number: row.trial_id for row in found}
         places = [row["worker"] for row in self._content["workers"]]
-        ids = connection.scalars(query("import_worker_ids"), {"count": len(places)})
+        ids = connection.scalars(SQL["import_worker_ids"], {"count": len(places)})
         workers: dict[int | None, int | None] = {None: None}
         workers |= zip(places, ids.all(), strict=True)
 

@@ -1,47 +1,6 @@
 -- What MLflow and optuna-dashboard are to show, and how far they hold it. Rows of the schema hpo
 -- are optional throughout: a plain Optuna study is mirrored too.
 
--- name: mirror_behind
--- The one answer to "what is not in MLflow yet": trials, and the study's own run. No row when the
--- study does not exist. An ended trial's epochs are not looked at: nothing can be added to them.
-with pending as (
-    select t.trial_id, t.number
-      from trials t left join hpo.mirror m on m.trial_id = t.trial_id
-     where t.study_id = :study_id and t.state <> 'WAITING'
-       and (m.run_id is null
-            or m.state is distinct from t.state::text
-            or (t.state <> 'RUNNING' and not m.files)
-            or (t.state = 'RUNNING' and (
-                exists (select 1 from hpo.epoch e
-                         where e.trial_id = t.trial_id and e.change > m.change)
-                or m.steps < (select count(*) from trial_intermediate_values v
-                               where v.trial_id = t.trial_id and not exists (
-                                   select 1 from hpo.epoch e
-                                    where e.trial_id = v.trial_id and e.epoch = v.step)))))
-), now as (
-    select case
-             when h.state = 'stopped' then 'stopped'
-             when exists (select 1 from trials t left join hpo.lease l on l.trial_id = t.trial_id
-                           where t.study_id = s.study_id and t.state = 'RUNNING'
-                             and (h.study_id is null or l.told_at is null)) then 'open'
-             when h.study_id is null then 'finished'
-             when hpo.now() >= h.first_claim_at + hpo.seconds(h.timeout_s) then 'finished'
-             when h.trials <= (select count(*) from trials t
-                                where t.study_id = s.study_id and t.state <> 'WAITING')
-             then 'finished'
-             else 'open'
-           end as state
-      from studies s left join hpo.study h on h.study_id = s.study_id
-     where s.study_id = :study_id
-), parent as (
-    select now.state, (m.run_id is null or m.state is distinct from now.state) as behind
-      from now left join hpo.mirror_study m on m.study_id = :study_id
-)
-select (select count(*) from pending) + parent.behind::int as behind,
-       parent.state as study_state, parent.behind as study_behind,
-       coalesce((select array_agg(p.trial_id order by p.number) from pending p), '{}') as trials
-  from parent
-
 -- name: mirror_study
 select s.study_id, s.study_name as name, h.spec, h.spec_sha256, h.dataset_fingerprint,
        h.code_version, h.model_sha256, h.trials,
@@ -182,14 +141,6 @@ update hpo.mirror_study set error = :error, updated_at = hpo.now()
 -- name: mirror_study_works
 update hpo.mirror_study set error = null, updated_at = hpo.now()
  where study_id = :study_id and error is not null
-
--- name: mirror_error
--- Why MLflow is behind: what is in the way of all, else of one trial.
-select coalesce(
-    (select s.error from hpo.mirror_study s where s.study_id = :study_id),
-    (select m.error from hpo.mirror m
-      where m.study_id = :study_id and m.error is not null
-      order by m.updated_at desc limit 1)) as error
 
 -- name: dashboard_pending
 select m.trial_id

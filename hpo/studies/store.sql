@@ -1,3 +1,5 @@
+-- Studies: Optuna's rows and ours, made, found, steered and deleted together.
+
 -- name: study_by_name
 select h.study_id, h.uid, h.name, h.spec, h.spec_sha256, h.dataset_fingerprint, h.code_version,
        h.trials, h.timeout_s, h.state, h.created_at, h.first_claim_at, h.test_fingerprint,
@@ -53,19 +55,6 @@ with gone as (
     delete from hpo.final where study_id in (select study_id from gone)
 )
 delete from hpo.study where study_id in (select study_id from gone)
-
--- name: final_to_retry
--- `asked` is false when another trial has its place among the finals.
-select t.trial_id, t.state::text as state, f.trial_id is not null as asked,
-       (select a.value_json from trial_system_attributes a
-         where a.trial_id = t.trial_id and a.key = 'fixed_params') as params
-  from trials t left join hpo.final f on f.trial_id = t.trial_id
- where t.study_id = :study_id and t.number = :number
-
--- name: move_final
-update hpo.final f set trial_id = t.trial_id
-  from trials t
- where f.trial_id = :trial_id and t.study_id = :study_id and t.number = :number
 
 -- name: optuna_study
 select study_id from studies where study_name = :name
