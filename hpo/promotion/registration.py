@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import TrackingError
 from hpo.promotion.report.render import model_card
-from hpo.storage.postgres.queries import query
 from hpo.studies.finals import finals_of
 from hpo.studies.preflight import data_here
 from hpo.tracking.mirror import open_mirror
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
-    from hpo.tracking.mirror import Mirror
     from hpo.tracking.registry import Registry, Version
     from hpo.trainer import Package
 
@@ -48,7 +46,7 @@ def trial_run_id(database: Database, settings: Settings, study: Study, trial_id:
         until = time.monotonic() + BUSY_S
         while time.monotonic() < until:
             mirror.sync_trial(trial_id)
-            run_id = _complete(mirror, trial_id)
+            run_id = mirror.sync_state.complete_run(trial_id)
             if run_id is not None and live_run(mirror.client(), run_id) is not None:
                 return run_id
             if run_id is not None:
@@ -61,13 +59,6 @@ def trial_run_id(database: Database, settings: Settings, study: Study, trial_id:
         f"the trial's run in MLflow was not complete after {BUSY_S:g} s",
         hint=f"`hpo mirror sync --study {study.name}` says what holds it; then try again.",
     )
-
-
-def _complete(mirror: Mirror, trial_id: int) -> str | None:
-    """The run's id when our own record says that it shows the whole trial."""
-    with mirror.database.connect() as connection:
-        found = connection.scalar(query("promotion_run"), {"trial_id": trial_id})
-    return None if found is None else str(found)
 
 
 # Evidence that is shown as tags `hpo.<name>`.

@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from hpo.errors import WeightsError
-from hpo.storage.postgres.queries import query
-from hpo.tracking.projection import read_study, read_trial
+from hpo.tracking.sync_state import (
+    add_artifact,
+    add_note_text,
+    dashboard_pending,
+    lock_for_dashboard,
+    read_study,
+    read_trial,
+    set_on_dashboard,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,8 +77,7 @@ def show_pictures(
         }  # fmt: skip
         # Optuna stores the JSON text as a JSON string.
         value = json.dumps(json.dumps(meta))
-        row = {"trial_id": trial_id, "key": f"artifacts:{artifact_id}", "value": value}
-        connection.execute(query("dashboard_artifact"), row)
+        add_artifact(connection, trial_id, f"artifacts:{artifact_id}", value)
 
 
 def add_note(connection: Connection, study_id: int, trial_id: int | None, body: str) -> None:
@@ -80,12 +86,9 @@ def add_note(connection: Connection, study_id: int, trial_id: int | None, body: 
     A note that is there already stays, as a person may have changed it.
     """
     prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
-    connection.execute(
-        query("dashboard_note"),
-        {
-            "study_id": study_id, "version_key": f"{prefix}note_ver",
-            "text_key": f"{prefix}note_str:0", "text": json.dumps(body[:_LONGEST_NOTE]),
-        },
+    add_note_text(
+        connection, study_id, version_key=f"{prefix}note_ver", text_key=f"{prefix}note_str:0",
+        body=json.dumps(body[:_LONGEST_NOTE]),
     )  # fmt: skip
 
 
@@ -123,8 +126,7 @@ def show_pending(mirror: Mirror, settings: Settings) -> int:
     folder = None if "://" in settings.artifacts else Path(settings.artifacts) / "dashboard"
     uri = mirror.client().uri  # before a connection is taken: one is enough
     with mirror.database.transaction() as connection:
-        key = {"study_id": mirror.study_id}
-        pending = connection.scalars(query("dashboard_pending"), key).all()
+        pending = dashboard_pending(connection, mirror.study_id)
         study = read_study(connection, mirror.study_id)
         if study is None or study.experiment_id is None or study.run_id is None:
             return 0
@@ -135,7 +137,7 @@ def show_pending(mirror: Mirror, settings: Settings) -> int:
 def _show(mirror: Mirror, study: StudyRow, trial_id: int, uri: str, folder: Path | None) -> bool:
     # Pictures are copied inside: of the mirrors of one pool, one at a time
     with mirror.database.long_transaction() as connection:
-        mark = connection.execute(query("dashboard_lock"), {"trial_id": trial_id}).one_or_none()
+        mark = lock_for_dashboard(connection, trial_id)
         trial = read_trial(connection, study, trial_id)
         if mark is None or trial is None:
             return False
@@ -143,7 +145,7 @@ def _show(mirror: Mirror, study: StudyRow, trial_id: int, uri: str, folder: Path
         add_note(connection, study.study_id, trial_id, _trial_note(trial, mark.run_id, page))
         if folder is not None:
             _pictures(connection, mirror, trial, folder)
-        connection.execute(query("dashboard_done"), {"trial_id": trial_id})
+        set_on_dashboard(connection, trial_id)
     return True
 
 

@@ -16,8 +16,8 @@ from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import Database, storage_url
 from hpo.tracking import runs
 from hpo.tracking.client import error_code, is_missing, open_client, scrub
-from hpo.tracking.projection import STATUS, STUDY_STATUS, read_study, read_trial
-from hpo.tracking.sync_state import SyncState
+from hpo.tracking.projection import STATUS, STUDY_STATUS
+from hpo.tracking.sync_state import SyncState, read_study, read_trial
 from hpo.tracking.uri import artifact_root
 
 if TYPE_CHECKING:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpo.storage.postgres.queries import query
 from hpo.studies.spec import StudySpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Row
 
 STATUS = {"RUNNING": "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 STUDY_STATUS = {"open": "RUNNING", "finished": "FINISHED", "stopped": "KILLED"}
@@ -253,12 +252,8 @@ class TrialProjection:
         ]
 
 
-def read_study(connection: Connection, study_id: int) -> StudyRow | None:
-    """The study, or None when it was deleted."""
-    row = connection.execute(query("mirror_study"), {"study_id": study_id}).one_or_none()
-    if row is None:
-        return None
-    best = connection.execute(query("mirror_best"), {"study_id": study_id}).one_or_none()
+def study_row(row: Row[Any], best: Row[Any] | None) -> StudyRow:
+    """The study of a row of the statement `mirror_study` and its best trial's of `mirror_best`."""
     spec = None if row.spec is None else StudySpec.from_dict(row.spec)
     given = [] if row.metric_names is None else json.loads(row.metric_names)
     names = given or [str(place) for place in range(len(row.directions))]
@@ -270,17 +265,6 @@ def read_study(connection: Connection, study_id: int) -> StudyRow | None:
         None if best is None else (best.number, best.value), row.parent_id, row.parent_run_id,
         row.model_sha256,
     )  # fmt: skip
-
-
-def read_trial(
-    connection: Connection, study: StudyRow, trial_id: int, mark: Any = None
-) -> TrialProjection | None:
-    """The trial with its figures since the mark, or all of them; None when it was deleted."""
-    after = 0 if mark is None else mark.change
-    row: Row[Any] | None = connection.execute(
-        query("mirror_trial"), {"trial_id": trial_id, "change": after}
-    ).one_or_none()
-    return None if row is None else TrialProjection(study, row, 0 if mark is None else mark.steps)
 
 
 def metric_name(name: str) -> str:

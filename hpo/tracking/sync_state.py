@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from hpo.storage.postgres.queries import query
+from hpo.storage.postgres.queries import Queries
 from hpo.studies.status import mirror_lag
-from hpo.tracking.projection import read_study
+from hpo.tracking.projection import TrialProjection, study_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
     from hpo.storage.postgres.engine import Database
-    from hpo.tracking.projection import StudyRow, TrialProjection
+    from hpo.tracking.projection import StudyRow
+
+SQL = Queries(__name__)
 
 SLOT_S = 0.2  # between two looks for a place to write MLflow from
 
@@ -89,7 +91,7 @@ class SyncState:
             mark = None
             if _has_slot(connection):
                 key = {"trial_id": trial_id}
-                mark = connection.execute(query("mirror_lock"), key).one_or_none()
+                mark = connection.execute(SQL["mirror_lock"], key).one_or_none()
             yield connection, mark
 
     @contextmanager
@@ -101,7 +103,7 @@ class SyncState:
             # A transaction for each look: one that waited would occupy what it waits for
             with self.database.long_transaction() as connection:
                 if _has_slot(connection):
-                    found = connection.execute(query("mirror_study_lock"), key)
+                    found = connection.execute(SQL["mirror_study_lock"], key)
                     yield connection, found.one_or_none()
                     return
             time.sleep(SLOT_S)
@@ -115,7 +117,7 @@ class SyncState:
     def done(connection: Connection, trial: TrialProjection, run_id: str) -> None:
         """Record that the trial's run shows the trial as it was read."""
         connection.execute(
-            query("mirror_done"),
+            SQL["mirror_done"],
             {
                 "trial_id": trial.trial_id, "run_id": run_id, "change": trial.change,
                 "steps": len(trial.row.steps), "state": trial.state, "files": trial.ended,
@@ -127,7 +129,7 @@ class SyncState:
     ) -> None:
         """Record that the study's own run shows this state."""
         row = {"study_id": self.study_id, "experiment_id": experiment_id, "run_id": run_id}
-        connection.execute(query("mirror_study_done"), row | {"state": state})
+        connection.execute(SQL["mirror_study_done"], row | {"state": state})
 
     def failed(self, trial_id: int, error: str) -> None:
         """Record why the copy of a trial failed."""
@@ -145,8 +147,14 @@ class SyncState:
     def recorded(self) -> dict[str, int]:
         """Run id -> trial id of the runs that were mirrored."""
         with self.database.connect() as connection:
-            rows = connection.execute(query("mirror_trials"), {"study_id": self.study_id}).all()
+            rows = _trials(connection, self.study_id)
         return {row.run_id: row.trial_id for row in rows if row.run_id is not None}
+
+    def complete_run(self, trial_id: int) -> str | None:
+        """Id of the run that shows the whole trial; None while there is none."""
+        with self.database.connect() as connection:
+            found = connection.scalar(SQL["complete_run"], {"trial_id": trial_id})
+        return None if found is None else str(found)
 
     def reset(self, trial_ids: Sequence[int]) -> None:
         """Forget the MLflow runs of these trials, so that the next sync creates them again."""
@@ -163,10 +171,68 @@ class SyncState:
 
     def _run(self, name: str, **values: Any) -> None:
         with self.database.transaction() as connection:
-            connection.execute(query(name), values)
+            connection.execute(SQL[name], values)
+
+
+def read_study(connection: Connection, study_id: int) -> StudyRow | None:
+    """The study, or None when it was deleted."""
+    key = {"study_id": study_id}
+    row = connection.execute(SQL["mirror_study"], key).one_or_none()
+    if row is None:
+        return None
+    return study_row(row, connection.execute(SQL["mirror_best"], key).one_or_none())
+
+
+def read_trial(
+    connection: Connection, study: StudyRow, trial_id: int, mark: Row[Any] | None = None
+) -> TrialProjection | None:
+    """The trial with its figures since the mark, or all of them; None when it was deleted."""
+    after = 0 if mark is None else mark.change
+    row = connection.execute(
+        SQL["mirror_trial"], {"trial_id": trial_id, "change": after}
+    ).one_or_none()
+    return None if row is None else TrialProjection(study, row, 0 if mark is None else mark.steps)
+
+
+def trial_ids(connection: Connection, study_id: int) -> list[int]:
+    """Ids of a study's trials that MLflow is to show, by number."""
+    return [row.trial_id for row in _trials(connection, study_id)]
+
+
+def _trials(connection: Connection, study_id: int) -> Sequence[Row[Any]]:
+    return connection.execute(SQL["mirror_trials"], {"study_id": study_id}).all()
+
+
+def dashboard_pending(connection: Connection, study_id: int) -> Sequence[int]:
+    """Ids of mirrored trials that optuna-dashboard does not show yet, by number."""
+    return connection.scalars(SQL["dashboard_pending"], {"study_id": study_id}).all()
+
+
+def lock_for_dashboard(connection: Connection, trial_id: int) -> Row[Any] | None:
+    """Lock the mark of a trial that optuna-dashboard does not show; None when another has it."""
+    return connection.execute(SQL["dashboard_lock"], {"trial_id": trial_id}).one_or_none()
+
+
+def set_on_dashboard(connection: Connection, trial_id: int) -> None:
+    """Note that optuna-dashboard shows a trial."""
+    connection.execute(SQL["dashboard_done"], {"trial_id": trial_id})
+
+
+def add_artifact(connection: Connection, trial_id: int, key: str, value: str) -> None:
+    """Add an attribute that is an artifact of a trial; one of that key stays as it is."""
+    row = {"trial_id": trial_id, "key": key, "value": value}
+    connection.execute(SQL["dashboard_artifact"], row)
+
+
+def add_note_text(
+    connection: Connection, study_id: int, *, version_key: str, text_key: str, body: str
+) -> None:
+    """Add the two attributes that are a note; a note that is there stays."""
+    row = {"study_id": study_id, "version_key": version_key, "text_key": text_key, "text": body}
+    connection.execute(SQL["dashboard_note"], row)
 
 
 def _has_slot(connection: Connection) -> bool:
     """Whether this transaction may stay open while MLflow is written."""
-    connection.execute(query("mirror_patience"))
-    return connection.scalar(query("mirror_slot")) is not None
+    connection.execute(SQL["mirror_patience"])
+    return connection.scalar(SQL["mirror_slot"]) is not None

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.storage.artifacts.store import sha256_of
-from hpo.storage.postgres.queries import query
 from hpo.studies.status import mirror_lag
 from hpo.tracking import runs
-from hpo.tracking.projection import STATUS, STUDY_STATUS, read_study, read_trial
+from hpo.tracking.projection import STATUS, STUDY_STATUS
+from hpo.tracking.sync_state import read_study, read_trial, trial_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -93,8 +93,7 @@ def verify(
     """
     with engine.connect() as connection:
         study = read_study(connection, study_id)
-        key = {"study_id": study_id}
-        ids = [row.trial_id for row in connection.execute(query("mirror_trials"), key)]
+        ids = trial_ids(connection, study_id)
         behind = mirror_lag(connection, study_id)
     if study is None or behind is None:
         return Verified(0, [])

@@ -61,9 +61,6 @@ select * from hpo.promotion
  order by seq desc
  limit 1
 
--- name: promotion_run
-select m.run_id from hpo.mirror m where m.trial_id = :trial_id and m.files
-
 -- name: promotion_known
 -- Whether a trial had been decided about before a certain decision.
 select exists (select 1 from hpo.promotion p

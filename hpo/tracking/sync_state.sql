@@ -1,5 +1,5 @@
--- What MLflow and optuna-dashboard are to show, and how far they hold it. Rows of the schema hpo
--- are optional throughout: a plain Optuna study is mirrored too.
+-- What MLflow and optuna-dashboard are to show, and how far they hold it. Rows of the schema hpo are
+-- optional throughout: a plain Optuna study is mirrored too.
 
 -- name: mirror_study
 select s.study_id, s.study_name as name, h.spec, h.spec_sha256, h.dataset_fingerprint,
@@ -99,6 +99,10 @@ update hpo.mirror
        error = null, updated_at = hpo.now()
  where trial_id = :trial_id
 
+-- name: complete_run
+-- The run of a trial that MLflow has as a whole.
+select m.run_id from hpo.mirror m where m.trial_id = :trial_id and m.files
+
 -- name: mirror_failed
 update hpo.mirror set error = :error, updated_at = hpo.now() where trial_id = :trial_id
 
@@ -142,6 +146,9 @@ update hpo.mirror_study set error = :error, updated_at = hpo.now()
 update hpo.mirror_study set error = null, updated_at = hpo.now()
  where study_id = :study_id and error is not null
 
+-- name: mirror_study_reset
+update hpo.mirror_study set run_id = null, state = null where study_id = :study_id
+
 -- name: dashboard_pending
 select m.trial_id
   from hpo.mirror m join trials t on t.trial_id = m.trial_id
@@ -170,6 +177,3 @@ on conflict (study_id, key) do nothing
 
 -- name: dashboard_done
 update hpo.mirror set dashboard = true where trial_id = :trial_id
-
--- name: mirror_study_reset
-update hpo.mirror_study set run_id = null, state = null where study_id = :study_id
