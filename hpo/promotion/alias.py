@@ -24,7 +24,6 @@ from hpo.errors import ChampionError
 from hpo.promotion import ledger
 from hpo.promotion.ledger import made_by, recorded_champion, recorded_version
 from hpo.promotion.lock import require_held
-from hpo.storage.postgres.queries import query
 from hpo.studies.names import PREVIOUS
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def _pending(
     connection: Connection, model: str, alias: str, record: Row[Any] | None
 ) -> Move | None:
     """The noted move; None where there is none, or the record has gone on without it."""
-    note = connection.execute(query("noted_move"), {"model": model, "alias": alias}).one_or_none()
+    note = ledger.noted_move(connection, model, alias)
     if note is None or note.after_id != (record and record.promotion_id):
         return None
     return Move(
@@ -222,7 +221,7 @@ def move(connection: Connection, registry: Registry, step: Move) -> None:
     }  # fmt: skip
     # Committed at once, on a connection of its own: it must be there when this process is not.
     with connection.engine.begin() as own:
-        own.execute(query("note_move"), note)
+        ledger.note_move(own, note)
     require_held(connection)
     _point(registry, step)
 

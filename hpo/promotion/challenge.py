@@ -25,7 +25,6 @@ from hpo.promotion.lock import require_held
 from hpo.promotion.registration import Registration
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import storage_url
-from hpo.storage.postgres.queries import query
 from hpo.studies.preflight import require_test_split
 from hpo.tracking.client import open_client
 from hpo.tracking.registry import Registry
@@ -78,15 +77,14 @@ class Contest:
     def _before(self, settled: Settled) -> Decision | None:
         """What was decided earlier about this challenger and this champion."""
         record = settled.record
-        if record is not None and record.override and record.study_id == self._study.study_id:
+        if (
+            record is not None
+            and record.override
+            and record.study_id == self._study.study_id
             # A person chose another trial of this study, knowing of this one
-            known = self._order.connection.scalar(
-                query("promotion_known"),
-                {"study_id": self._study.study_id, "seq": record.seq,
-                 "trial": self._trial},
-            )  # fmt: skip
-            if known:
-                return Decision.from_row(record)
+            and ledger.is_known(self._order.connection, self._study, self._trial, record.seq)
+        ):
+            return Decision.from_row(record)
         return self._kept_before(settled.champion)
 
     def _settled(self, model: str, alias: str) -> Settled:
@@ -183,9 +181,7 @@ class Contest:
         return decision
 
     def _already_there(self, champion: Version) -> Decision:
-        row = self._order.connection.execute(
-            query("promotion_by_tag"), {"decision": str(self.key)}
-        ).one_or_none()
+        row = ledger.promotion_of(self._order.connection, str(self.key))
         if row is None:
             raise WeightsError(f"version {champion.number} is not on record as a promotion")
         return replace(Decision.from_row(row), version=champion.number)

@@ -12,8 +12,8 @@ from hpo.datasets.data_yaml import TEST_SPLIT
 from hpo.errors import WeightsError
 from hpo.evaluation.detections import Detections
 from hpo.evaluation.record import Evaluated
+from hpo.promotion.ledger import promotion_of
 from hpo.storage.artifacts.store import sha256_of
-from hpo.storage.postgres.queries import query
 from hpo.trainer import Job, load_trainer
 
 if TYPE_CHECKING:
@@ -130,10 +130,7 @@ class Scout:
         """Our own record of the champion: tags can be set by anyone."""
         if champion.decision is None:
             return None
-        # Compared as text: a tag is whatever someone typed.
-        return self.connection.execute(
-            query("promotion_by_tag"), {"decision": champion.decision}
-        ).one_or_none()
+        return promotion_of(self.connection, champion.decision)
 
     def _recorded(self, known: Mapping[str, Any]) -> tuple[Evaluated, Detections | None] | None:
         """Its recorded figures, where they are of this very split and can be resampled."""

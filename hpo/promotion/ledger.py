@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import TrackingError
 from hpo.promotion.decision import Decision
-from hpo.storage.postgres.queries import query
+from hpo.storage.postgres.queries import Queries
 from hpo.studies.status import champion_row
 from hpo.studies.store import optuna_id
 
@@ -24,13 +24,60 @@ if TYPE_CHECKING:
     from hpo.studies.store import Study
     from hpo.tracking.registry import Registry, Version
 
+SQL = Queries(__name__)
+
 
 def recorded(connection: Connection, promotion_id: uuid.UUID) -> Decision | None:
     """The decision of that name; None when it has not been recorded."""
-    row = connection.execute(
-        query("promotion_by_id"), {"promotion_id": str(promotion_id)}
-    ).one_or_none()
+    row = _by_id(connection, promotion_id)
     return None if row is None else Decision.from_row(row)
+
+
+def ping(connection: Connection) -> None:
+    """Look for a row that does not exist: fails where the connection is gone."""
+    _by_id(connection, None)
+
+
+def _by_id(connection: Connection, promotion_id: uuid.UUID | None) -> Row[Any] | None:
+    name = None if promotion_id is None else str(promotion_id)
+    return connection.execute(SQL["promotion_by_id"], {"promotion_id": name}).one_or_none()
+
+
+def promotion_of(connection: Connection, decision: str) -> Row[Any] | None:
+    """The latest row that promoted the version made for a decision; None where there is none.
+
+    Args:
+        connection: the database.
+        decision: as the version's tag says; compared as text, as a tag is what anybody typed.
+    """
+    return connection.execute(SQL["promotion_by_tag"], {"decision": decision}).one_or_none()
+
+
+def is_known(connection: Connection, study: Study, trial: int, before: int) -> bool:
+    """Whether a trial had been decided about before the row of that `seq`."""
+    key = {"study_id": study.study_id, "trial": trial, "seq": before}
+    return bool(connection.scalar(SQL["promotion_known"], key))
+
+
+def promoting_study(connection: Connection, model: str) -> Row[Any] | None:
+    """Id and name of the newest study that promotes to a model; None where none does."""
+    return connection.execute(SQL["promoting_study"], {"model": model}).one_or_none()
+
+
+def note_move(connection: Connection, note: Mapping[str, Any]) -> None:
+    """Note what is about to be done to an alias; an earlier note was never acted on."""
+    connection.execute(SQL["note_move"], note)
+
+
+def noted_move(connection: Connection, model: str, alias: str) -> Row[Any] | None:
+    """What was about to be done to an alias; None where that was recorded, or nothing was."""
+    return connection.execute(SQL["noted_move"], {"model": model, "alias": alias}).one_or_none()
+
+
+def try_lock(connection: Connection, model: str) -> bool:
+    """Whether this transaction, which may then last, now holds a registered model's lock."""
+    connection.execute(SQL["unhurried"])
+    return bool(connection.scalar(SQL["try_promotion_lock"], {"model": model}))
 
 
 def insert(
@@ -60,7 +107,7 @@ def row_of_study(study_id: int, promotion_id: uuid.UUID, decision: Decision) -> 
 def write(connection: Connection, row: Mapping[str, Any]) -> None:
     """Insert a row, which ends the move of an alias that it was noted for; once for each name."""
     evidence = json.dumps(row["evidence"], allow_nan=False)
-    connection.execute(query("insert_promotion"), {**row, "evidence": evidence})
+    connection.execute(SQL["insert_promotion"], {**row, "evidence": evidence})
 
 
 def made_by(row: Row[Any] | None) -> str | None:
@@ -112,7 +159,7 @@ class Reign:
 def history(connection: Connection, model: str, alias: str | None = None) -> list[Row[Any]]:
     """Every decision about a registered model, the earliest first."""
     parameters = {"model": model, "alias": alias}
-    return list(connection.execute(query("promotions_of_model"), parameters).all())
+    return list(connection.execute(SQL["promotions_of_model"], parameters).all())
 
 
 def succession(rows: Iterable[Row[Any]]) -> list[Reign]:

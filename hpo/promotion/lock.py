@@ -10,8 +10,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.errors import DatabaseError
+from hpo.promotion import ledger
 from hpo.storage.postgres.errors import explain
-from hpo.storage.postgres.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,8 +50,7 @@ def promotion_lock(
     try:
         while True:
             with database.long_transaction() as connection:
-                connection.execute(query("unhurried"))
-                if connection.scalar(query("try_promotion_lock"), {"model": model}):
+                if ledger.try_lock(connection, model):
                     yield connection
                     return
             if not told:
@@ -69,7 +68,7 @@ def require_held(connection: Connection) -> None:
         DatabaseError: the connection is gone, and another may be promoting now.
     """
     try:
-        connection.execute(query("promotion_by_id"), {"promotion_id": None})
+        ledger.ping(connection)
     except DBAPIError as error:
         raise DatabaseError(
             "the connection that guards this promotion was lost",

@@ -17,7 +17,6 @@ from hpo.promotion.decision import Decision, Outcome
 from hpo.promotion.ledger import history, succession
 from hpo.promotion.lock import promotion_lock
 from hpo.storage.postgres.engine import storage_url
-from hpo.storage.postgres.queries import query
 from hpo.tracking.client import error_code, open_client
 from hpo.tracking.registry import Registry
 
@@ -223,9 +222,7 @@ class _Rollback:
         """The row that a version was promoted by; None where it was not, or is not known here."""
         if target is None or target.decision is None:
             return None
-        return self._connection.execute(
-            query("promotion_by_tag"), {"decision": target.decision}
-        ).one_or_none()
+        return ledger.promotion_of(self._connection, target.decision)
 
     def _study(self, stands: Settled, promoted: Any) -> tuple[int, str]:
         """Id and name of the study that the row belongs to."""
@@ -233,7 +230,7 @@ class _Rollback:
         if row is not None:
             return row.study_id, row.study_name
         model = self._request.model
-        found = self._connection.execute(query("promoting_study"), {"model": model}).one_or_none()
+        found = ledger.promoting_study(self._connection, model)
         if found is None:
             raise ChampionError(
                 f"nothing is recorded of {model}, and no study here promotes to it",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,8 @@ from support.studies import HYPERBAND, TPE, simulated_spec
 
 from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import Claims, End, register_worker
+from hpo.promotion import ledger
 from hpo.storage.postgres.engine import Database
-from hpo.storage.postgres.queries import query
 from hpo.studies.store import create_study, enqueue, extend, load_study
 from hpo.trainer import Checkpoint, Epoch
 
@@ -130,10 +129,10 @@ def promoted(engine: Engine, study: Study) -> None:
         "promotion_id": str(uuid.uuid4()), "study_id": study.study_id, "study_name": study.name,
         "outcome": "promoted", "model": study.spec.promotion.model, "alias": "champion",
         "trial_number": 0, "version": 1, "previous_version": None,
-        "evidence": json.dumps(evidence), "override": True, "why": "«so»", "actor": "me@here",
+        "evidence": evidence, "override": True, "why": "«so»", "actor": "me@here",
     }  # fmt: skip
     with engine.begin() as connection:
-        connection.execute(query("insert_promotion"), row)
+        ledger.write(connection, row)
 
 
 def annotated(engine: Engine, folder: Path) -> None:

@@ -1,7 +1,25 @@
--- What the finalizer reads and writes. A trial competes only when it was told under a lease.
+-- What is recorded of promotions, and the lock of a registered model.
 
 -- name: promotion_by_id
 select * from hpo.promotion where promotion_id = cast(:promotion_id as uuid)
+
+-- name: promotion_by_tag
+-- The latest promotion of the version with that tag. An override has a name of its own.
+select * from hpo.promotion
+ where outcome = 'promoted'
+   and (promotion_id::text = :decision or evidence ->> 'decision' = :decision)
+ order by seq desc
+ limit 1
+
+-- name: promotions_of_model
+select * from hpo.promotion
+ where model = :model and (cast(:alias as text) is null or alias = :alias)
+ order by seq
+
+-- name: promotion_known
+-- Whether a trial had been decided about before a certain decision.
+select exists (select 1 from hpo.promotion p
+                where p.study_id = :study_id and p.trial_number = :trial and p.seq < :seq)
 
 -- name: insert_promotion
 -- The row, and with it the end of the move that was noted for it.
@@ -32,11 +50,6 @@ on conflict (model, alias) do update
 -- name: noted_move
 select * from hpo.alias_move where model = :model and alias = :alias
 
--- name: promotions_of_model
-select * from hpo.promotion
- where model = :model and (cast(:alias as text) is null or alias = :alias)
- order by seq
-
 -- name: promoting_study
 -- The newest study that promotes to a model.
 select h.study_id, h.name from hpo.study h
@@ -52,16 +65,3 @@ select pg_try_advisory_xact_lock(hashtext('hpo:promotion:' || :model))
 -- is safe behind PgBouncer.
 select set_config('idle_in_transaction_session_timeout', '0', true),
        set_config('statement_timeout', '0', true)
-
--- name: promotion_by_tag
--- The latest promotion of the version with that tag. An override has a name of its own.
-select * from hpo.promotion
- where outcome = 'promoted'
-   and (promotion_id::text = :decision or evidence ->> 'decision' = :decision)
- order by seq desc
- limit 1
-
--- name: promotion_known
--- Whether a trial had been decided about before a certain decision.
-select exists (select 1 from hpo.promotion p
-                where p.study_id = :study_id and p.trial_number = :trial and p.seq < :seq)
