@@ -18,8 +18,6 @@ from support.manifests import EXAMPLE, KUBERNETES, WHOLE, documents, named, pods
 from support.sources import ROOT
 
 from hpo.settings import VARIABLES
-from workers.ray_launcher.cluster import STOP_S
-from workers.ray_launcher.launch import LEAVE_S
 from workers.shutdown import GRACE_S
 
 if TYPE_CHECKING:
@@ -204,6 +202,9 @@ def test_versions_are_those_of_the_project() -> None:
 
 def test_pods_have_the_time_to_drain() -> None:
     """Ray's drain covers the grace and what comes after it, and Kubernetes waits longer still."""
+    from workers.ray_launcher.cluster import STOP_S
+    from workers.ray_launcher.launch import LEAVE_S
+
     for pod in pods(whole("existing")):
         patience = pod.spec.get("terminationGracePeriodSeconds", 0)
         if pod.kind == "RayCluster":

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.found import Drawn, draw, keep, repeated, without_truth
-from ultralytics.utils.metrics import DetMetrics
 
 from hpo.evaluation.average_precision import figures
 from hpo.evaluation.resampling import Resampler
 from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
+    from ultralytics.utils.metrics import DetMetrics
+
     from hpo.evaluation.detections import Detections
 
 DRAWN = st.builds(
@@ -34,6 +35,8 @@ SEEDS = st.integers(0, 2**20)
 
 def ultralytics(found: Detections) -> DetMetrics:
     """Its own figures of the same rows, by the class that its validator uses."""
+    from ultralytics.utils.metrics import DetMetrics
+
     metrics = DetMetrics(dict(enumerate(found.names)))
     metrics.update_stats(
         {

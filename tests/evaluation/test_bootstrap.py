@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t
 from support.found import Drawn, draw, keep, without_truth
 
 from hpo.evaluation.average_precision import figures
@@ -171,6 +170,8 @@ def test_other_images_are_not_compared() -> None:
 
 def test_bounds_of_a_mean_are_those_of_students_t() -> None:
     """The expanded percentile of normal means of ten is the t interval, the plain one is less."""
+    from scipy.stats import norm, t
+
     values = np.random.default_rng(0).normal(0, 1, 10)
     draws = np.random.default_rng(1).choice(values, (200_000, 10)).mean(axis=1)
     found = Resampled(float(values.mean()), draws, 10, seed=0)

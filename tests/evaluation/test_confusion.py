@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from support.exhibits import detections
-from ultralytics.utils.metrics import ConfusionMatrix
 
 from hpo.evaluation.confusion import by_image, confusion
 from hpo.evaluation.detections import OVERLAPS, Detections
@@ -70,6 +68,9 @@ def test_nothing_found_and_nothing_to_find_are_counted() -> None:
 @pytest.mark.parametrize("overlap", [0.45, 0.5, 0.75])
 def test_it_is_the_matrix_of_ultralytics(seed: int, overlap: float) -> None:
     """Theirs has the true class in the columns."""
+    import torch
+    from ultralytics.utils.metrics import ConfusionMatrix
+
     found = detections(0.6 + seed / 20, images=30, seed=seed)
     theirs = ConfusionMatrix(dict(enumerate(found.names)))
     for at in range(len(found.images)):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import optuna
 import pytest
-from optuna_dashboard import get_note
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 from support.claiming import claimed
@@ -73,6 +71,9 @@ def exported(engine: Engine, name: str = NAME) -> StudyDocument:
 
 def seen_by_optuna(engine: Engine, name: str = NAME) -> dict[str, Any]:
     """Everything that plain Optuna and optuna-dashboard say of a study, without ids."""
+    import optuna
+    from optuna_dashboard import get_note
+
     storage = storage_of(engine)
     study = optuna.load_study(study_name=name, storage=storage)
     trials = [

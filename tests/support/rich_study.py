@@ -6,9 +6,6 @@ import math
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import optuna
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from optuna_dashboard import save_note
 from sqlalchemy import text
 from support.claiming import claimed, expire
 from support.studies import HYPERBAND, TPE, simulated_spec
@@ -23,6 +20,7 @@ from hpo.trainer import Checkpoint, Epoch
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import optuna
     from sqlalchemy import Engine
 
     from hpo.claims.claims import Claim
@@ -47,6 +45,8 @@ def worker_on(engine: Engine, study: Study, host: str = "host-ä") -> Claims:
 def storage_of(engine: Engine) -> optuna.storages.RDBStorage:
     """Plain Optuna on the same database."""
     url = engine.url.render_as_string(hide_password=False)
+    import optuna
+
     return optuna.storages.RDBStorage(url, skip_table_creation=True)
 
 
@@ -137,6 +137,10 @@ def promoted(engine: Engine, study: Study) -> None:
 
 def annotated(engine: Engine, folder: Path) -> None:
     """What people write into it with Optuna and optuna-dashboard."""
+    import optuna
+    from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+    from optuna_dashboard import save_note
+
     storage = storage_of(engine)
     study = optuna.load_study(study_name=NAME, storage=storage)
     study.set_user_attr("заметка", {"a": [1, None, "✓\u0000"]})

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import optuna
-import optuna_dashboard
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 
 from hpo.claims.claims import End
 from hpo.tracking.dashboard import add_note, show_pending
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
 
 def note_of(study: optuna.Study, trial: int | None) -> str:
     """A note as the dashboard's own function reads it."""
+    import optuna_dashboard
+
     if trial is None:
         return str(optuna_dashboard.get_note(study))
     trial_id = study.trials[trial]._trial_id
@@ -27,6 +27,8 @@ def note_of(study: optuna.Study, trial: int | None) -> str:
 
 def test_pictures_and_notes_are_shown_once(bench: Bench, database_url: str) -> None:
     """An ended trial has its pictures and a note that leads to its run; again changes nothing."""
+    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
+
     bench.trial(0.1, 0.2)
     bench.trial(0.1, end=End.FAIL)
     mirror = bench.mirror()
@@ -54,6 +56,7 @@ def test_deleting_a_study_in_the_dashboard_keeps_our_files(bench: Bench, databas
     """The dashboard removes its own pictures; the artifact store keeps everything."""
     from pathlib import Path
 
+    from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard.artifact._backend import delete_all_artifacts
 
     bench.trial(0.1)
@@ -77,6 +80,8 @@ def files_in(folder: Path) -> int:
 
 def test_a_persons_note_stays(bench: Bench, database_url: str) -> None:
     """A note that somebody wrote in the dashboard is not written over."""
+    import optuna_dashboard
+
     study = optuna.load_study(study_name=bench.study.name, storage=database_url)
     optuna_dashboard.save_note(study, "mine")
     with bench.engine.begin() as connection:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from optuna.trial import create_trial
 from support.studies import simulated_spec
 from support.training import TRAIN, make_images, make_job
@@ -26,6 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hpo.trainer import Job
+
+
+def torch_save(content: object, file: Path) -> None:
+    """`torch.save`; torch is loaded where it is needed and nowhere else."""
+    import torch
+
+    torch.save(content, file)
 
 
 class Touch:
@@ -76,7 +82,7 @@ def test_weights_that_hold_code_are_refused_before_it_runs(
 ) -> None:
     """A study's `model: some.pt` and a champion's weights, both well-formed pickles with code."""
     planted = tmp_path / "planted.pt"
-    torch.save({"model": Touch(trace), "train_args": {}}, planted)
+    torch_save({"model": Touch(trace), "train_args": {}}, planted)
     with pytest.raises(TrialError, match="cannot be loaded as weights"):
         process.train(yolo_job(tmp_path, images, model=str(planted)), go_on)
     with pytest.raises(WeightsError, match="cannot be loaded as weights"):
@@ -90,7 +96,7 @@ def test_a_checkpoint_that_holds_code_is_refused_before_it_runs(
 ) -> None:
     """Even one whose sha256 somebody put into PostgreSQL too."""
     state = tmp_path / "state"
-    torch.save({"identity": {}, "epoch": 1, "best_epoch": 1, "model": Touch(trace)}, state)
+    torch_save({"identity": {}, "epoch": 1, "best_epoch": 1, "model": Touch(trace)}, state)
     resume = Checkpoint(1, state, None, None)
     with pytest.raises(CheckpointError, match="cannot be continued from"):
         process.train(yolo_job(tmp_path, images, resume=resume), go_on)
@@ -153,7 +159,7 @@ def test_an_altered_file_of_the_store_does_not_get_as_far_as_a_loader(
     store.require_writable()
     (tmp_path / "best.pt").write_bytes(b"the weights")
     sha256 = store.put(tmp_path / "best.pt").sha256
-    torch.save({"model": Touch(trace)}, tmp_path / "store" / "objects" / sha256[:2] / sha256)
+    torch_save({"model": Touch(trace)}, tmp_path / "store" / "objects" / sha256[:2] / sha256)
     with pytest.raises(WeightsError, match="was altered"):
         store.fetch(sha256, tmp_path / "fetched.pt")
     assert not (tmp_path / "fetched.pt").exists()

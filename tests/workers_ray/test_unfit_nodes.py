@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import ray
 from support.command_line import Project, wait_for
 from support.ray_cluster import RayCluster, ray_cluster, without_this_package
 from support.ray_nodes import ray_head
@@ -162,6 +161,8 @@ def test_fractions_share_a_gpu(cluster: RayCluster) -> None:
 
 def test_clusters_of_other_versions_are_named(project: Project, tmp_path: Path) -> None:
     """Exit 3 with both versions, of Ray or of Python; an address of Ray Client's is refused."""
+    import ray
+
     make_study(project)
     other = tmp_path / "other" / "ray"
     other.mkdir(parents=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 from support.command_line import Project
 from support.pushing import shapes
-from ultralytics import YOLO
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +25,8 @@ def test_two_projects_share_a_study_and_no_folder(
 
     The weights that the trainings start from come along with the study.
     """
+    from ultralytics import YOLO
+
     here, there = tmp_path / "here", tmp_path / "there"
     projects = []
     for folder in (here, there):

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pytest
 from PIL import Image
 from support.command_line import free_port, wait_for
@@ -25,6 +24,7 @@ from support.detector import register
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pandas as pd
     from support.detector import Detector
     from support.mlflow_server import MlflowServer
 
@@ -220,6 +220,8 @@ def test_a_column_of_bytes_is_taken(
     served: Served, detector: Detector, boxes: list[dict[str, Any]]
 ) -> None:
     """Parquet carries the bytes as they are; JSON has none, so there they are base64."""
+    import pandas as pd
+
     table = pd.DataFrame({"image": [image.read_bytes() for image in detector.images]})
     status, answer = served.parquet(table)
     assert status == 200, answer
