@@ -12,10 +12,10 @@ from support.champions import ALIAS, ChampionBench
 from hpo.errors import ChampionError
 from hpo.promotion.alias import Move, look, move
 from hpo.promotion.lock import promotion_lock
-from hpo.storage.postgres.admin import ensure_database
-from hpo.storage.postgres.url import with_database
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from support.mlflow_server import MlflowServer
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
@@ -149,27 +149,23 @@ def test_a_champion_that_was_deleted_in_mlflow_is_said(champions: ChampionBench)
 
 
 def test_an_mlflow_that_holds_nothing_is_no_other_hand(
-    champions: ChampionBench, postgres_url: str
+    champions: ChampionBench, new_mlflow: Callable[[], str]
 ) -> None:
     """Its records were lost, or it is another one."""
     champions.promote()
-    url = with_database(postgres_url, f"mlflow_anew_{champions.name}")
-    ensure_database(url, beside=postgres_url)
-    champions.settings = replace(champions.settings, tracking_uri=url)
+    champions.settings = replace(champions.settings, tracking_uri=new_mlflow())
     settled = champions.settle()
     assert (settled.lost, settled.moved_by_hand, settled.gone) == (True, "", False)
 
 
 def test_a_version_made_again_under_another_number_is_still_the_champion(
-    champions: ChampionBench, postgres_url: str
+    champions: ChampionBench, new_mlflow: Callable[[], str]
 ) -> None:
     """It is known by the decision it was made for."""
     champions.promote()
     champions.promote()
     decision = champions.rows()[1].promotion_id
-    url = with_database(postgres_url, f"mlflow_anew_{champions.name}")
-    ensure_database(url, beside=postgres_url)
-    champions.settings = replace(champions.settings, tracking_uri=url)
+    champions.settings = replace(champions.settings, tracking_uri=new_mlflow())
     assert champions.version(decision).number == 1
     champions.point(1)
     settled = champions.settle()

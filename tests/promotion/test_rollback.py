@@ -10,10 +10,10 @@ import pytest
 from hpo.errors import ChampionError, TrackingError, UsageError
 from hpo.promotion.decision import Outcome
 from hpo.promotion.rollback import Request, roll_back
-from hpo.storage.postgres.admin import ensure_database
-from hpo.storage.postgres.url import with_database
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from support.champions import ChampionBench
     from support.mlflow_server import MlflowServer
     from support.told import PromotionBench
@@ -229,13 +229,13 @@ def test_a_deleted_champion_is_left_for_the_one_before(champions: ChampionBench)
     assert "--to none" in refused.value.hint
 
 
-def test_a_lost_mlflow_is_no_reason_to_go_back(champions: ChampionBench, postgres_url: str) -> None:
+def test_a_lost_mlflow_is_no_reason_to_go_back(
+    champions: ChampionBench, new_mlflow: Callable[[], str]
+) -> None:
     """The champion is made again first; nothing is recorded."""
     champions.promote()
     champions.promote()
-    url = with_database(postgres_url, f"mlflow_anew_{champions.name}")
-    ensure_database(url, beside=postgres_url)
-    champions.settings = replace(champions.settings, tracking_uri=url)
+    champions.settings = replace(champions.settings, tracking_uri=new_mlflow())
     with pytest.raises(ChampionError, match="holds nothing of") as refused:
         champions.roll_back()
     assert f"`hpo finalize --study {champions.study.name}`" in refused.value.hint

@@ -20,20 +20,15 @@ if TYPE_CHECKING:
 class Emptied:
     """A database for MLflow that can be lost, reached directly or through a server."""
 
-    def __init__(self, beside: str, folder: Path, *, served: bool) -> None:
-        self._beside = beside
+    def __init__(self, beside: str, template: str, folder: Path, *, served: bool) -> None:
+        self._beside, self._template = beside, template
         self._database = f"mlflow_lost_{uuid.uuid4().hex[:8]}"
-        self._make("create")
+        self._run(f"create database {self._database} template {template}")
         url = with_database(beside, self._database)
         self.server = MlflowServer(url, folder) if served else None
         self.uri = url if self.server is None else self.server.url
         if self.server is not None:
             self.server.start()
-
-    def _make(self, *verbs: str) -> None:
-        for verb in verbs:
-            force = " with (force)" if verb == "drop" else ""
-            self._run(f"{verb} database {self._database}{force}")
 
     def _run(self, statement: str, **values: str) -> None:
         engine = create_engine(
@@ -54,22 +49,27 @@ class Emptied:
 
     def lose(self) -> None:
         """All of MLflow's records are gone; it works again when this returns."""
-        if self.server is not None:
-            self.server.stop()
-        self._make("drop", "create")
-        if self.server is not None:
-            self.server.start()
+        if self.server is None:
+            self._run(f"drop database {self._database} with (force)")
+            self._run(f"create database {self._database}")  # without a table
+            return
+        self.server.stop()
+        self._run(f"drop database {self._database} with (force)")
+        self._run(f"create database {self._database} template {self._template}")
+        self.server.start()
 
     def end(self) -> None:
         """Stop the server and drop the database."""
         if self.server is not None:
             self.server.stop()
-        self._make("drop")
+        self._run(f"drop database {self._database} with (force)")
 
 
 @pytest.fixture(params=["direct", "served"])
-def emptied(postgres_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Emptied]:
+def emptied(
+    postgres_url: str, mlflow_template: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Emptied]:
     """MLflow on a database of the test's own."""
-    one = Emptied(postgres_url, tmp_path, served=request.param == "served")
+    one = Emptied(postgres_url, mlflow_template, tmp_path, served=request.param == "served")
     yield one
     one.end()

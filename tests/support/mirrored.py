@@ -12,7 +12,6 @@ from support.studies import simulated_spec
 from hpo.claims.claims import Claim, Claims, End, register_worker
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import Database
-from hpo.storage.postgres.url import with_database
 from hpo.studies.store import create_study
 from hpo.tracking.client import open_client
 from hpo.tracking.mirror import Mirror, open_mirror
@@ -30,16 +29,6 @@ if TYPE_CHECKING:
 
 FINGERPRINT = "0123456789abcdef" * 4
 METRICS = {"mAP50-95": 0.1234567890123, "train/box_loss": 1.5, "lr": 1e-05, "seconds": 0.25}
-
-
-@pytest.fixture(scope="session")
-def mlflow_url(postgres_url: str) -> str:
-    """URL of an MLflow database that the tests of this process share; experiments tell apart."""
-    from hpo.storage.postgres.admin import ensure_database
-
-    url = with_database(postgres_url, "mlflow_of_tests")
-    ensure_database(url, beside=postgres_url)
-    return url
 
 
 class Bench:

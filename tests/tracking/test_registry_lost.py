@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,11 @@ from support.told import PromotionBench, promotions
 from hpo.errors import TrackingError
 from hpo.promotion.champion import champion
 from hpo.promotion.decision import Outcome
-from hpo.storage.postgres.admin import ensure_database
-from hpo.storage.postgres.url import with_database
 from hpo.studies.store import delete_study
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hpo.studies.store import Study
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -28,11 +27,9 @@ def bench(promotion_bench: PromotionBench) -> PromotionBench:
     return promotion_bench
 
 
-def lose(bench: PromotionBench, postgres_url: str) -> None:
+def lose(bench: PromotionBench, new_mlflow: Callable[[], str]) -> None:
     """From here on MLflow is an empty one."""
-    url = with_database(postgres_url, f"mlflow_anew_{uuid.uuid4().hex[:8]}")
-    ensure_database(url, beside=postgres_url)
-    bench.settings = replace(bench.settings, tracking_uri=url)
+    bench.settings = replace(bench.settings, tracking_uri=new_mlflow())
 
 
 def promoted(bench: PromotionBench, name: str, *values: float) -> Study:
@@ -49,13 +46,13 @@ def difference(bench: PromotionBench) -> str:
 
 
 def test_a_lost_champion_is_made_again_by_hand_and_the_record_stands(
-    bench: PromotionBench, postgres_url: str
+    bench: PromotionBench, new_mlflow: Callable[[], str]
 ) -> None:
     """`hpo champion` says the loss with its mend; finalize mends it; the row is not touched."""
     promoted(bench, "older", 0.1, 0.2)
     study = promoted(bench, "newer", 0.3, 0.6)
     before = promotions(bench.engine)
-    lose(bench, postgres_url)
+    lose(bench, new_mlflow)
     assert f"`hpo finalize --study {study.name}` makes it again" in difference(bench)
     assert bench.finalize(study).already  # a worker that comes by changes nothing
     assert bench.versions() == []
@@ -75,12 +72,12 @@ def test_a_lost_champion_is_made_again_by_hand_and_the_record_stands(
 
 
 def test_an_earlier_version_is_made_again_without_the_alias(
-    bench: PromotionBench, postgres_url: str
+    bench: PromotionBench, new_mlflow: Callable[[], str]
 ) -> None:
     """The record's last word has the alias, in whatever order they come back."""
     older = promoted(bench, "older", 0.1, 0.2)
     newer = promoted(bench, "newer", 0.3, 0.6)
-    lose(bench, postgres_url)
+    lose(bench, new_mlflow)
     bench.finalize(older, open_ok=True)
     assert (bench.versions(), bench.champion()) == ([1], None)
     bench.finalize(newer, open_ok=True)
@@ -88,11 +85,11 @@ def test_an_earlier_version_is_made_again_without_the_alias(
 
 
 def test_a_worse_trial_does_not_slip_past_a_lost_champion(
-    bench: PromotionBench, postgres_url: str
+    bench: PromotionBench, new_mlflow: Callable[[], str]
 ) -> None:
     """The next study is refused with the command that mends it, and is weighed afterwards."""
     best = promoted(bench, "best", 0.3, 0.9)
-    lose(bench, postgres_url)
+    lose(bench, new_mlflow)
     worse = bench.study("worse")
     bench.told(worse, 0.1, 0.2)
     with pytest.raises(TrackingError, match="does not hold") as refused:
@@ -104,16 +101,16 @@ def test_a_worse_trial_does_not_slip_past_a_lost_champion(
 
 
 def test_a_lost_champion_that_nobody_can_make_again_holds_up_nobody(
-    bench: PromotionBench, postgres_url: str
+    bench: PromotionBench, new_mlflow: Callable[[], str]
 ) -> None:
     """Of a deleted study, and of the study itself: promoted, and the reason tells the loss."""
     gone = promoted(bench, "gone", 0.3, 0.9)
     delete_study(bench.engine, gone)
-    lose(bench, postgres_url)
+    lose(bench, new_mlflow)
     study = bench.study("next", trials=3)
     bench.told(study, 0.1, 0.2)
     assert "MLflow lost the champion before it" in bench.finalize(study, open_ok=True).reason
-    lose(bench, postgres_url)
+    lose(bench, new_mlflow)
     bench.told(study, 0.5)
     decision = bench.finalize(study)
     assert (decision.trial, decision.version) == (2, 1)
