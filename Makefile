@@ -16,7 +16,7 @@ SEED ?= 1
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with the pinned dependencies; .venv/bin/hpo is the command
@@ -58,9 +58,23 @@ demo: $(STAMP) ## A whole study in demo/: 12 YOLOv8n trainings by 2 workers, a c
 	  '  ../$(VENV)/bin/hpo init mine             a study file for data of your own' \
 	  '  ../$(VENV)/bin/hpo down                  stop everything that runs here'
 
+# Groups are made by tests/conftest.py, which also puts the slowest tests first
+SPREAD := --dist loadgroup --no-loadscope-reorder
+DEFAULT := not e2e and not real and not faults and not promotion and not cluster and not deploy
+
 .PHONY: test
-test: $(STAMP) ## Run all tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## Run the tests of every promise, except whole jobs (8 minutes)
+	$(BIN)/python -m pytest -n $(JOBS) $(SPREAD)
+
+.PHONY: test-fast
+test-fast: $(STAMP) ## Run the tests that need no database, MLflow, process or training (a minute)
+	$(BIN)/python -m pytest -n $(HEAVY_JOBS) $(SPREAD) \
+	  -m '$(DEFAULT) and not db and not mlflow and not process and not training and not ray'
+
+.PHONY: test-e2e
+test-e2e: $(STAMP) ## Whole jobs: Ray with four YOLO trials, killed workers, the wheel (6 minutes)
+	$(BIN)/python -m pytest -n $(JOBS) $(SPREAD) \
+	  -m 'e2e and not real and not faults and not promotion and not cluster and not deploy'
 
 .PHONY: test-real
 test-real: $(STAMP) ## Whole studies on real images: blood cells and persons (about 5 minutes)
@@ -68,11 +82,11 @@ test-real: $(STAMP) ## Whole studies on real images: blood cells and persons (ab
 
 .PHONY: test-faults
 test-faults: $(STAMP) ## Every outage of MLflow, and a promotion killed at each of its steps (minutes)
-	$(BIN)/python -m pytest -n $(HEAVY_JOBS) -m faults tests
+	$(BIN)/python -m pytest -n $(HEAVY_JOBS) $(SPREAD) -m faults tests
 
 .PHONY: test-promotion
 test-promotion: $(STAMP) ## Studies that win and lose against a champion, the served model, ONNX (minutes)
-	$(BIN)/python -m pytest -n $(HEAVY_JOBS) -m promotion tests
+	$(BIN)/python -m pytest -n $(HEAVY_JOBS) $(SPREAD) -m promotion tests
 
 .PHONY: test-cluster
 test-cluster: $(STAMP) ## Several Ray nodes and a node's death, PgBouncer, open doors, secrets looked for (half an hour)

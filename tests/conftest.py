@@ -1,9 +1,14 @@
-"""Options, markers and the environment of all tests; what they share stands in tests/support."""
+"""Options, markers and the environment of all tests; what they share stands in tests/support.
+
+A test's markers follow from the fixtures it uses and the folder it stands in, so that nobody has
+to remember them: `make test-fast` runs what has none.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +41,22 @@ pytest_plugins = [
     "support.champions",
 ]
 
+TESTS = Path(__file__).parent
+# Marker -> the fixtures that cause it, used directly or through others; the slowest first
+FIXTURES = {
+    "training": {"detector", "trained_weights", "ultralytics"},
+    "process": {
+        "backing", "home", "new_home", "process", "project", "pusher", "start_worker", "workshop",
+        "_s3_process",
+    },
+    "mlflow": {"mlflow_template"},
+    "db": {"postgres_url", "home", "new_home"},
+}  # fmt: skip
+FOLDERS = {"e2e": "e2e", "workers_yolo": "training", "workers_ray": "ray"}
+ORDER = ["e2e", "ray", *FIXTURES]
+# Tests with one of these stay together by file: they warm up something that takes seconds
+WARM = {"training", "process", "mlflow"}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder that all processes of this run share; they inherit its name."""
@@ -51,3 +72,36 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         from support import shared
 
         shared.end()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs; the slowest come first and files that warm up stay whole."""
+    for item in items:
+        for marker in needs(item):
+            item.add_marker(marker)
+        marked = {marker.name for marker in item.iter_markers()}
+        if marked & WARM or has_shared_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=weight)
+
+
+def needs(item: pytest.Item) -> list[str]:
+    """Names of the markers that follow from a test's folder and fixtures."""
+    used = set(getattr(item, "fixturenames", ()))
+    found = [marker for marker, fixtures in FIXTURES.items() if used & fixtures]
+    folder = item.path.relative_to(TESTS).parts[0]
+    return [*found, FOLDERS[folder]] if folder in FOLDERS else found
+
+
+def has_shared_fixture(item: pytest.Item) -> bool:
+    """Whether it uses a fixture that its file or class makes once."""
+    info = getattr(item, "_fixtureinfo", None)
+    scopes = {} if info is None else info.name2fixturedefs
+    return any(one[-1].scope in ("class", "module") for one in scopes.values())
+
+
+def weight(item: pytest.Item) -> int:
+    """Place in the order of a run: a long test that comes last leaves the other processes idle."""
+    marked = {marker.name for marker in item.iter_markers()}
+    return next((at for at, name in enumerate(ORDER) if name in marked), len(ORDER))

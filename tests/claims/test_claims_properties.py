@@ -74,6 +74,7 @@ SUBTLE = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("bug", BUGS | SUBTLE if EXAMPLES else BUGS)
 def test_the_model_sees_a_planted_bug(
     engine: Engine, injected_time: InjectedTime, plain: RDBStorage, bug: str

@@ -29,6 +29,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield one
 
 
+@pytest.mark.e2e
 def test_a_study_under_faults_keeps_every_promise(world: World) -> None:
     """Killed, paused and cut off, it ends with its budget, and MLflow equals PostgreSQL."""
     task = studies.simulated("slice", 1, trials=5, workers=2)

@@ -103,6 +103,7 @@ def get(address: str, path: str, body: Any = None) -> bytes:
         connection.close()
 
 
+@pytest.mark.e2e
 def test_up_shows_everything_and_down_leaves_nothing(empty_project: Project) -> None:
     """Both pages open; no process or log shows a password; twice changes nothing; down ends all."""
     project = empty_project
@@ -151,6 +152,7 @@ def test_mlflow_shows_files_that_were_written_directly(project: Project) -> None
     assert get(mlflow, f"/get-artifact?path=note.txt&run_uuid={run['run_id']}") == b"seen"
 
 
+@pytest.mark.e2e
 def test_a_given_server_is_used_and_left_running(
     empty_project: Project, empty_database_url: str
 ) -> None:
@@ -210,6 +212,7 @@ def test_a_service_that_does_not_start_says_why(project: Project) -> None:
     assert project.json("down") == {"stopped": ["postgresql"]}
 
 
+@pytest.mark.e2e
 def test_env_needs_a_project_and_its_variables_work(empty_project: Project) -> None:
     """Without a project a usage error; with one, variables of a server that runs."""
     project = empty_project

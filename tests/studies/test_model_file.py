@@ -84,6 +84,7 @@ def create(project: Project, model: str, *more: str, code: int = 0) -> Any:
     return project.json("create-study", *more)
 
 
+@pytest.mark.e2e
 def test_workers_start_from_what_the_study_was_created_with(
     machine: Callable[[str], Project], tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_workers_start_from_what_the_study_was_created_with(
     assert not list(second.folder.rglob("mine.pt"))  # no worker leaves it behind
 
 
+@pytest.mark.e2e
 def test_a_takeover_goes_on_from_the_checkpoint(
     machine: Callable[[str], Project], engine: Engine
 ) -> None:

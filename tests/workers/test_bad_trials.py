@@ -97,6 +97,7 @@ def show(settings: Settings, study: Study, number: int) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.e2e
 def test_every_way_to_fail_has_its_reason_and_costs_one_trial(
     here: Settings, engine: Engine, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_every_way_to_fail_has_its_reason_and_costs_one_trial(
     assert len({one["attempts"][0]["worker"] for one in details}) == 1
 
 
+@pytest.mark.e2e
 def test_a_trial_that_kills_three_workers_is_a_failure(
     here: Settings, engine: Engine, start_worker: StartWorker
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_killed_workers_trial_is_taken_over(
     assert text in [event.text for event in events]
 
 
+@pytest.mark.e2e
 def test_a_drained_trial_goes_on_where_it_stood(
     here: Settings, engine: Engine, start: Callable[..., WorkerProcess]
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_drained_trial_goes_on_where_it_stood(
     assert (first["how"], second["resumed_epoch"]) == ("released", done)
 
 
+@pytest.mark.e2e
 def test_an_epoch_longer_than_the_grace_is_given_up(
     engine: Engine, start: Callable[..., WorkerProcess]
 ) -> None:
@@ -149,6 +151,7 @@ def damage(file: Path) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("bad", [1, pytest.param(2, marks=pytest.mark.faults)])
 def test_a_damaged_checkpoint_falls_back_and_says_so(
     here: Settings, engine: Engine, start: Callable[..., WorkerProcess], bad: int
@@ -188,6 +191,7 @@ def _figures(engine: Engine, study: Study) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.e2e
 def test_a_paused_worker_writes_nothing_more_and_goes_on_with_another_trial(
     engine: Engine, start: Callable[..., WorkerProcess]
 ) -> None:
@@ -213,6 +217,7 @@ def test_a_paused_worker_writes_nothing_more_and_goes_on_with_another_trial(
     assert rows(engine, study)[0].state == "running"
 
 
+@pytest.mark.e2e
 def test_ctrl_c_leaves_at_the_end_of_the_epoch(
     engine: Engine, start: Callable[..., WorkerProcess]
 ) -> None:
@@ -241,6 +246,7 @@ def test_sigterm_is_a_wish_that_is_met(engine: Engine, start: Callable[..., Work
     assert isinstance(other_claims(engine, study).claim(), Claim)
 
 
+@pytest.mark.e2e
 def test_a_second_ctrl_c_leaves_now(engine: Engine, start: Callable[..., WorkerProcess]) -> None:
     """In the middle of an epoch that does not end, with 130, and the trial given back."""
     study = simulated_study(engine, study="now", trials=3, epochs=3, train={"hang_at": 2})
@@ -314,6 +320,7 @@ def fill(disk: Path) -> Path:
     return filled
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(
     not small_disks_can_be_made(), reason="this machine lets no user mount a small disk"
 )
@@ -341,6 +348,7 @@ def test_a_full_store_costs_no_epoch_and_the_end_waits_for_it(
     assert (row.state, row.epochs, row.takeovers) == ("complete", 8, 0)
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(
     not small_disks_can_be_made(), reason="this machine lets no user mount a small disk"
 )

@@ -102,6 +102,7 @@ def test_far_nodes_with_the_private_postgresql_are_refused(project: Project, hea
     assert project.json("status")["budget"]["claimed"] == 0
 
 
+@pytest.mark.e2e
 def test_a_cluster_that_is_not_there_is_said_so(project: Project) -> None:
     """Exit 3 within seconds, with the address and the way out; nothing stays in the background."""
     make_study(project)
