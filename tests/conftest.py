@@ -44,7 +44,7 @@ pytest_plugins = [
 TESTS = Path(__file__).parent
 # Marker -> the fixtures that cause it, used directly or through others; the slowest first
 FIXTURES = {
-    "training": {"detector", "trained_weights", "ultralytics"},
+    "training": {"trained"},
     "process": {
         "backing", "home", "new_home", "process", "project", "pusher", "start_worker", "workshop",
         "_s3_process",

@@ -24,11 +24,50 @@ if TYPE_CHECKING:
 
     from support.trainers import Kind
 
-    from hpo.trainer import Job
+    from hpo.trainer import Job, Result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """A training that went to its end, shared by the tests of a class: nobody changes it.
+
+    Attributes:
+        job: what was trained, in a folder of its own.
+        seen: its epochs, with a copy of each checkpoint.
+        result: what it returned.
+        beside: names in the folder of its run_dir when it had ended.
+        left_here: names that are new in the current folder.
+    """
+
+    job: Job
+    seen: Keeper
+    result: Result
+    beside: list[str]
+    left_here: set[str]
+
+
+def trained(process: TrainingProcess, job: Job, kept: Path) -> Training:
+    """Train to the end."""
+    here = {path.name for path in Path.cwd().iterdir()}
+    seen = Keeper(kept)
+    result = process.train(job, seen)
+    return Training(
+        job=job,
+        seen=seen,
+        result=result,
+        beside=[path.name for path in job.run_dir.parent.iterdir()],
+        left_here={path.name for path in Path.cwd().iterdir()} - here,
+    )
 
 
 class TrainerContract:
-    """What any trainer promises."""
+    """What any trainer promises.
+
+    Attributes:
+        other_metric: one that the job's is not.
+        other_train: arguments that make it another training.
+        state_suffix: of a checkpoint's state.
+    """
 
     kind: Kind
     other_metric: str
@@ -45,6 +84,31 @@ class TrainerContract:
     @classmethod
     def data(cls, tmp_path_factory: pytest.TempPathFactory) -> Path | None:
         return cls.kind.data(tmp_path_factory.mktemp("images"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def whole(
+        cls,
+        process: TrainingProcess,
+        data: Path | None,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Training:
+        """Three epochs with a checkpoint after each that may have one."""
+        folder = tmp_path_factory.mktemp("whole")
+        job = cls.kind.job(folder / "run", data, checkpoint_every=1)
+        return trained(process, job, tmp_path_factory.mktemp("kept"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def plain(
+        cls,
+        process: TrainingProcess,
+        data: Path | None,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Training:
+        """The same without a checkpoint."""
+        job = cls.kind.job(tmp_path_factory.mktemp("plain") / "run", data)
+        return trained(process, job, tmp_path_factory.mktemp("none"))
 
     @pytest.fixture
     def job(self, tmp_path: Path, data: Path | None) -> Job:
@@ -88,35 +152,36 @@ class TrainerContract:
         for key in ("train.nonsense:", "search_space.rubbish:", "objective.metric:"):
             assert [fault for fault in faults if fault.startswith(key)], faults
 
-    def test_epochs_are_reported_in_order_with_every_figure(
-        self, process: TrainingProcess, job: Job
-    ) -> None:
+    def test_epochs_are_reported_in_order_with_every_figure(self, whole: Training) -> None:
         """Epochs count from 1, once each, with `seconds` and every metric that is promised."""
-        seen = Recorder()
-        process.train(job, seen)
         promised = {*load_trainer(self.kind.name).describe().metrics, "seconds"}
-        assert seen.numbers == list(range(1, job.epochs + 1))
-        assert all(promised <= set(epoch.metrics) for epoch in seen.epochs)
-        kinds = {type(value) for epoch in seen.epochs for value in epoch.metrics.values()}
+        assert whole.seen.numbers == list(range(1, whole.job.epochs + 1))
+        assert all(promised <= set(epoch.metrics) for epoch in whole.seen.epochs)
+        kinds = {type(value) for epoch in whole.seen.epochs for value in epoch.metrics.values()}
         assert kinds <= {float, int}
 
-    @pytest.mark.parametrize("which", ["metric", "other_metric"])
-    def test_the_best_epoch_is_the_earliest_best_by_the_jobs_metric(
-        self, process: TrainingProcess, job: Job, which: str
-    ) -> None:
+    def assert_best(self, training: Training) -> None:
         """Best is what was reported best, the earliest on a tie, and its weights are kept."""
-        metric = job.metric if which == "metric" else self.other_metric
-        direction = load_trainer(self.kind.name).describe().metrics[metric]
-        job = dataclasses.replace(job, metric=metric, direction=direction)
-        seen = Recorder()
-        result = process.train(job, seen)
-        values = seen.values(metric)
-        best = max(values) if direction == "maximize" else min(values)
-        assert result.best_epoch == values.index(best) + 1
+        job, result, values = training.job, training.result, training.seen.values
+        reported = values(job.metric)
+        best = max(reported) if job.direction == "maximize" else min(reported)
+        assert result.best_epoch == reported.index(best) + 1
         assert result.weights is not None
         assert result.weights.is_relative_to(job.run_dir)
         assert result.weights.is_file()
         assert all(path.is_file() for path in result.pictures.values())
+
+    def test_the_best_epoch_is_the_earliest_best_by_the_jobs_metric(self, whole: Training) -> None:
+        """By the metric of the job that all these tests share."""
+        self.assert_best(whole)
+
+    def test_the_best_epoch_follows_another_metric(
+        self, process: TrainingProcess, job: Job, tmp_path: Path
+    ) -> None:
+        """Its direction may be the other one."""
+        direction = load_trainer(self.kind.name).describe().metrics[self.other_metric]
+        job = dataclasses.replace(job, metric=self.other_metric, direction=direction)
+        self.assert_best(trained(process, job, tmp_path / "kept"))
 
     def test_prune_ends_at_that_epoch_and_keeps_the_weights(
         self, process: TrainingProcess, job: Job
@@ -138,13 +203,10 @@ class TrainerContract:
         process.train(job, again)
         assert again.numbers == [1]
 
-    def test_the_effective_arguments_hold_the_parameters(
-        self, process: TrainingProcess, job: Job
-    ) -> None:
+    def test_the_effective_arguments_hold_the_parameters(self, whole: Training) -> None:
         """What was asked for is what is recorded as used."""
-        result = process.train(job, Recorder(at=1, verdict=Directive.PRUNE))
-        asked = {**job.train, **job.params, "epochs": job.epochs}
-        assert {name: result.effective[name] for name in asked} == asked
+        asked = {**whole.job.train, **whole.job.params, "epochs": whole.job.epochs}
+        assert {name: whole.result.effective[name] for name in asked} == asked
 
     def test_a_parameter_that_cannot_be_applied_fails_the_trial(
         self, process: TrainingProcess, job: Job
@@ -161,87 +223,72 @@ class TrainerContract:
         with pytest.raises(TrialError, match=r"parameter epochs=4 was not applied: effective 3"):
             process.train(job, Recorder())
 
-    def test_the_same_seed_gives_the_same_figures(
-        self, process: TrainingProcess, job: Job, tmp_path: Path
-    ) -> None:
+    def test_the_same_seed_gives_the_same_figures(self, whole: Training, plain: Training) -> None:
         """Two trainings with one seed agree in every figure but the time."""
-        runs = []
-        for name in ("first", "second"):
-            seen = Recorder()
-            process.train(dataclasses.replace(job, run_dir=tmp_path / name), seen)
-            runs.append(
-                [{**epoch.metrics, "seconds": 0.0} for epoch in seen.epochs],
-            )
-        assert runs[0] == runs[1]
+        assert whole.job.seed == plain.job.seed
+        assert whole.seen.figures == plain.seen.figures
 
-    def test_everything_is_written_below_the_run_dir(
-        self, process: TrainingProcess, job: Job, tmp_path: Path
-    ) -> None:
+    def test_everything_is_written_below_the_run_dir(self, whole: Training) -> None:
         """A training leaves nothing beside its own folder, nor in the current one."""
-        here = sorted(Path.cwd().iterdir())
-        process.train(job, Recorder())
-        assert [path.name for path in tmp_path.iterdir()] == [job.run_dir.name]
-        new = set(Path.cwd().iterdir()) - set(here)
-        assert not {path.name for path in new} & {"runs", "mlruns", "weights", "mlflow.db"}
+        assert whole.beside == [whole.job.run_dir.name]
+        assert not whole.left_here & {"runs", "mlruns", "weights", "mlflow.db"}
 
     def test_a_continued_training_is_the_uninterrupted_one(
-        self, process: TrainingProcess, job: Job, tmp_path: Path
+        self, process: TrainingProcess, whole: Training, job: Job, tmp_path: Path
     ) -> None:
         """From each checkpoint on: the same figures, best epoch and weights."""
-        job = dataclasses.replace(job, checkpoint_every=1)
-        seen = Keeper(tmp_path / "kept")
-        whole = process.train(job, seen)
+        seen, expected = whole.seen, whole.result
         assert sorted(seen.kept) == [1, 2]
+        assert expected.weights is not None
+        evaluated = measured(process, expected.weights, job)
         for number, checkpoint in seen.kept.items():
             again = Keeper(tmp_path / f"kept-again-{number}")
-            result = process.train(continued(job, checkpoint, tmp_path / f"{number}"), again)
+            result = process.train(continued(whole.job, checkpoint, tmp_path / f"{number}"), again)
             assert again.numbers == list(range(number + 1, job.epochs + 1))
             assert again.figures == seen.figures[number:]
-            assert result.best_epoch == whole.best_epoch
+            assert result.best_epoch == expected.best_epoch
             assert result.weights is not None
-            assert whole.weights is not None
-            assert result.weights.name == whole.weights.name
-            assert result.effective == whole.effective
-            assert measured(process, result.weights, job) == measured(process, whole.weights, job)
+            assert result.weights.name == expected.weights.name
+            assert result.effective == expected.effective
+            assert measured(process, result.weights, job) == evaluated
 
-    @pytest.mark.parametrize(("every", "due"), [(0, []), (1, [1, 2]), (2, [2]), (3, [])])
-    def test_checkpoints_come_as_often_as_asked_and_change_no_figure(
-        self, process: TrainingProcess, job: Job, tmp_path: Path, every: int, due: list[int]
+    def test_checkpoints_come_after_every_epoch_but_the_last(
+        self, whole: Training, plain: Training
     ) -> None:
-        """Every n-th epoch has one, the last epoch never, and none costs a digit."""
-        plain, seen = Keeper(tmp_path / "none"), Keeper(tmp_path / "kept")
-        process.train(dataclasses.replace(job, run_dir=tmp_path / "plain"), plain)
-        process.train(dataclasses.replace(job, checkpoint_every=every), seen)
-        assert list(seen.kept) == due
-        assert [seen.kept[number].epoch for number in due] == due
-        assert seen.figures == plain.figures
+        """None where none is asked for; no checkpoint costs a digit."""
+        assert list(plain.seen.kept) == []
+        assert [whole.seen.kept[number].epoch for number in whole.seen.kept] == [1, 2]
+        assert whole.seen.figures == plain.seen.figures
+        assert {epoch.warning for epoch in (*whole.seen.epochs, *plain.seen.epochs)} == {""}
+
+    def test_checkpoints_come_as_often_as_asked(
+        self, process: TrainingProcess, job: Job, plain: Training, tmp_path: Path
+    ) -> None:
+        """After every second epoch there is one after the second."""
+        often = dataclasses.replace(job, checkpoint_every=2)
+        seen = trained(process, often, tmp_path / "kept").seen
+        assert {number: one.epoch for number, one in seen.kept.items()} == {2: 2}
+        assert seen.figures == plain.seen.figures
         assert {epoch.warning for epoch in seen.epochs} == {""}
 
-    def test_a_checkpoints_files_stay_as_they_were(
-        self, process: TrainingProcess, job: Job, tmp_path: Path
-    ) -> None:
+    def test_a_checkpoints_files_stay_as_they_were(self, whole: Training) -> None:
         """They can be read while the training goes on and after its end."""
-        seen = Keeper(tmp_path / "kept")
-        process.train(dataclasses.replace(job, checkpoint_every=1), seen)
-        for epoch in seen.epochs[:-1]:
-            handed_out, copy = epoch.checkpoint, seen.kept[epoch.number]
+        for epoch in whole.seen.epochs[:-1]:
+            handed_out, copy = epoch.checkpoint, whole.seen.kept[epoch.number]
             assert handed_out is not None
             assert handed_out.weights is not None
             assert copy.weights is not None
             assert handed_out.weights.read_bytes() == copy.weights.read_bytes()
-            assert handed_out.weights.is_relative_to(job.run_dir)
-            assert handed_out.state.is_relative_to(job.run_dir)
-        assert len({copy.state.read_bytes() for copy in seen.kept.values()}) == 2
+            assert handed_out.weights.is_relative_to(whole.job.run_dir)
+            assert handed_out.state.is_relative_to(whole.job.run_dir)
+        assert len({copy.state.read_bytes() for copy in whole.seen.kept.values()}) == 2
 
     @pytest.mark.parametrize("harm", ["cut", "changed", "missing", "no weights"])
     def test_a_damaged_checkpoint_is_refused(
-        self, process: TrainingProcess, job: Job, tmp_path: Path, harm: str
+        self, process: TrainingProcess, whole: Training, tmp_path: Path, harm: str
     ) -> None:
-        """CheckpointError before anything is trained, and the process is fit for the next job."""
-        seen = Keeper(tmp_path / "kept", at=1, verdict=Directive.STOP)
-        process.train(dataclasses.replace(job, checkpoint_every=1), seen)
-        pid = process.pid
-        harmed = continued(job, seen.kept[1], tmp_path / "harmed")
+        """CheckpointError before anything is trained, in a process that stays."""
+        harmed = continued(whole.job, whole.seen.kept[1], tmp_path / "harmed")
         assert harmed.resume is not None
         assert harmed.resume.weights is not None
         content = harmed.resume.state.read_bytes()
@@ -256,21 +303,33 @@ class TrainerContract:
                 harmed.resume.state.unlink()
             case "no weights":
                 harmed.resume.weights.unlink()
-        after = Recorder()
+        after, pid = Recorder(), process.pid
         with pytest.raises(CheckpointError, match="state"):
             process.train(harmed, after)
         assert after.epochs == []
-        process.train(continued(job, seen.kept[1], tmp_path / "sound"), after)
+        assert process.pid == pid
+
+    def test_after_a_damaged_checkpoint_the_process_is_fit_for_the_next_job(
+        self, process: TrainingProcess, whole: Training, tmp_path: Path
+    ) -> None:
+        """The same checkpoint, undamaged, is continued from."""
+        harmed = continued(whole.job, whole.seen.kept[1], tmp_path / "harmed")
+        assert harmed.resume is not None
+        harmed.resume.state.write_bytes(b"no state")
+        after = Recorder()
+        with pytest.raises(CheckpointError, match="state"):
+            process.train(harmed, after)
+        pid = process.pid
+        process.train(continued(whole.job, whole.seen.kept[1], tmp_path / "sound"), after)
         assert after.numbers == [2, 3]
         assert process.pid == pid
 
     def test_a_checkpoint_of_another_training_is_refused(
-        self, process: TrainingProcess, job: Job, tmp_path: Path
+        self, process: TrainingProcess, whole: Training, tmp_path: Path
     ) -> None:
         """Other parameters, arguments, epochs, seed, metric or number are named, was and is."""
-        seen = Keeper(tmp_path / "kept", at=1, verdict=Directive.STOP)
-        process.train(dataclasses.replace(job, checkpoint_every=1), seen)
-        own = continued(job, seen.kept[1], tmp_path / "own")
+        job = whole.job
+        own = continued(job, whole.seen.kept[1], tmp_path / "own")
         assert own.resume is not None
         name, value = next(iter(job.params.items()))
         others = {
@@ -309,11 +368,12 @@ class TrainerContract:
         with pytest.raises(WeightsError, match=r"damaged\.pt"):
             process.evaluate(damaged, job, "val")
 
-    def test_a_package_stands_alone(self, process: TrainingProcess, job: Job) -> None:
+    def test_a_package_stands_alone(
+        self, process: TrainingProcess, whole: Training, job: Job
+    ) -> None:
         """Its code imports nothing of this project, and every file of it is there."""
-        weights = process.train(job, Recorder(at=1, verdict=Directive.PRUNE)).weights
-        assert weights is not None
-        package = process.package(weights, job)
+        assert whole.result.weights is not None
+        package = process.package(whole.result.weights, job)
         tree = ast.parse(package.code.read_text())
         imported = {
             name.name.partition(".")[0]

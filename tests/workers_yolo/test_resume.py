@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from support.detector import Trained
+
     from hpo.trainer import Directive, Epoch, Job, Result
 
 # What makes it hard: 6 batches an epoch and a step after every 4, the last batch smaller, warm-up
@@ -68,20 +70,11 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     root = tmp_path_factory.mktemp("lab")
     data = make_images(root / "images", count=22)
     with TrainingProcess("yolo", root / "logs") as process:
-        lab = Lab(process, data, root)
-        train = {**HARD, "nbs": 4, "warmup_epochs": 1.0, "cache": "ram", "close_mosaic": 20}
-        job = lab.job(
-            root / "base", model="yolov8n.yaml", train=train, params={"lr0": 0.003}, epochs=30,
-            checkpoint_every=0,
-        )  # fmt: skip
-        result = process.train(job, Recorder())
-        assert result.weights is not None
-        lab.base = result.weights
-        yield lab
+        yield Lab(process, data, trained.weights)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from support.detector import Trained
+
     from hpo.trainer import Job
 
 
@@ -40,18 +42,13 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     root = tmp_path_factory.mktemp("lab")
-    data, home = make_images(root / "images"), root / "home"
+    home = root / "home"
     home.mkdir()
     env = {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "OMP_NUM_THREADS": "1"}
     with TrainingProcess("yolo", root / "logs", env) as process:
-        lab = Lab(process, data, root, home)
-        first = lab.job(root / "base", model="yolov8n.yaml", params={"lr0": 0.005}, epochs=30)
-        result = process.train(first, Recorder())
-        assert result.weights is not None
-        lab.base = result.weights
-        yield lab
+        yield Lab(process, trained.data, trained.weights, home)
 
 
 @pytest.fixture(scope="module")
