@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.asking import in_process
 from support.claiming import claimed
-from support.command_line import HPO, PREFIXES
+from support.command_line import PREFIXES
 from support.finals import with_finals
 from support.rich_study import NAME, rich_study, worker_on
 from support.studies import simulated_study
@@ -21,6 +21,7 @@ from hpo.studies.store import load_study
 from hpo.trainer import Epoch
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -43,10 +44,7 @@ def run(settings: Settings, empty_database_url: str, tmp_path: Path) -> Run:
             "HPO_STORAGE": empty_database_url if there else str(settings.storage),
             "HPO_HOME": str(tmp_path / "there" if there else settings.home),
         }
-        done = subprocess.run(
-            [HPO, *arguments], env=inherited | env, cwd=tmp_path, input=stdin, timeout=300,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = in_process(tmp_path, inherited | env, *arguments, stdin=stdin)
         assert done.returncode == code, done
         assert "Traceback" not in done.stderr, done
         return done

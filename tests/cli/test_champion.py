@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.asking import in_process
 from support.champions import ALIAS
-from support.command_line import HPO
 
 from hpo.promotion import ledger
 from hpo.promotion.champion import champion
@@ -26,10 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 def said(bench: ChampionBench, *words: str) -> str:
     """What `hpo champion` prints."""
-    done = subprocess.run(
-        [HPO, "champion", *words], env=bench.env() | {"HPO_STUDY": bench.study.name},
-        cwd=bench.folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    env = bench.env() | {"HPO_STUDY": bench.study.name}
+    done = in_process(bench.folder, env, "champion", *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 import pytest
-from support.command_line import HPO, PREFIXES
+from support.asking import in_process
+from support.command_line import PREFIXES
 from support.finals import evaluated, with_finals
 from support.rich_study import worker_on
 
 from hpo.storage.artifacts.opening import open_store
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
     from support.mirrored import Bench
@@ -36,10 +37,7 @@ def run(bench: Bench) -> Run:
     }
 
     def call(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [HPO, *arguments], env=env | more, cwd=bench.folder, capture_output=True, text=True,
-            timeout=300, check=False,
-        )  # fmt: skip
+        return in_process(bench.folder, env | more, *arguments)
 
     return call
 

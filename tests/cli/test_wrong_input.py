@@ -296,7 +296,7 @@ def test_deleting_asks_first(unchanged: Project) -> None:
     assert "Traceback" not in said.err
 
 
-def test_json_is_alone_on_stdout(two: Project) -> None:
+def test_json_is_alone_on_stdout(two: Project, mlflow_url: str) -> None:
     """Each command's --json is one document, from the creation of a study to its deletion."""
     (two.folder / "third.yaml").write_text(STUDY.format(name="third"))
     on_third = ("--study", "third")
@@ -315,7 +315,7 @@ def test_json_is_alone_on_stdout(two: Project) -> None:
         (("delete", "--yes", *on_third), {"deleted": "third"}),
     ):
         run = spawn if command[0] in ("worker", "status") else ask
-        said = run(two, *command, "--json")
+        said = run(two, *command, "--json", MLFLOW_TRACKING_URI=mlflow_url)
         assert said.code == 0, said
         document = json.loads(said.out)
         assert document is expected or document | expected == document

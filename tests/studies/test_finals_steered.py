@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from sqlalchemy import text
+from support.asking import in_process
 from support.claiming import claimed
-from support.command_line import HPO, PREFIXES
+from support.command_line import PREFIXES
 from support.finals import evaluated, with_finals
 from support.rich_study import worker_on
 from support.studies import simulated_study
@@ -36,6 +36,7 @@ from hpo.studies.store import (
 from hpo.trainer import Epoch
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -329,10 +330,7 @@ def run(settings: Settings, tmp_path: Path) -> Callable[..., subprocess.Complete
     env = inherited | {"HPO_STORAGE": str(settings.storage), "HPO_HOME": str(settings.home)}
 
     def call(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [HPO, *arguments], env=env, cwd=tmp_path, capture_output=True, text=True,
-            timeout=300, check=False,
-        )  # fmt: skip
+        done = in_process(tmp_path, env, *arguments)
         assert done.returncode == code, done
         return done
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
+from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -20,6 +20,9 @@ from hpo.cli.main import cli
 from hpo.cli.terminal.errors import run_guarded
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from support.command_line import Project
 
 
@@ -31,18 +34,45 @@ class Said(NamedTuple):
     err: str
 
 
+def in_process(
+    folder: Path, env: Mapping[str, str], *arguments: str, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run `hpo ARGUMENTS` in this process, in a folder and with these variables alone.
+
+    Not for `hpo worker`, which listens to signals.
+    """
+    out, err, given = (TextIOWrapper(BytesIO(), "utf-8", write_through=True) for _ in range(3))
+    given.buffer.write(stdin.encode())
+    given.seek(0)
+    before = dict(os.environ)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["hpo", *arguments])
+        patch.setattr(sys, "stdin", given)
+        try:
+            replace_environment(env)
+            code = run_guarded(cli)
+        finally:
+            replace_environment(before)
+    return subprocess.CompletedProcess(arguments, code, written(out), written(err))
+
+
+def replace_environment(env: Mapping[str, str]) -> None:
+    """Let a process have these variables and no other."""
+    os.environ.clear()
+    os.environ.update(env)
+
+
+def written(stream: TextIOWrapper) -> str:
+    """All that was written into it."""
+    stream.seek(0)
+    return stream.read()
+
+
 def ask(project: Project, *arguments: str, **variables: str) -> Said:
     """What `hpo ARGUMENTS` answers, in this process."""
-    out, err = StringIO(), StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(project.folder)
-        for name in os.environ.keys() - project.env.keys():
-            patch.delenv(name)
-        for name, value in (project.env | variables).items():
-            patch.setenv(name, value)
-        patch.setattr(sys, "argv", ["hpo", *arguments])
-        patch.setattr(sys, "stdin", StringIO())
-        return Said(run_guarded(cli), out.getvalue(), err.getvalue())
+    done = in_process(project.folder, project.env | variables, *arguments)
+    return Said(done.returncode, done.stdout, done.stderr)
 
 
 def spawn(project: Project, *arguments: str, **variables: str) -> Said:
