@@ -46,11 +46,11 @@ TESTS = Path(__file__).parent
 FIXTURES = {
     "training": {"trained"},
     "process": {
-        "backing", "home", "new_home", "process", "project", "pusher", "start_worker", "workshop",
-        "_s3_process",
+        "backing", "new_home", "process", "project", "pusher", "start_worker", "stopped_home",
+        "workshop", "_s3_process",
     },
     "mlflow": {"mlflow_template"},
-    "db": {"postgres_url", "home", "new_home"},
+    "db": {"postgres_url", "new_home", "stopped_home"},
 }  # fmt: skip
 FOLDERS = {"e2e": "e2e", "workers_yolo": "training", "workers_ray": "ray"}
 ORDER = ["e2e", "ray", *FIXTURES]

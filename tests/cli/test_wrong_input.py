@@ -38,9 +38,9 @@ def nothing(tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def two(tmp_path_factory: pytest.TempPathFactory, stopped_home: Path) -> Iterator[Project]:
     """A project with two open studies; the tests leave it as it is."""
-    with project_in(tmp_path_factory.mktemp("two-studies")) as project:
+    with project_in(tmp_path_factory.mktemp("two-studies"), stopped_home) as project:
         for name in ("one", "two"):
             (project.folder / f"{name}.yaml").write_text(STUDY.format(name=name))
             assert ask(project, "create-study", f"{name}.yaml").code == 0

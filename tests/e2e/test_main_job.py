@@ -63,9 +63,11 @@ def training(project: Project) -> dict[str, Any] | None:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, dict[str, Any]]]:
+def killed(
+    tmp_path_factory: pytest.TempPathFactory, stopped_home: Path
+) -> Iterator[tuple[Project, dict[str, Any]]]:
     """A study that two Ray workers finished although one was killed in mid-trial; who it was."""
-    with project_in(tmp_path_factory.mktemp("main-job")) as project:
+    with project_in(tmp_path_factory.mktemp("main-job"), stopped_home) as project:
         make_study(project, trials=4)
         launched = project.start("launch", "--workers", "2", "--study", "small")
         try:
