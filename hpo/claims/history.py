@@ -1,4 +1,4 @@
-"""Read a study's trials in one statement, keep the finished ones, and make snapshots of them."""
+"""Keep a study's finished trials, and make snapshots of all of them."""
 
 from __future__ import annotations
 

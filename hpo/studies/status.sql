@@ -116,7 +116,7 @@ select outcome, trial_number from hpo.promotion
 
 -- name: completion
 -- Whether a study is over, as hpo.claim decides it, and what its trials came to. `typed` are
--- trials that another hand (optuna-dashboard) completed.
+-- trials that were completed outside this service (in optuna-dashboard).
 select h.trials, h.state,
        coalesce(hpo.now() >= h.first_claim_at + hpo.seconds(h.timeout_s), false)
            as timed_out,

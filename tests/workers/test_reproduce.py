@@ -244,7 +244,7 @@ def test_the_job_is_the_one_that_a_worker_makes(here: Settings, engine: Engine) 
     nothing: Any = None
     worker = WorkerContext(
         settings=here,
-        engine=engine,
+        database=nothing,
         process=nothing,
         runs=here.home,
         data=None,

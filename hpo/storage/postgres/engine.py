@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and `Database`, which asks it with a worker's patience."""
+"""Connect to PostgreSQL, and `Database`, which tries again while it is gone."""
 
 from __future__ import annotations
 

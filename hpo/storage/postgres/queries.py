@@ -1,4 +1,7 @@
-"""Named SQL statements: each stands under a line `-- name: the_name` and is read once."""
+"""Load named SQL statements from the `.sql` files beside the modules that run them.
+
+Each statement stands under a line `-- name: the_name` and is read once.
+"""
 
 from __future__ import annotations
 
