@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hpo.studies.store import Study
 
 # `hpo export` of the rich study by the version of this package whose files had version 1
-OLD_FILE = Path(__file__).parents[1] / "fixtures" / "study-v1.json.gz"
+OLD_FILE = Path(__file__).parents[1] / "support" / "study-v1.json.gz"
 FINALS = f"{NAME}/finals"
 
 
