@@ -78,7 +78,7 @@ test-e2e: $(STAMP) ## Whole jobs: Ray with four YOLO trials, killed workers, the
 
 .PHONY: test-real
 test-real: $(STAMP) ## Whole studies on real images: blood cells and persons (about 5 minutes)
-	$(BIN)/python -m pytest -m real -s tests/real
+	$(BIN)/python -m pytest -m real -s tests/e2e
 
 .PHONY: test-faults
 test-faults: $(STAMP) ## Every outage of MLflow, and a promotion killed at each of its steps (minutes)

@@ -9,7 +9,6 @@ import kubernetes_validate.utils
 import yaml
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
-from support.sources import ROOT
 
 if TYPE_CHECKING:
     from support.manifests import Manifest
