@@ -131,7 +131,7 @@ def create_study(
 def _fingerprints(
     spec: StudySpec, home: Path, description: Description, progress: Callable[[int, int], None]
 ) -> tuple[str | None, str | None]:
-    """Of the dataset, which is made where it is a built-in one, and of its test split."""
+    """Fingerprints of the dataset, which is made if it is a built-in one, and of its test split."""
     promotes = spec.promotion.wanted
     if spec.data is None:
         return None, simulated_fingerprint(description.code_version) if promotes else None

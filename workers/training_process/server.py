@@ -1,6 +1,6 @@
-"""The training process itself: serves a worker's requests one by one, and dies with the worker.
+"""The training process itself: serve a worker's requests one by one, and die with the worker.
 
-Knows the Trainer protocol only; started by `handle.py` as
+`workers.training_process.handle` starts it as
 `python -m workers.training_process.server TRAINER CONTROL_FD LIFELINE_FD`.
 """
 
