@@ -1,4 +1,4 @@
-"""The log that a run keeps inside its database, and how far its study is; judges nothing."""
+"""The log that a run keeps inside its database, and how far its study is."""
 
 from __future__ import annotations
 

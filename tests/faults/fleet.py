@@ -1,4 +1,4 @@
-"""The workers of a run: real `hpo worker` processes, replaced when they end; injects nothing."""
+"""The workers of a run: real `hpo worker` processes, replaced when they end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does each planned fault to a world, and notes what was really done; judges nothing."""
+"""Do each planned fault to a world, and note what was really done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One study, run by a fleet of workers under a plan of faults, to its promotion; judges nothing."""
+"""Run one study by a fleet of workers under a plan of faults, to its promotion."""
 
 from __future__ import annotations
 

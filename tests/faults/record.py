@@ -1,4 +1,4 @@
-"""What a run left behind, read once: the log, the tables and the uploads' trace; judges nothing."""
+"""Read once what a run left behind: the log, the tables and the uploads' trace."""
 
 from __future__ import annotations
 

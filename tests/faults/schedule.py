@@ -1,4 +1,4 @@
-"""A seeded plan of faults: which, when in the study's course, and for how long; injects nothing."""
+"""Plan faults from a seed: which, when in the study's course, and for how long."""
 
 from __future__ import annotations
 

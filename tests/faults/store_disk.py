@@ -1,4 +1,4 @@
-"""A small disk of a run's own for the artifact store, that fills up and goes away; knows no store.
+"""A small disk of a run's own for the artifact store, that fills up and goes away.
 
 The disk is a tmpfs in a mount namespace which a process of ours holds open; commands that are to
 see it are started in that namespace. It is gone with the last of them. Where the system allows no

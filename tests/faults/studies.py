@@ -1,4 +1,4 @@
-"""The studies that the fault suite runs; knows no fault."""
+"""The studies that the fault suite runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy for TCP connections whose way can be cut and closed; knows nothing of what they carry."""
+"""A proxy for TCP connections whose way can be cut and closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""workers.run_folders: a folder that goes with its worker, however that ends."""
+"""workers.workspace: a folder that goes with its worker, however that ends."""
 
 from __future__ import annotations
 
