@@ -93,7 +93,7 @@ def record_as_told(connection: Connection, row: str) -> None:
 
 
 def all_pushed(engine: Engine) -> list[Pushed]:
-    """All of them, the newest first."""
+    """All datasets that were pushed, the newest first."""
     with engine.connect() as connection:
         rows = connection.execute(SQL["datasets"]).mappings().all()
     return [Pushed(**{**row, "studies": tuple(row["studies"])}) for row in rows]

@@ -183,7 +183,7 @@ class Resampled:
         return float(low), float(high)
 
     def difference(self, confidence: float, luck: float, method: str = EXPANDED) -> Difference:
-        """Where the figure is a gain: what its resamples say of it, and the swaps' p value."""
+        """Sum up a figure that is a gain: bounds, share of better samples, and the p value."""
         low, high = self.bounds(confidence, method) or (-1.0, 1.0)
         better = float(((self.values > 0) + 0.5 * (self.values == 0)).mean())
         return Difference(

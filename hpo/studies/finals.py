@@ -102,7 +102,7 @@ def asked(spec: StudySpec) -> list[tuple[int, bool]]:
 
 
 def ensure_finals(engine: Engine, study: Study, finalists: Sequence[Wanted]) -> Study:
-    """The finals of these finalists (one at least), made where they are missing; safe to repeat.
+    """Create the finals of at least one finalist where they are missing; safe to repeat.
 
     Raises:
         UnknownStudyError: the study was deleted.
@@ -158,7 +158,7 @@ def finals_of(engine: Engine, study: Study) -> Study | None:
 
 
 def parent_of(engine: Engine, finals: Study) -> Study:
-    """The study whose finals they are.
+    """The study whose finals these are.
 
     Raises:
         UnknownStudyError: it was deleted.

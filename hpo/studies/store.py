@@ -331,7 +331,7 @@ def enqueue(
 
 
 def extend(engine: Engine, study: Study, trials: int) -> None:
-    """Raise the budget to `trials` in all.
+    """Raise a study's budget to `trials` in all.
 
     Raises:
         UsageError: it is not above the present one, the sampler is `grid`, or it holds finals.
@@ -391,7 +391,7 @@ def locked_budget(connection: Connection, study_id: int, name: str) -> int:
 
 
 def delete_study(engine: Engine, study: Study) -> None:
-    """Delete it from Optuna's tables and the schema `hpo`; promotions and MLflow's runs stay.
+    """Delete a study from Optuna's tables and the schema `hpo`; promotions and MLflow's runs stay.
 
     Its finals go with it.
 
