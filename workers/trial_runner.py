@@ -177,7 +177,7 @@ class TrialRunner:
         return self._answered
 
     def _poll(self) -> Directive | None:
-        """In mid-epoch a lost lease ends a training, and a grace that is over."""
+        """Say in mid-epoch whether to stop: for a lost lease, or a grace that is over."""
         self._lost = self._lost or self._heartbeat.standing is LeaseStatus.LOST
         if self._lost or self._shutdown.left_s <= min(LEAVING_S, self._shutdown.grace_s / 2):
             self._answered = Directive.STOP
@@ -234,7 +234,7 @@ class TrialRunner:
         return self._when_reached(lambda: self._context.store.put(path))
 
     def _when_reached(self, call: Callable[[], T]) -> T:
-        """Do it once the store is there: nothing can go on without it."""
+        """Call until the store answers: nothing can go on without it."""
         while True:
             try:
                 return call()
@@ -265,7 +265,7 @@ class TrialRunner:
         return self._told(Ended(End.FAIL, error=reason)) if told else self._is_lost()
 
     def _told(self, ended: Ended) -> Ended:
-        """The trial is over, whatever comes now: its checkpoints are of no use any more."""
+        """Clear the told trial's checkpoints, which are of no use any more."""
         if self._warned:
             self._warn("")
         try:

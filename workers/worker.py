@@ -158,7 +158,7 @@ class Worker:
         return summary
 
     def _conclude(self, context: WorkerContext, study: Study, summary: WorkerSummary) -> None:
-        """The finals, then the promotion, where the study is over."""
+        """Run the finals, then promote, where the study is over."""
         try:
             # At its limit it may have ended the last trial of all: nobody else is left to promote
             over, finals = self._persistently(lambda: _called(context, study))
@@ -171,7 +171,7 @@ class Worker:
             self._note(summary, _not_promoted(error, study))
 
     def _serve_finals(self, context: WorkerContext, finals: Study) -> WorkerSummary:
-        """As a worker of `NAME/finals` alone."""
+        """Run the finals as a worker of `NAME/finals` alone, then promote."""
         parent = parent_of(context.database.engine, finals)
         _, fingerprint = require_test_split(parent, context.settings, context.database.engine)
         with StudyLoop(context, finals, self._limits, test_fingerprint=fingerprint) as loop:

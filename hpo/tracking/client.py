@@ -124,7 +124,7 @@ class Client:
         return _translated(value, self.uri, self._after) if callable(value) else value
 
     def with_beat(self, after: Callable[[], None]) -> Client:
-        """The same client, which calls `after` after each of its calls that succeeded."""
+        """A copy of the client that calls `after` after each of its calls that succeeded."""
         return Client(self._inner, self.uri, after)
 
     @property

@@ -60,7 +60,7 @@ class Node:
 
 
 def nodes() -> list[Node]:
-    """Those that live now."""
+    """The nodes of the cluster that live now."""
     found = [_node(node) for node in ray.nodes() if node["Alive"]]
     return sorted(found, key=lambda node: node.address)
 

@@ -45,7 +45,7 @@ class ComparedEpoch:
     differing: dict[str, tuple[float | None, float | None]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """The epoch as JSON-able values."""
         return {
             "epoch": self.number,
             "verdict": self.sameness.value,
@@ -88,7 +88,7 @@ def compare(
 
 
 def finite(value: float | None) -> float | None:
-    """As it is recorded: NaN and infinities are null in JSON."""
+    """A figure as it is recorded: NaN and infinities are null in JSON."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 
@@ -228,7 +228,7 @@ class Reproduction:
         return f"{self.metric} in none; the most {name} by {gap:.3g}, at epoch {number}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """The comparison as JSON-able values."""
         before, now = self.failure, self.failure_now
         return {
             "study": self.study,

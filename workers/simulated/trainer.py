@@ -172,7 +172,7 @@ class SimulatedTrainer:
         ]
 
     def warm(self) -> None:
-        """Nothing to import."""
+        """Import nothing: a formula needs nothing."""
 
     def train(self, job: Job, report: Callable[[Epoch], Directive]) -> Result:
         used = _used(job)
@@ -215,7 +215,7 @@ class SimulatedTrainer:
     def _checkpoint(
         self, job: Job, state: _State, weights: Path | None
     ) -> tuple[Checkpoint | None, str]:
-        """One where it is due, and why there is none where it could not be written."""
+        """The checkpoint where one is due, and why it could not be written."""
         if not is_due(job, state.epoch):
             return None, ""
         saved = {"identity": identity(job, self.describe().code_version), "state": vars(state)}

@@ -78,16 +78,16 @@ class ChildHandle:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is its process group's too."""
+        """The child's process id, which is its process group's too."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the child still runs."""
         return self._process.poll() is None
 
     def wait_ready(self, interrupted: Callable[[], bool] | None = None) -> None:
-        """Wait until its imports are over, so that no training is blamed for them.
+        """Wait until the child's imports are over, so that no training is blamed for them.
 
         Raises:
             TrialError: as `receive`.
@@ -98,7 +98,7 @@ class ChildHandle:
             self._ready = True
 
     def send(self, message: Request | Answer) -> None:
-        """Send; raises TrialError when the process is dead."""
+        """Send a message; raises TrialError when the process is dead."""
         try:
             self._connection.send(message)
         except OSError:
@@ -136,14 +136,14 @@ class ChildHandle:
         return reply
 
     def close(self) -> None:
-        """Let it end by itself, then make sure that it and all it started are gone."""
+        """Let the child end by itself, then make sure that it and all it started are gone."""
         self._connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):  # kill() below is the answer
             self._process.wait(DYING_S)
         self.kill()
 
     def kill(self) -> None:
-        """End it and all it started, at once; harmless when it is gone."""
+        """End the child and all it started, at once; harmless when it is gone."""
         self._killed = True
         with contextlib.suppress(ProcessLookupError):  # the whole group has ended already
             os.killpg(self.pid, signal.SIGKILL)

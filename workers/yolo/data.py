@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def own_data_yaml(job: Job) -> Path:
-    """Write it below the job's folder.
+    """Write a data YAML with absolute places below the job's folder.
 
     Ultralytics looks for a relative `path` in the current folder first and in its user-wide
     datasets folder next; a study means the data YAML's own folder.
@@ -40,7 +40,7 @@ def own_data_yaml(job: Job) -> Path:
 
 
 def load_labels(path: Path) -> dict[str, Any]:
-    """The cache in a file.
+    """Read Ultralytics' label cache without running what its pickle holds.
 
     Raises:
         FileNotFoundError: there is none, or none that is only labels; Ultralytics then reads the

@@ -134,10 +134,10 @@ class Detector(DetectionTrainer):  # type: ignore[misc]  # Ultralytics has no ty
         return validator
 
     def plot_training_labels(self) -> None:
-        """Not drawn: it shows the dataset, not the trial."""
+        """Draw nothing: this picture shows the dataset, not the trial."""
 
     def plot_training_samples(self, batch: Any, ni: int) -> None:
-        """Not drawn: seconds a trial, for pictures of the dataset."""
+        """Draw nothing: pictures of the dataset cost seconds a trial."""
 
     def validate(self) -> tuple[dict[str, float], float]:
         """Validate; the fitness is the job's metric, where Ultralytics takes mAP50-95."""
@@ -204,7 +204,7 @@ class Detector(DetectionTrainer):  # type: ignore[misc]  # Ultralytics has no ty
         self.batches_since_step = self._head_start = 0
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
-        """No roll-back: a trial that diverged is one."""
+        """Do not roll back: a trial that diverged is one."""
         self._require_finite(self.metrics, epoch)
         return False
 
@@ -247,7 +247,7 @@ class Detector(DetectionTrainer):  # type: ignore[misc]  # Ultralytics has no ty
             raise Leave(verdict)
 
     def _checkpoint(self) -> tuple[Checkpoint | None, str]:
-        """One where it is due, and why there is none where it could not be written."""
+        """The checkpoint where one is due, and why it could not be written."""
         number = self.epoch + 1
         if self.stop or not is_due(self._job, number):
             return None, ""

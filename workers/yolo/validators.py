@@ -29,7 +29,7 @@ class UnhurriedValidator(DetectionValidator):  # type: ignore[misc]  # Ultralyti
     """A validation that finds as much on a slow machine as on a quick one."""
 
     def postprocess(self, preds: Any) -> list[dict[str, Any]]:
-        """Ultralytics' own, without its limit on time.
+        """Run Ultralytics' non-maximum suppression without its limit on time.
 
         Past the limit it gives the rest of a batch no boxes at all, with a line in the log.
         """
