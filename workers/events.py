@@ -17,7 +17,7 @@ class Kind(Enum):
     NOTE = "note"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Event:
     """One thing that happened in a worker.
 

@@ -167,7 +167,7 @@ class StudyLoop:
                 break
             else:
                 if not waiting:
-                    watch(Event(Kind.WAITING, text="all trials are claimed, some still run"))
+                    watch(Event(kind=Kind.WAITING, text="all trials are claimed, some still run"))
                 waiting = True
                 shutdown.event.wait(min(self._context.settings.lease_s / 4, _LONGEST_WAIT_S))
         summary.why = why

@@ -86,7 +86,9 @@ class TrialRunner:
         """
         claim = self._claim
         params: dict[str, object] = dict(claim.params)
-        self._watch(Event(Kind.CLAIMED, claim.number, epochs=self._job.epochs, params=params))
+        self._watch(
+            Event(kind=Kind.CLAIMED, trial=claim.number, epochs=self._job.epochs, params=params)
+        )
         try:
             self._job.run_dir.mkdir(parents=True)
             with self._heartbeat:
@@ -100,7 +102,7 @@ class TrialRunner:
         finally:
             shutil.rmtree(self._job.run_dir, ignore_errors=True)
         text = ended.end.value if ended.end else ("lost" if ended.lost else "given back")
-        self._watch(Event(Kind.ENDED, claim.number, text=text, value=None))
+        self._watch(Event(kind=Kind.ENDED, trial=claim.number, text=text, value=None))
         return ended
 
     def _ended(self) -> Ended:
@@ -149,7 +151,9 @@ class TrialRunner:
         if note:
             log.warning("trial %d: %s", number, note)
         where = f"goes on after epoch {epoch}" if epoch else "starts again, without a checkpoint"
-        self._watch(Event(Kind.NOTE, number, text=f"trial {number}: taken over, {where}"))
+        self._watch(
+            Event(kind=Kind.NOTE, trial=number, text=f"trial {number}: taken over, {where}")
+        )
         return True
 
     def _report(self, epoch: Epoch) -> Directive:
@@ -166,7 +170,15 @@ class TrialRunner:
             log.warning("trial %d: %s", claim.number, epoch.warning)
             self._warn(epoch.warning)
         value = epoch.metrics.get(self._job.metric, math.nan)
-        self._watch(Event(Kind.EPOCH, claim.number, epoch.number, self._job.epochs, value))
+        self._watch(
+            Event(
+                kind=Kind.EPOCH,
+                trial=claim.number,
+                epoch=epoch.number,
+                epochs=self._job.epochs,
+                value=value,
+            )
+        )
         # After its last epoch a trial is done in a moment: it is told, not given back, and not
         # judged, as nothing is left to save by pruning.
         if epoch.number < self._job.epochs:

@@ -188,7 +188,7 @@ class Worker:
     ) -> bool:
         """Run finals with whoever else is at them; whether they are over."""
         self._watch(
-            Event(Kind.NOTE, text="the study is finished; looking again at its best trials")
+            Event(kind=Kind.NOTE, text="the study is finished; looking again at its best trials")
         )
         _, fingerprint = require_test_split(study, context.settings, context.database.engine)
         limits = replace(self._limits, n_trials=None)
@@ -215,7 +215,7 @@ class Worker:
         self._tell(text)
 
     def _tell(self, text: str) -> None:
-        self._watch(Event(Kind.NOTE, text=text))
+        self._watch(Event(kind=Kind.NOTE, text=text))
 
 
 def _called(context: WorkerContext, study: Study) -> tuple[bool, Study | None]:

@@ -24,7 +24,7 @@ class Sameness(Enum):
 _ORDER = list(Sameness)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ComparedEpoch:
     """One epoch of both trainings.
 
@@ -84,7 +84,9 @@ def compare(
         sameness = Sameness.DIFFERENT
     else:
         sameness = Sameness.CLOSE if differing else Sameness.EQUAL
-    return ComparedEpoch(number, sameness, one, other, gap, differing)
+    return ComparedEpoch(
+        number=number, sameness=sameness, recorded=one, now=other, gap=gap, differing=differing
+    )
 
 
 def finite(value: float | None) -> float | None:
@@ -120,7 +122,7 @@ class Failure:
         return f"after epoch {self.epochs}" if self.epochs else "before its first epoch ended"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reproduction:
     """A trial and its training once more.
 

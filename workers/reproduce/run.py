@@ -43,7 +43,7 @@ TOLERANCE = 0.01
 EFFECTIVE = "effective.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recorded:
     """A trial that ended, as PostgreSQL has it.
 
