@@ -69,7 +69,13 @@ class Checkpoints:
         elif weights is None or best_epoch != checkpoint.best_epoch:
             best_epoch, weights = checkpoint.best_epoch, self._store.put(checkpoint.weights, area)
         self._best = best_epoch, weights
-        kept = StoredCheckpoint(checkpoint.epoch, self._claim.token, state, best_epoch, weights)
+        kept = StoredCheckpoint(
+            epoch=checkpoint.epoch,
+            token=self._claim.token,
+            state=state,
+            best_epoch=best_epoch,
+            weights=weights,
+        )
         standing = self._claims.record_checkpoint(self._claim, kept)
         if standing is LeaseStatus.LOST:
             # What was recorded before the loss is what the next attempt goes on from

@@ -58,7 +58,7 @@ class End(Enum):
     FAIL = "FAIL"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """A trial that this worker may run while its token is the lease's.
 
@@ -79,7 +79,7 @@ class Claim:
     params: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredCheckpoint:
     """A checkpoint in the store.
 
@@ -147,7 +147,14 @@ class Claims:
         if not self.database.scalar(SQL["store_params"], **values):
             # The lease was lost while sampling: there is something to claim, so ask again.
             return self.claim()
-        return Claim(row.trial_id, row.number, token, row.takeovers, judged, suggestion.params)
+        return Claim(
+            trial_id=row.trial_id,
+            number=row.number,
+            token=token,
+            takeovers=row.takeovers,
+            pruning_checked_to=judged,
+            params=suggestion.params,
+        )
 
     def renew(self, claim: Claim) -> LeaseStatus:
         """Lengthen the lease."""
@@ -328,7 +335,9 @@ def uncleared_attempts(engine: Engine, study: Study) -> list[tuple[int, uuid.UUI
 def _kept(row: Any) -> StoredCheckpoint:
     weights = None if row.best_sha256 is None else Stored(row.best_sha256, row.best_bytes)
     state = Stored(row.sha256, row.bytes)
-    return StoredCheckpoint(row.epoch, row.token, state, row.best_epoch, weights)
+    return StoredCheckpoint(
+        epoch=row.epoch, token=row.token, state=state, best_epoch=row.best_epoch, weights=weights
+    )
 
 
 def _or_none(value: float) -> float | None:

@@ -191,7 +191,14 @@ def upgraded(old: Engine) -> tuple[Engine, Study, dict[str, OldClaim]]:
 
 def as_new(old: OldClaim) -> Claim:
     """The same claim in the hands of the new code, as after a lost connection."""
-    return Claim(old.trial_id, old.number, uuid.UUID(old.token), 0, 1, BASELINE)
+    return Claim(
+        trial_id=old.trial_id,
+        number=old.number,
+        token=uuid.UUID(old.token),
+        takeovers=0,
+        pruning_checked_to=1,
+        params=BASELINE,
+    )
 
 
 def test_a_study_under_way_goes_on(upgraded: tuple[Engine, Study, dict[str, OldClaim]]) -> None:

@@ -143,7 +143,9 @@ class ClaimsMachine(RuleBasedStateMachine):
     def keep_checkpoint(self, holder: Holder) -> None:
         token = holder.claim.token
         files = Stored(f"{holder.last:064d}", 7), Stored("b" * 64, 9)
-        kept = StoredCheckpoint(holder.last, token, files[0], holder.last, files[1])
+        kept = StoredCheckpoint(
+            epoch=holder.last, token=token, state=files[0], best_epoch=holder.last, weights=files[1]
+        )
         got = self.write(holder, lambda: holder.claims.record_checkpoint(holder.claim, kept))
         assert got is (LeaseStatus.GO if self.model.keep(token, holder.last) else LeaseStatus.LOST)
 

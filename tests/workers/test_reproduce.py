@@ -240,7 +240,9 @@ def test_the_job_is_the_one_that_a_worker_makes(here: Settings, engine: Engine) 
     work(here, study)
     recorded = read_trial(engine, study, 0)
     token: Any = type("Token", (), {"hex": "0" * 32})
-    claim = Claim(1, 0, token, 0, 0, recorded.params)
+    claim = Claim(
+        trial_id=1, number=0, token=token, takeovers=0, pruning_checked_to=0, params=recorded.params
+    )
     nothing: Any = None
     worker = WorkerContext(
         settings=here,
