@@ -30,7 +30,7 @@ class Directive(Enum):
     STOP = "stop"  # the worker drains or lost its lease: leave, the result is not used
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Argument:
     """One training argument that a study may fix under `train:` or search.
 
@@ -51,7 +51,7 @@ class Argument:
     choices: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """What a trainer can do.
 
@@ -78,7 +78,7 @@ class Description:
     code_version: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     """The part of a study that a trainer is asked about before anything is written.
 
@@ -121,7 +121,7 @@ class Checkpoint:
     weights: Path | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One training, complete in itself; it is sent to the training process.
 
@@ -179,7 +179,7 @@ class Epoch:
     warning: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """What a training left behind.
 
@@ -198,7 +198,7 @@ class Result:
     train_s: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Figures of weights on one split of a dataset.
 
@@ -229,7 +229,7 @@ class Evaluation:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Package:
     """What a model registry needs to load the weights elsewhere, without this package's source.
 

@@ -78,9 +78,18 @@ class Teller:
     def _weights(self, claim: Claim, value: float) -> Path:
         spec = self._study.spec
         job = Job(
-            claim.number, spec.model, claim.params, {"epoch_s": 0.0}, 2, spec.seed, "mAP50",
-            "maximize", None, "cpu", self._folder / f"trial-{claim.token.hex}",
-        )  # fmt: skip
+            trial=claim.number,
+            model=spec.model,
+            params=claim.params,
+            train={"epoch_s": 0.0},
+            epochs=2,
+            seed=spec.seed,
+            metric="mAP50",
+            direction="maximize",
+            data=None,
+            device="cpu",
+            run_dir=self._folder / f"trial-{claim.token.hex}",
+        )
         weights = SimulatedTrainer().train(job, lambda _: Directive.GO).weights
         assert weights is not None
         saved = json.loads(weights.read_text(encoding="utf-8"))

@@ -54,7 +54,8 @@ def test_describe_and_check_import_neither_torch_nor_ultralytics() -> None:
     code = (
         "import sys, pathlib; from hpo.trainer import TrainSpec, load_trainer\n"
         "trainer = load_trainer('yolo'); trainer.describe()\n"
-        "trainer.check(TrainSpec('yolov8n.pt', {}, {}, 3, 'mAP50', 'maximize', None))\n"
+        "trainer.check(TrainSpec(model='yolov8n.pt', train={}, searched={}, epochs=3, "
+        "metric='mAP50', direction='maximize', data=None))\n"
         "print({'torch', 'ultralytics', 'numpy', 'mlflow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

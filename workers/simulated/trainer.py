@@ -64,16 +64,24 @@ NOISE = 0.005
 WEIGHTS = "weights.json"
 
 ARGUMENTS: dict[str, Argument] = {
-    "x": Argument(0.2, "float", "best at 0.7", 0.0, 1.0),
-    "y": Argument(0.1, "float", "best at 0.01, on a log scale", 1e-4, 1.0),
-    "kind": Argument("a", "str", "b can be better", choices=("a", "b")),
-    "depth": Argument(2, "int", "matters where kind is b, best at 5", 1, 8),
-    "epochs": Argument(10, "int", "number of epochs", 1),
-    "epoch_s": Argument(0.05, "float", "seconds that an epoch takes", 0.0),
-    "fail_at": Argument(0, "int", "epoch at which the training raises; 0: never", 0),
-    "crash_at": Argument(0, "int", "epoch at which the process dies; 0: never", 0),
-    "hang_at": Argument(0, "int", "epoch that never ends; 0: none", 0),
-    "nan_at": Argument(0, "int", "epoch whose loss is NaN; 0: none", 0),
+    "x": Argument(default=0.2, kind="float", help="best at 0.7", low=0.0, high=1.0),
+    "y": Argument(
+        default=0.1, kind="float", help="best at 0.01, on a log scale", low=1e-4, high=1.0
+    ),
+    "kind": Argument(default="a", kind="str", help="b can be better", choices=("a", "b")),
+    "depth": Argument(
+        default=2, kind="int", help="matters where kind is b, best at 5", low=1, high=8
+    ),
+    "epochs": Argument(default=10, kind="int", help="number of epochs", low=1),
+    "epoch_s": Argument(default=0.05, kind="float", help="seconds that an epoch takes", low=0.0),
+    "fail_at": Argument(
+        default=0, kind="int", help="epoch at which the training raises; 0: never", low=0
+    ),
+    "crash_at": Argument(
+        default=0, kind="int", help="epoch at which the process dies; 0: never", low=0
+    ),
+    "hang_at": Argument(default=0, kind="int", help="epoch that never ends; 0: none", low=0),
+    "nan_at": Argument(default=0, kind="int", help="epoch whose loss is NaN; 0: none", low=0),
 }
 OWNED = {"epochs": "set budget.epochs instead", "seed": "set sampler.seed instead"}
 
@@ -194,7 +202,13 @@ class SimulatedTrainer:
             epoch = Epoch(number, {**metrics, "seconds": seconds}, checkpoint, warning)
             if report(epoch) is not Directive.GO:
                 break
-        return Result(state.best_epoch, weights, {}, used, train_s)
+        return Result(
+            best_epoch=state.best_epoch,
+            weights=weights,
+            pictures={},
+            effective=used,
+            train_s=train_s,
+        )
 
     def _begin(self, job: Job) -> tuple[_State, Path | None]:
         """Where the training stands: at its start, or at its checkpoint."""

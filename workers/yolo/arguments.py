@@ -105,7 +105,7 @@ def arguments() -> dict[str, Argument]:
     helps = dict(re.findall(r"^(\w+):.*?# \([^)]*\) (.+)$", text, re.MULTILINE))
 
     def argument(name: str, kind: str, **bounds: Any) -> Argument:
-        return Argument(defaults[name], kind, helps.get(name, ""), **bounds)
+        return Argument(default=defaults[name], kind=kind, help=helps.get(name, ""), **bounds)
 
     return {
         **{name: argument(name, "float", low=0.0, high=1.0) for name in FRACTIONS},
