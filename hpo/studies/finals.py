@@ -55,7 +55,7 @@ class Wanted:
     params: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Final:
     """What one trial of a finals study is to do.
 
@@ -114,9 +114,12 @@ def ensure_finals(engine: Engine, study: Study, finalists: Sequence[Wanted]) -> 
         forget_deleted(connection)  # finals that went in optuna-dashboard are in nobody's way
         count = len(finalists) * len(trainings)
         origin = Origin(
-            study.fingerprint, study.code_version, study.test_fingerprint, study.study_id,
-            study.model_sha256,
-        )  # fmt: skip
+            fingerprint=study.fingerprint,
+            code_version=study.code_version,
+            test_fingerprint=study.test_fingerprint,
+            parent_id=study.study_id,
+            model_sha256=study.model_sha256,
+        )
         made = insert_study(connection, finals_spec(study, count), origin)
         found = optuna_id(connection, name) if made is None else made
         if found is None:
@@ -191,9 +194,15 @@ def load_final(database: Database, trial_id: int) -> Final | None:
 
 def _final(row: Row[Any]) -> Final:
     return Final(
-        row.of_trial_id, row.of_number, row.seed, row.trained, row.weights_name, row.sha256,
-        row.best_epoch, row.metrics or {},
-    )  # fmt: skip
+        of_trial_id=row.of_trial_id,
+        of_number=row.of_number,
+        seed=row.seed,
+        trained=row.trained,
+        weights_name=row.weights_name,
+        weights_sha256=row.sha256,
+        best_epoch=row.best_epoch,
+        metrics=row.metrics or {},
+    )
 
 
 def retry_final(engine: Engine, finals: Study, number: int) -> int:

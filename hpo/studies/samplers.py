@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hpo.studies.spec import StudySpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Option:
     """One option: its default, the values it takes, and why the default is what it is."""
 
@@ -30,7 +30,9 @@ class Option:
     choices: tuple[Any, ...] = ()
 
 
-_STARTUP = Option(10, int, "Optuna's; random points before the model has enough to go by", low=0)
+_STARTUP = Option(
+    default=10, kind=int, why="Optuna's; random points before the model has enough to go by", low=0
+)
 
 SAMPLERS: dict[str, dict[str, Option]] = {
     "random": {},
@@ -40,39 +42,53 @@ SAMPLERS: dict[str, dict[str, Option]] = {
         "multivariate": Option(
             default=True, kind=bool, why="Optuna 5's; parameters are modelled together"
         ),
-        "ei_candidates": Option(24, int, "Optuna's", low=1),
+        "ei_candidates": Option(default=24, kind=int, why="Optuna's", low=1),
     },
     "qmc": {
-        "sequence": Option("sobol", str, "Optuna's", choices=("sobol", "halton")),
+        "sequence": Option(default="sobol", kind=str, why="Optuna's", choices=("sobol", "halton")),
         "scramble": Option(
             default=True, kind=bool, why="unscrambled sequences begin in a corner of the space"
         ),
     },
     "gp": {"startup_trials": _STARTUP},
-    "cmaes": {"startup_trials": Option(1, int, "Optuna's", low=0)},
+    "cmaes": {"startup_trials": Option(default=1, kind=int, why="Optuna's", low=0)},
 }
 
-_MIN_EPOCHS = Option(1, int, "Optuna's; the first epoch at which a trial may be pruned", low=1)
-_STARTUP_PRUNER = Option(5, int, "Optuna's; complete trials before any is pruned", low=0)
+_MIN_EPOCHS = Option(
+    default=1, kind=int, why="Optuna's; the first epoch at which a trial may be pruned", low=1
+)
+_STARTUP_PRUNER = Option(
+    default=5, kind=int, why="Optuna's; complete trials before any is pruned", low=0
+)
 _MEDIAN: dict[str, Option] = {
     "startup_trials": _STARTUP_PRUNER,
-    "warmup_epochs": Option(0, int, "Optuna's; epochs of a trial that are never pruned", low=0),
-    "interval": Option(1, int, "every epoch is judged", low=1),
+    "warmup_epochs": Option(
+        default=0, kind=int, why="Optuna's; epochs of a trial that are never pruned", low=0
+    ),
+    "interval": Option(default=1, kind=int, why="every epoch is judged", low=1),
 }
 
 PRUNERS: dict[str, dict[str, Option]] = {
     "none": {},
     "median": _MEDIAN,
     "percentile": _MEDIAN
-    | {"percentile": Option(25.0, float, "keeps the best quarter", low=0.0, high=100.0)},
+    | {
+        "percentile": Option(
+            default=25.0, kind=float, why="keeps the best quarter", low=0.0, high=100.0
+        )
+    },
     "successive_halving": {
         "min_epochs": _MIN_EPOCHS,
-        "reduction_factor": Option(4, int, "Optuna's, from the ASHA paper", low=2),
-        "min_early_stopping_rate": Option(0, int, "Optuna's; rungs to skip", low=0),
+        "reduction_factor": Option(default=4, kind=int, why="Optuna's, from the ASHA paper", low=2),
+        "min_early_stopping_rate": Option(
+            default=0, kind=int, why="Optuna's; rungs to skip", low=0
+        ),
     },
     "hyperband": {
         "min_epochs": _MIN_EPOCHS,
-        "reduction_factor": Option(3, int, "Optuna's, from the Hyperband paper", low=2),
+        "reduction_factor": Option(
+            default=3, kind=int, why="Optuna's, from the Hyperband paper", low=2
+        ),
     },
 }
 

@@ -23,7 +23,7 @@ SQL = Queries(__name__)
 LIVE = ("open", "running")  # states of a study with something left to do
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A stored study.
 
@@ -66,7 +66,7 @@ def _parent(name: str, parent_id: int | None) -> str | None:
     return None if parent_id is None else name.rpartition("/")[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Listed:
     """One line of all studies; `state` is `open`, `running`, `finished` or `stopped`.
 
@@ -106,7 +106,12 @@ def create_study(
     """
     with engine.begin() as connection:
         forget_deleted(connection)
-        origin = Origin(fingerprint, code_version, test_fingerprint, model_sha256=model_sha256)
+        origin = Origin(
+            fingerprint=fingerprint,
+            code_version=code_version,
+            test_fingerprint=test_fingerprint,
+            model_sha256=model_sha256,
+        )
         study_id = insert_study(connection, spec, origin)
         for baseline in spec.baselines if study_id is not None else ():
             insert_waiting(connection, study_id, baseline)
@@ -115,7 +120,7 @@ def create_study(
     return load_study(engine, spec.study), study_id is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """What a study was created with beside its spec; see `Study`."""
 
@@ -219,10 +224,19 @@ def find_study(engine: Engine, name: str) -> Study | None:
     if row is None:
         return None
     return Study(
-        row.study_id, row.uid, row.name, StudySpec.from_dict(row.spec), row.spec_sha256,
-        row.dataset_fingerprint, row.code_version, row.trials, row.state, row.test_fingerprint,
-        row.parent_id, row.model_sha256,
-    )  # fmt: skip
+        study_id=row.study_id,
+        uid=row.uid,
+        name=row.name,
+        spec=StudySpec.from_dict(row.spec),
+        spec_sha256=row.spec_sha256,
+        fingerprint=row.dataset_fingerprint,
+        code_version=row.code_version,
+        trials=row.trials,
+        state=row.state,
+        test_fingerprint=row.test_fingerprint,
+        parent_id=row.parent_id,
+        model_sha256=row.model_sha256,
+    )
 
 
 def load_study(engine: Engine, name: str) -> Study:
@@ -246,7 +260,14 @@ def list_studies(engine: Engine) -> list[Listed]:
     with engine.connect() as connection:
         rows = study_rows(connection)
     return [
-        Listed(row.study_id, row.name, study_state(row), row.claimed, row.trials, row.parent_id)
+        Listed(
+            study_id=row.study_id,
+            name=row.name,
+            state=study_state(row),
+            claimed=row.claimed,
+            trials=row.trials,
+            parent_id=row.parent_id,
+        )
         for row in rows
     ]
 

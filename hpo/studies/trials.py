@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SQL = Queries(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialSummary:
     """One trial, with the keys of `hpo trials --json`.
 

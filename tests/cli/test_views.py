@@ -36,7 +36,18 @@ FINALS: dict[str, Any] = {
          "lease_s": 9.0},
     ],
 }  # fmt: skip
-ROW = TrialSummary(3, "failed", None, {"lr0": 0.01}, 2, "gpu-1:1", 1, None, None, "diverged: NaN")
+ROW = TrialSummary(
+    number=3,
+    state="failed",
+    value=None,
+    params={"lr0": 0.01},
+    epochs=2,
+    worker="gpu-1:1",
+    takeovers=1,
+    run_id=None,
+    best_epoch=None,
+    reason="diverged: NaN",
+)
 ATTEMPT = {
     "attempt": 1, "worker": "gpu-1:1", "claimed": None, "ended": datetime(2026, 11, 21, 12, 1, 2),  # noqa: DTZ001 - shown as it is
     "how": "silent", "resumed_epoch": 0, "note": None,
@@ -165,7 +176,18 @@ def test_a_trial_tells_its_takeovers() -> None:
 def test_lines_are_not_folded_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     """`hpo trials | grep` finds a trial and its parameters on one line."""
     params = {f"parameter_{number}": 0.5 for number in range(6)}
-    row = TrialSummary(0, "complete", 0.5, params, 8, "host:1", 0, None, 1, None)
+    row = TrialSummary(
+        number=0,
+        state="complete",
+        value=0.5,
+        params=params,
+        epochs=8,
+        worker="host:1",
+        takeovers=0,
+        run_id=None,
+        best_epoch=1,
+        reason=None,
+    )
     print_view(trials_view([row], "mAP50", simulated=False))
     assert params_text(params) in capsys.readouterr().out
 

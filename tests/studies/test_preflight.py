@@ -43,9 +43,17 @@ def data(tmp_path: Path) -> Path:
 def study(test_fingerprint: str | None, **changes: Any) -> Study:
     spec = simulated_spec(**changes)
     return Study(
-        1, uuid.uuid4(), spec.study, spec, spec.sha256(), None, "simulated 1", 6, "open",
+        study_id=1,
+        uid=uuid.uuid4(),
+        name=spec.study,
+        spec=spec,
+        spec_sha256=spec.sha256(),
+        fingerprint=None,
+        code_version="simulated 1",
+        trials=6,
+        state="open",
         test_fingerprint=test_fingerprint,
-    )  # fmt: skip
+    )
 
 
 def test_a_split_as_it_was_is_given(settings: Settings, data: Path, engine: Engine) -> None:

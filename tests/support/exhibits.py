@@ -120,9 +120,17 @@ def study(**promotion: Any) -> Study:
         model="yolov8n.yaml", data="/data/harbour/data.yaml", promotion=rules,
     )  # fmt: skip
     return Study(
-        3, uuid.UUID(int=5), "harbour", spec, spec.sha256(), "a" * 64, "ultralytics 8.4.190", 12,
-        "open", "d" * 64,
-    )  # fmt: skip
+        study_id=3,
+        uid=uuid.UUID(int=5),
+        name="harbour",
+        spec=spec,
+        spec_sha256=spec.sha256(),
+        fingerprint="a" * 64,
+        code_version="ultralytics 8.4.190",
+        trials=12,
+        state="open",
+        test_fingerprint="d" * 64,
+    )
 
 
 def trials() -> list[TrialFigures]:
