@@ -147,7 +147,7 @@ def make_our_study(engine: Any, name: str, trials: int) -> None:
         budget=Budget(trials, EPOCHS, None),
         sampler=Choice("tpe", {"startup_trials": 10, "multivariate": True, "ei_candidates": 24}),
         pruner=Choice("hyperband", {"min_epochs": 1, "reduction_factor": 3}), seed=0, train={},
-        baselines=(), promotion=Promotion("bench", "champion"),
+        baselines=(), promotion=Promotion(model="bench", alias="champion"),
     )  # fmt: skip
     create_study(engine, spec, fingerprint=None, code_version="simulated 1")
 

@@ -29,7 +29,7 @@ from hpo.evaluation.significance import EXPANDED, PERCENTILE, p_value, resampled
 from hpo.promotion.gate import INCONCLUSIVE, KEPT, PROMOTED, judge
 from hpo.studies.spec import Promotion
 
-RULES = Promotion("bench", "champion")
+RULES = Promotion(model="bench", alias="champion")
 METRIC = "mAP50"
 GATE = "the gate"  # the expanded percentile, and the luck
 METHODS = (PERCENTILE, EXPANDED, GATE)

@@ -55,7 +55,7 @@ class Choice:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Promotion:
     """Where the best trial goes, and what it must show on the test split to get there.
 
@@ -101,7 +101,7 @@ class Promotion:
         return {name: value for name, (value, default) in values.items() if value != default}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudySpec:
     """Everything that decides a study; workers run what is stored, not what a file says now.
 

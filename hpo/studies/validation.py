@@ -124,7 +124,7 @@ def read_promotion(top: Fields, study: str, *, epochs_searched: bool) -> Promoti
     """
     raw = top.values.get("promotion")
     if raw == NONE:
-        return Promotion(study, "champion", wanted=False)
+        return Promotion(model=study, alias="champion", wanted=False)
     if isinstance(raw, str):
         top.fault("promotion", f"is {shown(raw)}, a mapping or `{NONE}` is expected")
         raw = None
@@ -138,7 +138,7 @@ def read_promotion(top: Fields, study: str, *, epochs_searched: bool) -> Promoti
     rules = _rules(fields)
     if epochs_searched and rules["full_epochs"] is not None:
         fields.fault("full_epochs", "is refused where the search space searches `epochs`; remove")
-    return Promotion(model, alias, **rules)
+    return Promotion(model=model, alias=alias, **rules)
 
 
 def _rules(fields: Fields) -> dict[str, Any]:

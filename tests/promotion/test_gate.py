@@ -14,7 +14,7 @@ from hpo.evaluation.significance import EXPANDED, Difference, difference
 from hpo.promotion.gate import Verdict, chance, images_needed, judge
 from hpo.studies.spec import Promotion
 
-RULES = Promotion("model", "champion")
+RULES = Promotion(model="model", alias="champion")
 GAIN = Difference(0.05, 0.01, 0.09, 0.98, 2000, 0, 0.95, EXPANDED, 100, 0.021)
 
 

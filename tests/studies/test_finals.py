@@ -89,7 +89,7 @@ def test_finals_are_asked_for_once_however_often(bench: PromotionBench) -> None:
 
 def test_several_seeds_train_each_finalist_again(bench: PromotionBench) -> None:
     """With seeds = 3 its own training counts as the first; the mean of all of them ranks it."""
-    promotion = Promotion(bench.model, "champion", finalists=2, seeds=3)
+    promotion = Promotion(model=bench.model, alias="champion", finalists=2, seeds=3)
     study = bench.study(promotion=promotion)
     bench.told(study, 0.5, 0.6)
     bench.finals(study)
@@ -107,7 +107,7 @@ def test_several_seeds_train_each_finalist_again(bench: PromotionBench) -> None:
 
 def test_longer_finals_train_all_seeds_for_as_long_as_asked(bench: PromotionBench) -> None:
     """`full_epochs` above the trials' epochs: the short training of the trial does not count."""
-    promotion = Promotion(bench.model, "champion", finalists=1, seeds=2, full_epochs=5)
+    promotion = Promotion(model=bench.model, alias="champion", finalists=1, seeds=2, full_epochs=5)
     study = bench.study(promotion=promotion)
     bench.told(study, 0.5, 0.6)
     bench.finals(study)
@@ -149,7 +149,7 @@ def test_the_test_split_does_not_choose_the_challenger(bench: PromotionBench) ->
 
 def test_a_study_that_promotes_nothing_has_no_finals(bench: PromotionBench) -> None:
     """`promotion: none`: its workers leave when the trials are over."""
-    study = bench.study(promotion=Promotion(bench.model, "champion", wanted=False))
+    study = bench.study(promotion=Promotion(model=bench.model, alias="champion", wanted=False))
     bench.told(study, 0.5, 0.6)
     assert bench.finals(study) is None
     decision = bench.decide(study)
@@ -228,7 +228,9 @@ def test_a_test_split_that_changed_stops_the_finals_with_a_sentence(
 
 def test_a_finalist_over_the_latency_limit_is_out(bench: PromotionBench) -> None:
     """Limits that have nothing to do with luck choose among the finalists."""
-    study = bench.study(promotion=Promotion(bench.model, "champion", max_latency_ms=1e-6))
+    study = bench.study(
+        promotion=Promotion(model=bench.model, alias="champion", max_latency_ms=1e-6)
+    )
     bench.told(study, 0.5, 0.6)
     decision = bench.finalize(study)
     assert decision.outcome is Outcome.NONE

@@ -33,7 +33,7 @@ def bench(promotion_bench: PromotionBench) -> PromotionBench:
 
 def slow_finals(bench: PromotionBench) -> Study:
     """A finished study whose two finalists are trained again for eight epochs of half a second."""
-    promotion = Promotion(bench.model, "champion", finalists=2, full_epochs=8)
+    promotion = Promotion(model=bench.model, alias="champion", finalists=2, full_epochs=8)
     study = bench.study(promotion=promotion, train={"epoch_s": 0.5})
     bench.told(study, 0.3, 0.6)
     return study

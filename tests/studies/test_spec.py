@@ -62,7 +62,7 @@ def test_the_hash_does_not_depend_on_the_order_of_keys() -> None:
         {"train": {"epoch_s": 0.010000000000000002}},
         {"baselines": ({"x": 0.1},)},
         {"sampler": Choice("random", {"a": None})},
-        {"promotion": Promotion("simulated-test", "best")},
+        {"promotion": Promotion(model="simulated-test", alias="best")},
     ],
 )
 def test_any_change_is_another_hash_and_a_difference(changes: dict[str, Any]) -> None:

@@ -109,7 +109,9 @@ def test_a_stored_spec_is_the_one_that_was_given(engine: Engine) -> None:
         "largest": 1.7976931348623157e308, "long": 2**53 + 1, "longer": 10**30, "minus": -0.0,
         "third": 1 / 3, "text": "ü\u2028", "list": [1.0, {"b": 2.5e-7, "a": None}], "flag": True,
     }  # fmt: skip
-    spec = simulated_spec(train=train, baselines=(POINT,), promotion=Promotion("m", "a"))
+    spec = simulated_spec(
+        train=train, baselines=(POINT,), promotion=Promotion(model="m", alias="a")
+    )
     study, made = create(engine, spec)
     assert made
     assert differences(study.spec, spec) == []

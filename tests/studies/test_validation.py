@@ -57,7 +57,7 @@ def test_every_rule_is_read(tmp_path: Path) -> None:
 def test_rules_left_out_take_their_defaults(tmp_path: Path, given: Any) -> None:
     """A study promotes under the name of its own unless it says otherwise."""
     changes = {} if given is ... else {"promotion": given}
-    assert read(tmp_path, **changes).promotion == Promotion("s", "champion")
+    assert read(tmp_path, **changes).promotion == Promotion(model="s", alias="champion")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_none_promotes_nothing(tmp_path: Path) -> None:
     promotion = read(tmp_path, **changes, promotion="none").promotion
     assert not promotion.wanted
     assert StudySpec.from_dict(read(tmp_path, promotion="none").to_dict()).promotion == Promotion(
-        "s", "champion", wanted=False
+        model="s", alias="champion", wanted=False
     )
 
 
@@ -222,4 +222,6 @@ def test_the_template_shows_every_rule() -> None:
     shown = yaml.safe_load(below)["promotion"]
     rules = read_study_file(None, {}, home=HOME).promotion
     assert {name: getattr(rules, name) for name in shown} == shown
-    assert rules == Promotion(rules.model, rules.alias), "what the template shows is the default"
+    assert rules == Promotion(model=rules.model, alias=rules.alias), (
+        "what the template shows is the default"
+    )

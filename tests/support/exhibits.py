@@ -112,9 +112,19 @@ def finalist(trial: int, value: float, test: float, **changes: Any) -> dict[str,
 
 def study(**promotion: Any) -> Study:
     """A stored study's record, of a database that is not there."""
-    rules = Promotion("ships", "champion", **{
-        "finalists": 3, "seeds": 2, "min_gain": 0.01, "max_class_loss": 0.1, "max_latency_ms": 30.0,
-        "max_size_mb": 10.0} | promotion)  # fmt: skip
+    rules = Promotion(
+        model="ships",
+        alias="champion",
+        **{
+            "finalists": 3,
+            "seeds": 2,
+            "min_gain": 0.01,
+            "max_class_loss": 0.1,
+            "max_latency_ms": 30.0,
+            "max_size_mb": 10.0,
+        }
+        | promotion,
+    )
     spec = replace(
         simulated_spec(study="harbour", baselines=(BASELINE,)), trainer="yolo",
         model="yolov8n.yaml", data="/data/harbour/data.yaml", promotion=rules,

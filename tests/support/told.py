@@ -120,7 +120,10 @@ class PromotionBench:
         self, name: str = "first", *, test_fingerprint: str | None = None, **changes: Any
     ) -> Study:
         """A stored study of two trials that promotes to `model`."""
-        changes = {"trials": 2, "promotion": Promotion(self.model, "champion")} | changes
+        changes = {
+            "trials": 2,
+            "promotion": Promotion(model=self.model, alias="champion"),
+        } | changes
         spec = simulated_spec(study=f"{name}-{self.name}", **changes)
         study, _ = create_study(
             self.engine, spec, fingerprint=None, code_version="simulated 1",

@@ -62,7 +62,7 @@ class Run:
         self.name = f"outage-{uuid.uuid4().hex[:8]}"
         spec = simulated_spec(
             study=self.name, trials=TRIALS, train={"epoch_s": 0.05},
-            promotion=Promotion(f"detector-{self.name}", "champion"),
+            promotion=Promotion(model=f"detector-{self.name}", alias="champion"),
         )  # fmt: skip
         create_study(engine, spec, fingerprint=None, code_version="simulated 1")
         settings.home.mkdir(exist_ok=True)

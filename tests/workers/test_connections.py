@@ -53,7 +53,7 @@ def test_a_worker_needs_no_more_connections_than_promised(
         here = replace(here, tracking_uri=None)
         open_client(here, str(here.storage))  # makes it, which takes another connection, once
     caplog.set_level(logging.WARNING, "hpo")
-    target = Promotion(f"connections-{promotes}", "champion", wanted=promotes)
+    target = Promotion(model=f"connections-{promotes}", alias="champion", wanted=promotes)
     study = simulated_study(
         engine, study=f"connections-{promotes}", sampler=TPE, pruner=HYPERBAND, epochs=4,
         train={"epoch_s": 0.05}, promotion=target,
@@ -167,7 +167,7 @@ def test_finals_and_a_promotion_by_hand_do_with_two(
     here: Settings, engine: Engine, clean_env: pytest.MonkeyPatch
 ) -> None:
     """`hpo finalize` runs a worker for the finals, and gives its own connections back before."""
-    target = Promotion("by-hand", "champion")
+    target = Promotion(model="by-hand", alias="champion")
     study = simulated_study(engine, study="by-hand", trials=3, promotion=target)
     Worker(here, study.name, device="cpu", promote=False).run()
     engine.dispose()

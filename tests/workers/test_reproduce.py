@@ -220,7 +220,7 @@ def test_a_trial_whose_epochs_were_searched(here: Settings, engine: Engine, tmp_
 
 def test_a_final_is_trained_with_its_own_seed(here: Settings, engine: Engine) -> None:
     """One that only evaluated has trained nothing: it names the trial that did."""
-    promotion = Promotion("simulated-test", "champion", finalists=1, seeds=2)
+    promotion = Promotion(model="simulated-test", alias="champion", finalists=1, seeds=2)
     study = simulated_study(engine, trials=1, promotion=promotion)
     work(here, study)
     finals = with_finals(engine, study, 0)
