@@ -41,7 +41,7 @@ class Point(NamedTuple):
     value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyRow:
     """A study; `spec` and what follows from it are None for a plain Optuna study.
 
@@ -258,13 +258,26 @@ def study_row(row: Row[Any], best: Row[Any] | None) -> StudyRow:
     given = [] if row.metric_names is None else json.loads(row.metric_names)
     names = given or [str(place) for place in range(len(row.directions))]
     return StudyRow(
-        row.study_id, row.name, spec, row.spec_sha256, row.dataset_fingerprint, row.code_version,
-        row.trials, row.created_ms or row.first_ms, row.created_ms is not None, row.last_ms,
-        given[0] if given else "objective", tuple(names),
-        spec is not None and _simulated(spec.trainer), row.experiment_id, row.run_id,
-        None if best is None else (best.number, best.value), row.parent_id, row.parent_run_id,
-        row.model_sha256,
-    )  # fmt: skip
+        study_id=row.study_id,
+        name=row.name,
+        spec=spec,
+        spec_sha256=row.spec_sha256,
+        fingerprint=row.dataset_fingerprint,
+        code_version=row.code_version,
+        trials=row.trials,
+        created_ms=row.created_ms or row.first_ms,
+        created_here=row.created_ms is not None,
+        last_ms=row.last_ms,
+        metric=given[0] if given else "objective",
+        names=tuple(names),
+        simulated=spec is not None and _simulated(spec.trainer),
+        experiment_id=row.experiment_id,
+        run_id=row.run_id,
+        best=None if best is None else (best.number, best.value),
+        parent_id=row.parent_id,
+        parent_run_id=row.parent_run_id,
+        model_sha256=row.model_sha256,
+    )
 
 
 def metric_name(name: str) -> str:

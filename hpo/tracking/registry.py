@@ -122,7 +122,7 @@ DECISION = "hpo.decision"  # tag: the decision that a version was made for
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Version:
     """A version of a registered model.
 
@@ -344,4 +344,10 @@ class Registry:
 
 
 def _version(item: ModelVersion) -> Version:
-    return Version(item.name, int(item.version), dict(item.tags), item.run_id or None, item.source)
+    return Version(
+        model=item.name,
+        number=int(item.version),
+        tags=dict(item.tags),
+        run_id=item.run_id or None,
+        source=item.source,
+    )

@@ -43,7 +43,7 @@ class Mend:
     value: str | float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mismatch:
     """One thing that MLflow has otherwise than PostgreSQL.
 
@@ -109,7 +109,8 @@ def verify(
             differences += _trial(client, trial, parent, found.pop(str(trial.number), []))
     for place, extra in found.items():
         differences += [
-            Mismatch(f"trial-{place}", "run", _NOTHING, run.info.run_id) for run in extra
+            Mismatch(where=f"trial-{place}", what="run", expected=_NOTHING, found=run.info.run_id)
+            for run in extra
         ]
     return Verified(len(ids) + 1, differences)
 
@@ -164,7 +165,7 @@ def _study(client: Client, study: StudyRow, state: str, found: list[Any]) -> Ite
     yield from _tags(where, tags, run)
     yield from _same(where, "status", STUDY_STATUS[state], run.info.status)
     if study.spec is not None and "study.json" not in runs.list_files(client, run.info.run_id):
-        yield Mismatch(where, "file study.json", "a file", _NOTHING)
+        yield Mismatch(where=where, what="file study.json", expected="a file", found=_NOTHING)
 
 
 def _trial(
@@ -193,11 +194,13 @@ def _trial(
 def _single(where: str, recorded: str | None, found: list[Any]) -> Any:
     """Yields differences; returns the run, or None when there is none."""
     if not found:
-        yield Mismatch(where, "run", recorded or "a run", _NOTHING)
+        yield Mismatch(where=where, what="run", expected=recorded or "a run", found=_NOTHING)
         return None
     if len(found) > 1:
         ids = ", ".join(sorted(run.info.run_id for run in found))
-        yield Mismatch(where, "run", "one run", f"{len(found)} runs: {ids}")
+        yield Mismatch(
+            where=where, what="run", expected="one run", found=f"{len(found)} runs: {ids}"
+        )
     return next((run for run in found if run.info.run_id == recorded), found[0])
 
 
@@ -210,7 +213,13 @@ def _metrics(client: Client, where: str, points: Iterable[Point], run: Any) -> I
         a, b = expected.get((metric, step)), found.get((metric, step))
         if a != b:
             mend = Mend(run.info.run_id, metric, step, math.nan if a is None else a)
-            yield Mismatch(where, f"metric {metric}, step {step}", _figure(a), _figure(b), mend)
+            yield Mismatch(
+                where=where,
+                what=f"metric {metric}, step {step}",
+                expected=_figure(a),
+                found=_figure(b),
+                mend=mend,
+            )
 
 
 def _newest(points: Iterable[tuple[str, int, int, float]]) -> dict[tuple[str, int], float]:
@@ -228,7 +237,9 @@ def _files(client: Client, trial: TrialProjection, run: Any) -> Iterator[Mismatc
     for name, (sha256, size) in sorted(trial.files.items()):
         if there.get(name) != size:
             found = _NOTHING if name not in there else f"{there[name]} bytes"
-            yield Mismatch(trial.name, f"file {name}", f"{size} bytes", found)
+            yield Mismatch(
+                where=trial.name, what=f"file {name}", expected=f"{size} bytes", found=found
+            )
         elif folder.is_dir():  # its content can be read here
             yield from _same(trial.name, f"sha256 of {name}", sha256, sha256_of(folder / name))
 
@@ -238,7 +249,13 @@ def _tags(where: str, expected: Mapping[str, str], run: Any) -> Iterator[Mismatc
         found = run.data.tags.get(key)
         if found != text:
             mend = Mend(run.info.run_id, key, None, text)
-            yield Mismatch(where, f"tag {key}", _shown(text), _shown(found), mend)
+            yield Mismatch(
+                where=where,
+                what=f"tag {key}",
+                expected=_shown(text),
+                found=_shown(found),
+                mend=mend,
+            )
 
 
 def _texts(
@@ -255,7 +272,7 @@ def _texts(
 
 def _same(where: str, what: str, expected: Any, found: Any) -> Iterator[Mismatch]:
     if expected != found:
-        yield Mismatch(where, what, _shown(expected), _shown(found))
+        yield Mismatch(where=where, what=what, expected=_shown(expected), found=_shown(found))
 
 
 def _shown(value: Any) -> str:
