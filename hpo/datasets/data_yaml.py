@@ -160,7 +160,7 @@ class Split:
     faults: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A detection dataset as its YAML describes it.
 

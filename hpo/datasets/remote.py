@@ -44,7 +44,7 @@ _NO_PLACE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pushed:
     """A dataset in the store.
 

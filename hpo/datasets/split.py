@@ -24,7 +24,7 @@ HEADER = "# Made by `hpo data split`; the lists beside it hold absolute paths."
 SUFFIXES = (".yaml", ".yml")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Division:
     """What was divided.
 
@@ -86,7 +86,9 @@ def divide(
     counts = {name: len(images) for name, images in lists.items()}
     listed = {image for split in dataset.splits.values() for image in split.images}
     made = _write(_files(dataset, output, lists))
-    return Division(output, made, counts, len(listed) - len(pool), bool(kept))
+    return Division(
+        yaml=output, made=made, images=counts, copies=len(listed) - len(pool), kept=bool(kept)
+    )
 
 
 def _require_shares(val: float, test: float) -> None:
