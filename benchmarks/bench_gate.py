@@ -73,7 +73,13 @@ def run(task: Task) -> tuple[Task, Counter[tuple[str, str]], float]:
     outcomes: Counter[tuple[str, str]] = Counter()
     for pair in studies(rng, task.studies, task.images, skills, task.world.likeness):
         challenger, champion = (
-            Evaluated("", "", figures(one).metrics, task.images) for one in pair
+            Evaluated(
+                weights_sha256="",
+                test_fingerprint="",
+                metrics=figures(one).metrics,
+                images=task.images,
+            )
+            for one in pair
         )
         seed = int(rng.integers(2**31))
         gains = resampled_gains(*pair, METRIC, resamples=RULES.resamples, seed=seed)

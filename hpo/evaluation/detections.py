@@ -29,7 +29,7 @@ _SCHEME = 1
 _BROKEN = (OSError, ValueError, KeyError, EOFError, BadZipFile, RuntimeError, zlib.error)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Detections:
     """One model on n images: m detections, t true boxes.
 

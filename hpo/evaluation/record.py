@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hpo.trainer import Evaluation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """Figures of certain weights on a certain split.
 
@@ -47,12 +47,19 @@ class Evaluated:
     ) -> Evaluated:
         """The record of what a trainer found."""
         return cls(
-            weights_sha256, test_fingerprint, dict(evaluation.metrics), evaluation.images,
-            {name: dict(values) for name, values in evaluation.per_class.items()},
-            dict(evaluation.latency_ms), evaluation.device, evaluation.parameters,
-            evaluation.gflops, evaluation.weights_bytes, dict(evaluation.settings),
-            detections_sha256,
-        )  # fmt: skip
+            weights_sha256=weights_sha256,
+            test_fingerprint=test_fingerprint,
+            metrics=dict(evaluation.metrics),
+            images=evaluation.images,
+            per_class={name: dict(values) for name, values in evaluation.per_class.items()},
+            latency_ms=dict(evaluation.latency_ms),
+            device=evaluation.device,
+            parameters=evaluation.parameters,
+            gflops=evaluation.gflops,
+            weights_bytes=evaluation.weights_bytes,
+            settings=dict(evaluation.settings),
+            detections_sha256=detections_sha256,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON-able values; `from_dict` gives an equal record back."""

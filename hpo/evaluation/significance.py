@@ -128,7 +128,7 @@ _DRAWS_AT_ONCE = 2**22
 _DIGITS = 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """Challenger less champion, positive where the challenger is better.
 
@@ -187,9 +187,17 @@ class Resampled:
         low, high = self.bounds(confidence, method) or (-1.0, 1.0)
         better = float(((self.values > 0) + 0.5 * (self.values == 0)).mean())
         return Difference(
-            self.value, low, high, better, len(self.values), self.seed, confidence, method,
-            self.images, luck,
-        )  # fmt: skip
+            value=self.value,
+            low=low,
+            high=high,
+            better=better,
+            resamples=len(self.values),
+            seed=self.seed,
+            confidence=confidence,
+            method=method,
+            images=self.images,
+            luck=luck,
+        )
 
 
 def fewest_images(confidence: float) -> int:

@@ -15,7 +15,18 @@ from hpo.promotion.gate import Verdict, chance, images_needed, judge
 from hpo.studies.spec import Promotion
 
 RULES = Promotion(model="model", alias="champion")
-GAIN = Difference(0.05, 0.01, 0.09, 0.98, 2000, 0, 0.95, EXPANDED, 100, 0.021)
+GAIN = Difference(
+    value=0.05,
+    low=0.01,
+    high=0.09,
+    better=0.98,
+    resamples=2000,
+    seed=0,
+    confidence=0.95,
+    method=EXPANDED,
+    images=100,
+    luck=0.021,
+)
 
 
 def evaluated(value: float = 0.5, **changes: Any) -> Evaluated:
@@ -27,7 +38,7 @@ def evaluated(value: float = 0.5, **changes: Any) -> Evaluated:
         "device": "some CPU",
         "weights_bytes": 6_200_000,
     }
-    return Evaluated("sha", "print", **{**fields, **changes})
+    return Evaluated(weights_sha256="sha", test_fingerprint="print", **{**fields, **changes})
 
 
 def judged(
@@ -275,7 +286,9 @@ def test_too_few_images_to_be_sure_at_all_are_told() -> None:
     drawn = Drawn(images=4, objects=6)
     one, other = draw(1, drawn), draw(1, replace(drawn, found=0.1), model=1)
     gain = difference(one, other, "mAP50", resamples=50, seed=0, confidence=0.95)
-    challenger = Evaluated("", "", figures(one).metrics, 4)
+    challenger = Evaluated(
+        weights_sha256="", test_fingerprint="", metrics=figures(one).metrics, images=4
+    )
     verdict = judge(RULES, challenger, evaluated(0.1), gain, "mAP50", "maximize")
     assert verdict.outcome == "inconclusive"
     assert "takes at least 5 test images, there are 4" in verdict.reason

@@ -26,7 +26,7 @@ GOOD, POOR = draw(1, FORTY), draw(1, replace(FORTY, found=0.2), model=1)
 
 def evaluated(found: Detections | None) -> Evaluated:
     metrics = {"mAP50": 0.5} if found is None else figures(found).metrics
-    return Evaluated("sha", "print", metrics, 40)
+    return Evaluated(weights_sha256="sha", test_fingerprint="print", metrics=metrics, images=40)
 
 
 def weighed(challenger: Detections | None, champion: Detections | None) -> Weighing:
