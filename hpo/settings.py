@@ -46,7 +46,7 @@ VARIABLES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the environment says, read once.
 

@@ -38,7 +38,7 @@ POLL_S = 0.2
 LOG_LINES = 3  # of a service that did not start, in its error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Service:
     """One running service.
 
@@ -194,7 +194,7 @@ MLFLOW_ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
     """One service's process.
 

@@ -56,7 +56,7 @@ SAY_AGAIN_S = 15.0
 _LOCK = 0x67726E74  # "grnt": two that grant the same at once would disturb each other
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Provisioned:
     """What is there now; `made` or `there`, by name.
 

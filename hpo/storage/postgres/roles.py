@@ -33,7 +33,7 @@ READER_SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Login:
     """One role as its URL has it.
 
