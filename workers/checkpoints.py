@@ -6,13 +6,13 @@ status` warns, and the training goes on.
 
 from __future__ import annotations
 
-import logging
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hpo.claims.claims import LeaseStatus
 from hpo.errors import HpoError, StoreError, WeightsError
+from hpo.host.log import action_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hpo.claims.checkpoints import Checkpoints
     from hpo.trainer import Checkpoint
 
-log = logging.getLogger(__name__)
+log = action_logger(__name__)
 
 FIRST_WAIT_S = 0.5  # before a store that failed is tried again
 LONGEST_WAIT_S = 10.0
@@ -40,6 +40,7 @@ class CheckpointUploader:
 
     def __init__(self, checkpoints: Checkpoints, warn: Callable[[str], None]) -> None:
         self._checkpoints, self._warn = checkpoints, warn
+        self._logger = log.bind(**checkpoints.ids)
         self._changed = threading.Condition()
         self._waiting: Checkpoint | None = None
         self._busy, self._closing, self._warned = False, False, False
@@ -115,16 +116,28 @@ class CheckpointUploader:
         try:
             standing = self._checkpoints.keep(checkpoint)
         except StoreError as error:
-            log.warning("the checkpoint of epoch %d is not stored: %s", checkpoint.epoch, error)
+            self._logger.warning(
+                "the checkpoint of epoch %d is not stored: %s",
+                checkpoint.epoch,
+                error,
+                action="checkpoint_upload_failed",
+            )
             self._say(f"checkpoints are not stored, training goes on: {error}")
             return False
         except HpoError as error:
             # PostgreSQL: the training's own next write meets the same and decides
-            log.warning("the checkpoint of epoch %d is not recorded: %s", checkpoint.epoch, error)
+            self._logger.warning(
+                "the checkpoint of epoch %d is not recorded: %s",
+                checkpoint.epoch,
+                error,
+                action="checkpoint_not_recorded",
+            )
             return False
         except Exception:
             # Nobody foresaw it. Without a checkpoint the trial is only dearer to take over
-            log.exception("the checkpoint of epoch %d is lost", checkpoint.epoch)
+            self._logger.exception(
+                "the checkpoint of epoch %d is lost", checkpoint.epoch, action="checkpoint_lost"
+            )
             self._say(f"the checkpoint of epoch {checkpoint.epoch} is lost; the log says why")
             return True
         if standing is not LeaseStatus.LOST and self._warned:
@@ -136,7 +149,7 @@ class CheckpointUploader:
         try:
             self._warn(text)
         except HpoError as error:
-            log.debug("the warning is not stored: %s", error)
+            self._logger.debug("the warning is not stored: %s", error, action="warning_not_stored")
 
 
 class ResumePoints:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from hpo.claims.checkpoints import clear_ended
 from hpo.claims.claims import Claim, Claims, End, NoTrial, note_worker_left, register_worker
 from hpo.errors import HpoError, RepeatedFailureError
 from hpo.host.environment import this_machine
+from hpo.host.log import action_logger
 from hpo.storage.artifacts.opening import open_store
 from hpo.tracking.mirror_thread import FLUSH_S, MirrorThread
 from workers.context import StudyContext, WorkerContext
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hpo.studies.store import Study
     from workers.events import Watch
 
-log = logging.getLogger(__name__)
+log = action_logger(__name__)
 
 # In a row, before the worker keeps the budget and stops. Of the reason `error` only: a dataset that
 # is gone fails every trial, while a loss that diverges or full memory is the trial's own affair.
@@ -135,7 +135,7 @@ class StudyLoop:
             summary.why = "failing"
             raise
         finally:
-            _left(context.database, worker_id, summary.why)
+            _left(context.database, study.name, worker_id, summary.why)
         return summary
 
     def _study_context(self, worker_id: int) -> StudyContext:
@@ -226,11 +226,20 @@ def _clear_ended(study_context: StudyContext) -> None:
     try:
         clear_ended(study_context.claims, study_context.store)
     except HpoError as error:  # the trials are told: nothing depends on it
-        log.warning("checkpoints of ended trials stay for now: %s", error)
+        own = log.bind(**study_context.claims.ids)
+        own.warning(
+            "checkpoints of ended trials stay for now: %s", error, action="checkpoints_not_removed"
+        )
 
 
-def _left(database: Database, worker_id: int, why: str) -> None:
+def _left(database: Database, study: str, worker_id: int, why: str) -> None:
     try:
         note_worker_left(database, worker_id, why)
     except Exception:  # the row is for people; leaving must not fail for it
-        log.warning("could not note that this worker left", exc_info=True)
+        log.warning(
+            "could not note that this worker left",
+            exc_info=True,
+            action="leaving_not_recorded",
+            study=study,
+            worker=worker_id,
+        )

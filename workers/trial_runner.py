@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import shutil
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import End, LeaseStatus
 from hpo.claims.heartbeat import LeaseHeartbeat
 from hpo.errors import CheckpointError, HpoError, ServiceError, StoreError, TrialError
+from hpo.host.log import action_logger
 from hpo.trainer import Directive, Epoch, Job, Result
 from workers.checkpoints import CheckpointUploader, ResumePoints
 from workers.events import Event, Kind, Watch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hpo.storage.artifacts.store import Stored
     from workers.context import StudyContext
 
-log = logging.getLogger(__name__)
+log = action_logger(__name__)
 T = TypeVar("T")
 
 SHOWN = ("batch", "optimizer")  # effective arguments shown with the trial
@@ -67,6 +67,7 @@ class TrialRunner:
         """Prepare; `seed` None takes the study's."""
         self._context, self._claim, self._watch = context, claim, watch
         self._shutdown = context.worker.shutdown
+        self._logger = log.bind(**context.claims.ids, trial=claim.number)
         self._job = make_job(context, claim, seed)
         self._answered = Directive.GO  # the last verdict given to the trainer
         self._lost = False
@@ -149,11 +150,11 @@ class TrialRunner:
         if not self._context.claims.resume(self._claim, epoch, note):
             return False
         if note:
-            log.warning("trial %d: %s", number, note)
+            self._logger.warning("trial %d: %s", number, note, action="checkpoint_not_used")
         where = f"goes on after epoch {epoch}" if epoch else "starts again, without a checkpoint"
-        self._watch(
-            Event(kind=Kind.NOTE, trial=number, text=f"trial {number}: taken over, {where}")
-        )
+        text = f"trial {number}: taken over, {where}"
+        self._logger.info("%s", text, action="trial_taken_over")
+        self._watch(Event(kind=Kind.NOTE, trial=number, text=text))
         return True
 
     def _report(self, epoch: Epoch) -> Directive:
@@ -167,7 +168,9 @@ class TrialRunner:
         if epoch.checkpoint is not None:
             self._uploader.submit(epoch.checkpoint)
         if epoch.warning:
-            log.warning("trial %d: %s", claim.number, epoch.warning)
+            self._logger.warning(
+                "trial %d: %s", claim.number, epoch.warning, action="trainer_warned"
+            )
             self._warn(epoch.warning)
         value = epoch.metrics.get(self._job.metric, math.nan)
         self._watch(
@@ -197,7 +200,9 @@ class TrialRunner:
         return None
 
     def _is_lost(self) -> Ended:
-        log.warning("trial %d is no longer this worker's", self._claim.number)
+        self._logger.warning(
+            "trial %d is no longer this worker's", self._claim.number, action="lease_lost"
+        )
         if self._warned:
             self._warn("")
         return Ended(None, lost=True)
@@ -253,7 +258,7 @@ class TrialRunner:
             except StoreError as error:
                 text = f"trial {self._claim.number} waits: {error}"
                 if text != self._warned:
-                    log.warning("%s", text)
+                    self._logger.warning("%s", text, action="store_waited_for")
                     self._warn(text)
             if self._shutdown.event.wait(STORE_WAIT_S):
                 raise GiveBackError
@@ -283,7 +288,12 @@ class TrialRunner:
         try:
             self._checkpoints.clear()
         except HpoError as error:
-            log.warning("checkpoints of trial %d stay for now: %s", self._claim.number, error)
+            self._logger.warning(
+                "checkpoints of trial %d stay for now: %s",
+                self._claim.number,
+                error,
+                action="checkpoints_not_removed",
+            )
         return ended
 
     def _give_back(self) -> Ended:
@@ -296,7 +306,12 @@ class TrialRunner:
         try:
             self._context.claims.release(self._claim)
         except ServiceError as error:  # the lease runs out by itself; the first error goes on
-            log.warning("trial %d not given back: %s", self._claim.number, error)
+            self._logger.warning(
+                "trial %d not given back: %s",
+                self._claim.number,
+                error,
+                action="trial_not_given_back",
+            )
 
 
 def make_job(context: StudyContext, claim: Claim, seed: int | None = None) -> Job:

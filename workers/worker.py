@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from hpo.errors import HpoError, RepeatedFailureError, UsageError
+from hpo.host.log import action_logger
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.engine import Database, retry_while_unavailable, storage_url
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.studies.store import Study
 
-log = logging.getLogger(__name__)
+log = action_logger(__name__)
 T = TypeVar("T")
 
 STALL_TIMEOUT_S = 7200.0  # an epoch that takes longer must be announced
@@ -232,5 +232,5 @@ def _called(context: WorkerContext, study: Study) -> tuple[bool, Study | None]:
 def _not_promoted(error: HpoError, study: Study) -> str:
     hint = f" {error.hint}" if error.hint else ""
     said = f"not promoted: {error}.{hint} Then: hpo finalize --study {study.name}"
-    log.warning("%s", said)
+    log.warning("%s", said, action="promotion_failed", study=study.name)
     return said

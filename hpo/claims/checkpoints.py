@@ -36,6 +36,11 @@ class Checkpoints:
         self._best: tuple[int | None, Stored | None] = (None, None)  # uploaded by this attempt
         self._others: list[uuid.UUID] | None = None  # earlier attempts that may hold something
 
+    @property
+    def ids(self) -> dict[str, object]:
+        """The study's name, the trial's number and the worker's id, for log records."""
+        return {**self._claims.ids, "trial": self._claim.number}
+
     def found(self) -> list[StoredCheckpoint]:
         """The trial's stored checkpoints, the newest first."""
         return self._claims.checkpoints(self._claim.trial_id)

@@ -116,6 +116,11 @@ class Claims:
         self.lease_s = lease_s
         self._history = History(study.study_id, study.name, study.spec.objective.direction)
 
+    @property
+    def ids(self) -> dict[str, object]:
+        """The study's name and the worker's id, for log records."""
+        return {"study": self.study.name, "worker": self._worker_id}
+
     def claim(self) -> Claim | NoTrial:
         """Take over a silent worker's trial, else a waiting one, else make one in the budget.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING
 
 from hpo.claims.claims import LeaseStatus
 from hpo.errors import HpoError
+from hpo.host.log import action_logger
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from hpo.claims.claims import Claim, Claims
 
-log = logging.getLogger(__name__)
+log = action_logger(__name__)
 
 _RENEWALS = 3  # in a lease's time: two may fail before it runs out
 
@@ -33,6 +33,7 @@ class LeaseHeartbeat:
     def __init__(self, claims: Claims, claim: Claim) -> None:
         self.standing = LeaseStatus.GO
         self._claims, self._claim = claims, claim
+        self._logger = log.bind(**claims.ids, trial=claim.number)
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease-heartbeat", daemon=True)
 
@@ -59,11 +60,17 @@ class LeaseHeartbeat:
             except HpoError as error:
                 # Patience is spent, or the server refuses us. The training's own next write meets
                 # the same and ends the trial in order; until then, keep asking.
-                log.warning("lease of trial %d not renewed: %s", self._claim.number, error)
+                number = self._claim.number
+                self._logger.warning(
+                    "lease of trial %d not renewed: %s", number, error, action="lease_not_renewed"
+                )
             except Exception:
                 # Nobody foresaw it. A thread that rots in silence would let the lease run out under
                 # a training that goes on: give the trial up instead.
-                log.exception("the lease of trial %d cannot be renewed", self._claim.number)
+                number = self._claim.number
+                self._logger.exception(
+                    "the lease of trial %d cannot be renewed", number, action="lease_given_up"
+                )
                 self.standing = LeaseStatus.LOST
             if self.standing is LeaseStatus.LOST:
                 return

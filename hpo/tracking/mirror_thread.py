@@ -7,7 +7,6 @@ thread or `hpo mirror sync`.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import threading
@@ -18,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hpo.errors import HpoError, StoreError
+from hpo.host.log import action_logger
 from hpo.storage.postgres.engine import Database
 from hpo.tracking.dashboard import show_pending
 from hpo.tracking.mirror import HICCUPS, Mirror, open_mirror
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.studies.store import Study
 
-log = logging.getLogger(__name__)
+log = action_logger(__name__)
 
 POLL_S = 5.0  # between two looks for what others left behind; longer while there is nothing
 FIRST_WAIT_S = 1.0  # after a failure
@@ -58,6 +58,7 @@ class MirrorThread:
         self._settings, self._database = settings, database
         self._study_id = study if isinstance(study, int) else study.study_id
         self._study_name = None if isinstance(study, int) else study.name
+        self._logger = log.bind(study=self._study_name)
         self._mirror: Mirror | None = None
         self._changed = threading.Condition()
         self._woken, self._closing = True, False
@@ -105,7 +106,9 @@ class MirrorThread:
             self._closing = True
             self._changed.notify_all()
         if not clean and timeout_s > 0:  # at 0 nobody looked whether it is behind
-            log.warning("%s", self._farewell(until - time.monotonic()))
+            self._logger.warning(
+                "%s", self._farewell(until - time.monotonic()), action="mirror_left_behind"
+            )
         # A thread that hangs in a request is left behind: it is a daemon.
         self._thread.join(max(0.0, until - time.monotonic()))
         return clean
@@ -124,7 +127,11 @@ class MirrorThread:
                     if database is not self._database:
                         database.dispose()
             except (DBAPIError, PoolTimeoutError, HpoError) as error:
-                log.debug("PostgreSQL does not say how far MLflow is behind: %s", error)
+                self._logger.debug(
+                    "PostgreSQL does not say how far MLflow is behind: %s",
+                    error,
+                    action="pending_not_counted",
+                )
 
         counting = threading.Thread(target=count, name="hpo-mirror-count", daemon=True)
         counting.start()
@@ -187,7 +194,9 @@ class MirrorThread:
         try:
             show_pending(mirror, self._settings)
         except (OSError, StoreError) as error:
-            self._tell("optuna-dashboard waits for pictures: %s", mirror.note(error))
+            self._tell(
+                "dashboard_delayed", "optuna-dashboard waits for pictures: %s", mirror.note(error)
+            )
 
     def _pass(self, own: list[int]) -> None:
         """Copy what is pending once."""
@@ -206,12 +215,14 @@ class MirrorThread:
             self._fail(error)
             return
         if self._outage_told:
-            log.warning("the mirror works again")
+            self._logger.warning("the mirror works again", action="mirror_recovered")
         self._failures, self._outage_told, self._starved = 0, False, 0
         for text in sorted(set(result.errors)):
-            self._tell("MLflow lacks a trial: %s", text)
+            self._tell("trial_copy_failed", "MLflow lacks a trial: %s", text)
         for text in self._mirror.hiccups:
-            log.debug("a trial is not in MLflow for now: %s", text)
+            self._logger.debug(
+                "a trial is not in MLflow for now: %s", text, action="trial_copy_delayed"
+            )
         self._hiccups = self._hiccups + 1 if self._mirror.hiccups else 0
         self._clean = result.behind == 0
         self._busy = result.behind > len(result.errors)
@@ -222,27 +233,35 @@ class MirrorThread:
         if self._starved >= STARVED:
             self._fail(error)
             return
-        log.debug("the mirror waits for a connection: %s", error)
+        self._logger.debug(
+            "the mirror waits for a connection: %s", error, action="connection_waited_for"
+        )
         self._busy = True
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1
         text = str(error) if self._mirror is None else self._mirror.note(error)
-        told = self._tell("nothing reaches MLflow for now, training goes on: %s", text)
+        told = self._tell(
+            "mirror_failed", "nothing reaches MLflow for now, training goes on: %s", text
+        )
         self._outage_told = self._outage_told or told
         if self._mirror is None:
             return
         try:
             self._mirror.sync_state.study_failed(text)
         except (DBAPIError, PoolTimeoutError) as trouble:
-            log.debug("the reason is not stored: %s", self._mirror.note(trouble))
+            self._logger.debug(
+                "the reason is not stored: %s",
+                self._mirror.note(trouble),
+                action="reason_not_stored",
+            )
 
-    def _tell(self, words: str, text: str) -> bool:
+    def _tell(self, action: str, words: str, text: str) -> bool:
         """Log trouble, but for what was logged not long ago; whether it was."""
         now = time.monotonic()
         if now - self._told.get(text, -math.inf) < REMIND_S:
-            log.debug(words, text)
+            self._logger.debug(words, text, action=action)
             return False
         self._told[text] = now
-        log.warning(words, text)
+        self._logger.warning(words, text, action=action)
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,6 +209,24 @@ def test_a_study_deleted_under_a_worker_ends_it_in_order(
     summary, events = work_and(here, study, delete)
     assert (summary.why, summary.count) == ("deleted", 0)
     assert [event.text for event in events if event.kind is Kind.ENDED] == ["lost"]
+
+
+def test_takeovers_and_lost_leases_are_logged_with_action_and_ids(
+    here: Settings, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that reads the log needs no text to know which worker had which trial."""
+    study = simulated_study(engine, study="logged", trials=1, epochs=40)
+    work_and(here, study, lambda worker: worker.drain())
+    caplog.set_level(logging.INFO, "workers")
+    work_and(here, study, lambda _: delete_study(engine, study), epoch=2)
+    found = {
+        record["action"]: (record["study"], record["trial"], record["worker"])
+        for record in map(vars, caplog.records)
+        if "action" in record
+    }
+    *known, worker = found["trial_taken_over"]
+    assert (known, type(worker)) == ([study.name, 0], int)
+    assert found["lease_lost"] == (study.name, 0, worker)
 
 
 def test_a_trial_ended_in_the_dashboard_is_left_for_the_next(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import tempfile
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from hpo.errors import NodesError, StoreError, UsageError
+from hpo.host.log import action_logger
 from hpo.storage.artifacts.opening import open_store
 from workers.ray_launcher.nodes import Inquiry, Node, fault_in, no_room, nodes
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from workers.ray_launcher.actor import Plan
     from workers.ray_launcher.node_settings import NodeSettings
 
-log = logging.getLogger(__name__)
+log = action_logger(__name__)
 
 AGAIN_S = 12.0  # between two looks at a node that was unfit
 
@@ -194,7 +194,14 @@ def with_store_probe(node_settings: NodeSettings, settings: Settings) -> Iterato
         try:
             store.keep_only(area, ())
         except StoreError as error:  # some bytes stay; the launch has ended as it has
-            log.warning("%s/%s was not removed: %s", store.place, area, error)
+            log.warning(
+                "%s/%s was not removed: %s",
+                store.place,
+                area,
+                error,
+                action="store_probe_not_removed",
+                study=node_settings.study,
+            )
 
 
 def refuse_far_nodes(settings: Settings) -> None:

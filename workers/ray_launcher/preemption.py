@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -10,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from hpo.host.log import action_logger
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-log = logging.getLogger(__name__)
+log = action_logger(__name__)
 
 LOOK_S = 1.0
 LEAST_S = 5.0  # the deadline is of another machine's clock: one that is ahead must not end epochs
@@ -50,11 +51,17 @@ class NodeWatch:
                 left_s = seconds_left(node)
             except Exception as error:  # noqa: BLE001 - Ray's internals; without a notice a lease's expiry serves
                 if not said:
-                    log.warning("cannot see whether Ray drains this node: %r", error)
+                    log.warning(
+                        "cannot see whether Ray drains this node: %r",
+                        error,
+                        action="node_drain_not_visible",
+                    )
                 said = True
                 continue
             if left_s is not None:
-                log.warning("Ray drains this node: leaving within %.0f s", left_s)
+                log.warning(
+                    "Ray drains this node: leaving within %.0f s", left_s, action="node_drained"
+                )
                 self._drain(left_s)
                 return
 
