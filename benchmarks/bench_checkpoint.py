@@ -107,11 +107,19 @@ def main() -> None:
 def make_job(spec: StudySpec, folder: Path, name: str, epochs: int, every: int) -> Job:
     """A trial of the study with its first baseline's parameters."""
     return Job(
-        trial=0, model=spec.model, params=spec.baselines[0], train=spec.train, epochs=epochs,
-        seed=spec.seed, metric=spec.objective.metric, direction=spec.objective.direction,
-        data=builtin.resolve(str(spec.data), home=folder, base=folder), device="cpu",
-        run_dir=folder / "runs" / name, checkpoint_every=every,
-    )  # fmt: skip
+        trial=0,
+        model=spec.model,
+        params=spec.baselines[0],
+        train=spec.train,
+        epochs=epochs,
+        seed=spec.seed,
+        metric=spec.objective.metric,
+        direction=spec.objective.direction,
+        data=builtin.resolve(str(spec.data), home=folder, base=folder),
+        device="cpu",
+        run_dir=folder / "runs" / name,
+        checkpoint_every=every,
+    )
 
 
 def show(runs: dict[int, list[Timed]]) -> None:

@@ -142,13 +142,20 @@ def make_our_study(engine: Any, name: str, trials: int) -> None:
         "name": "bench", "description": "bench", "trainer": "simulated", "parameters": parameters,
     }  # fmt: skip
     spec = StudySpec(
-        study=name, trainer="simulated", model="simulated", data=None,
-        space=SearchSpace.from_dict(space), objective=Objective("score", "maximize"),
+        study=name,
+        trainer="simulated",
+        model="simulated",
+        data=None,
+        space=SearchSpace.from_dict(space),
+        objective=Objective("score", "maximize"),
         budget=Budget(trials, EPOCHS, None),
         sampler=Choice("tpe", {"startup_trials": 10, "multivariate": True, "ei_candidates": 24}),
-        pruner=Choice("hyperband", {"min_epochs": 1, "reduction_factor": 3}), seed=0, train={},
-        baselines=(), promotion=Promotion(model="bench", alias="champion"),
-    )  # fmt: skip
+        pruner=Choice("hyperband", {"min_epochs": 1, "reduction_factor": 3}),
+        seed=0,
+        train={},
+        baselines=(),
+        promotion=Promotion(model="bench", alias="champion"),
+    )
     create_study(engine, spec, fingerprint=None, code_version="simulated 1")
 
 

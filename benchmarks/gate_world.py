@@ -124,10 +124,15 @@ def _cut(split: _Split, found: _Found, first: int, images: int) -> Detections:
     image = found.image[own] - first
     true_image = split.object_image[true] - first
     return Detections(
-        images=tuple(map(str, range(images))), names=NAMES,
-        sizes=np.zeros((images, 2), dtype=np.int32), image=image,
-        box=np.zeros((len(image), 4), dtype=np.float32), confidence=found.confidence[own],
-        kind=found.kind[own], correct=found.correct[own], true_image=true_image,
+        images=tuple(map(str, range(images))),
+        names=NAMES,
+        sizes=np.zeros((images, 2), dtype=np.int32),
+        image=image,
+        box=np.zeros((len(image), 4), dtype=np.float32),
+        confidence=found.confidence[own],
+        kind=found.kind[own],
+        correct=found.correct[own],
+        true_image=true_image,
         true_box=np.zeros((len(true_image), 4), dtype=np.float32),
         true_kind=split.object_kind[true],
-    )  # fmt: skip
+    )

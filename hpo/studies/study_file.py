@@ -122,10 +122,20 @@ def _build_spec(
     baselines = _baselines(values, space, description, train, faults)
     check_choices(space, sampler, pruner, budget, faults)
     spec = StudySpec(
-        study=name, trainer=description.name, model=model, data=data, space=space,
-        objective=objective, budget=budget, sampler=sampler, pruner=pruner, seed=seed,
-        train=train, baselines=baselines, promotion=promotion,
-    )  # fmt: skip
+        study=name,
+        trainer=description.name,
+        model=model,
+        data=data,
+        space=space,
+        objective=objective,
+        budget=budget,
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        train=train,
+        baselines=baselines,
+        promotion=promotion,
+    )
     check_against_trainer(spec, trainer, data_yaml, faults)
     if faults:
         raise SpecError(what, faults)

@@ -161,12 +161,17 @@ def _row(row: Row[Any], study: Study) -> TrialSummary:
     order = [item.name for item in study.spec.space.parameters]
     told = row.told_state is not None
     return TrialSummary(
-        number=row.number, state=STATES.get(row.state, row.state.lower()),
+        number=row.number,
+        state=STATES.get(row.state, row.state.lower()),
         value=row.value if told and row.told_state != "FAIL" else None,
         params={name: params[name] for name in sorted(params, key=lambda n: _place(order, n))},
-        epochs=row.epochs, worker=f"{row.host}:{row.pid}" if row.host else None,
-        takeovers=row.takeovers, run_id=row.run_id, best_epoch=row.best_epoch, reason=row.reason,
-    )  # fmt: skip
+        epochs=row.epochs,
+        worker=f"{row.host}:{row.pid}" if row.host else None,
+        takeovers=row.takeovers,
+        run_id=row.run_id,
+        best_epoch=row.best_epoch,
+        reason=row.reason,
+    )
 
 
 def _place(order: list[str], name: str) -> int:

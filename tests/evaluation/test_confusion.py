@@ -18,7 +18,9 @@ AWAY = (200.0, 200.0, 240.0, 240.0)
 def made(truths: list[tuple[int, int, Any]], rows: list[tuple[int, int, Any, float]]) -> Detections:
     """Detections of three images: true boxes (image, class, box), found ones with confidence."""
     return Detections(
-        images=("a", "b", "c"), names=("cat", "dog"), sizes=np.full((3, 2), 300, np.int32),
+        images=("a", "b", "c"),
+        names=("cat", "dog"),
+        sizes=np.full((3, 2), 300, np.int32),
         image=np.array([row[0] for row in rows], np.int32),
         box=np.array([row[2] for row in rows], np.float32).reshape(-1, 4),
         confidence=np.array([row[3] for row in rows], np.float32),
@@ -27,7 +29,7 @@ def made(truths: list[tuple[int, int, Any]], rows: list[tuple[int, int, Any, flo
         true_image=np.array([row[0] for row in truths], np.int32),
         true_box=np.array([row[2] for row in truths], np.float32).reshape(-1, 4),
         true_kind=np.array([row[1] for row in truths], np.int32),
-    )  # fmt: skip
+    )
 
 
 def test_right_wrong_missed_and_false_each_have_their_cell() -> None:

@@ -110,14 +110,19 @@ def read_trial(engine: Engine, study: Study, number: int) -> Recorded:
     for row in epochs.values():
         del row["at"]
     return Recorded(
-        study=study, number=number, state=details["state"],
+        study=study,
+        number=number,
+        state=details["state"],
         params=study.spec.space.with_fixed(details["params"]),
-        seed=seed, epochs=epochs, reason=details["reason"] or "",
+        seed=seed,
+        epochs=epochs,
+        reason=details["reason"] or "",
         files={file["name"]: file["sha256"] for file in details["files"]},
-        attempts=[{key: row[key] for key in ("worker", "environment")}
-                  for row in details["attempts"]],
+        attempts=[
+            {key: row[key] for key in ("worker", "environment")} for row in details["attempts"]
+        ],
         device=details["attributes"].get("device") or "",
-    )  # fmt: skip
+    )
 
 
 def _seed(connection: Connection, study: Study, number: int) -> int:
@@ -142,11 +147,20 @@ def job_of(recorded: Recorded, data: Path | None, model: str, device: str, run_d
     """The training that the trial was; no checkpoint is made, which changes no figure."""
     spec = recorded.study.spec
     return Job(
-        trial=recorded.number, model=model, params=recorded.params, train=spec.train,
-        epochs=recorded.length, seed=recorded.seed, metric=spec.objective.metric,
-        direction=spec.objective.direction, data=data, device=device, run_dir=run_dir,
-        checkpoint_every=0, model_sha256=recorded.study.model_sha256,
-    )  # fmt: skip
+        trial=recorded.number,
+        model=model,
+        params=recorded.params,
+        train=spec.train,
+        epochs=recorded.length,
+        seed=recorded.seed,
+        metric=spec.objective.metric,
+        direction=spec.objective.direction,
+        data=data,
+        device=device,
+        run_dir=run_dir,
+        checkpoint_every=0,
+        model_sha256=recorded.study.model_sha256,
+    )
 
 
 def reproduce(
@@ -201,13 +215,21 @@ def reproduce(
         taken = ", ".join(f"{name}={value}" for name, value in borrowed.items())
         notes.append(f"set for this training as it was recorded: {taken}")
     return Reproduction(
-        study=recorded.study.name, number=recorded.number, state=recorded.state,
-        metric=job.metric, tolerance=tolerance, epochs=tuple(replay.epochs),
+        study=recorded.study.name,
+        number=recorded.number,
+        state=recorded.state,
+        metric=job.metric,
+        tolerance=tolerance,
+        epochs=tuple(replay.epochs),
         failure=Failure(recorded.reason, recorded.last) if recorded.state == "failed" else None,
-        failure_now=replay.failure, until=replay.until, weights=weights, arguments=arguments,
-        environment=differences(recorded.machine, now), notes=[*_where(recorded), *notes],
+        failure_now=replay.failure,
+        until=replay.until,
+        weights=weights,
+        arguments=arguments,
+        environment=differences(recorded.machine, now),
+        notes=[*_where(recorded), *notes],
         machines={"recorded": recorded.machine, "now": now},
-    )  # fmt: skip
+    )
 
 
 def _same_data(study: Study, settings: Settings) -> Path | None:
