@@ -13,8 +13,8 @@ from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres import schema
 from hpo.storage.postgres.engine import connect
 from hpo.storage.postgres.errors import explained
-from hpo.studies import store
 from hpo.studies.model_file import pin_model_file
+from hpo.studies.store import find_study, store_study
 from hpo.studies.study_file import read_study_file
 from hpo.trainer import load_trainer
 
@@ -104,7 +104,7 @@ def create_study(
     try:
         with explained(engine):
             schema.upgrade(engine)
-        model_sha256, before = None, store.find_study(engine, spec.study)
+        model_sha256, before = None, find_study(engine, spec.study)
         if before is None or exist_ok:  # else it is refused below
             model_sha256 = pin_model_file(
                 spec,
@@ -114,7 +114,7 @@ def create_study(
                 on_progress=on_progress,
                 expected=None if before is None else before.model_sha256,
             )
-        study, created = store.create_study(
+        study, created = store_study(
             engine,
             spec,
             fingerprint=data_mark,

@@ -86,7 +86,7 @@ class Listed:
         return _parent(self.name, self.parent_id)
 
 
-def create_study(
+def store_study(
     engine: Engine,
     spec: StudySpec,
     *,
@@ -96,7 +96,7 @@ def create_study(
     model_sha256: str | None = None,
     exist_ok: bool = False,
 ) -> tuple[Study, bool]:
-    """Create a study with its baselines in one transaction.
+    """Store a checked study with its baselines in one transaction.
 
     Returns:
         The study, and whether it was made now.

@@ -20,7 +20,7 @@ from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import connect
 from hpo.studies.backup.export import export_study
 from hpo.studies.backup.restore import import_study
-from hpo.studies.store import create_study, load_study
+from hpo.studies.store import load_study, store_study
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def answer(*arguments: str) -> Any:
 def study_on(data: Path, settings: Settings, engine: Engine, name: str = "pictures") -> Study:
     spec = simulated_spec(study=name, data=str(data))
     mark = fingerprint(data, home=settings.home)
-    return create_study(engine, spec, fingerprint=mark, code_version="simulated 1")[0]
+    return store_study(engine, spec, fingerprint=mark, code_version="simulated 1")[0]
 
 
 def drafts(settings: Settings) -> list[str]:

@@ -19,7 +19,7 @@ from hpo.errors import WeightsError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.artifacts.opening import open_store
 from hpo.studies.preflight import require_matching_environment
-from hpo.studies.store import create_study
+from hpo.studies.store import store_study
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ def study(pusher: Settings, engine: Engine, tmp_path: Path) -> Study:
     pushed_set(pusher, engine, data)
     mark = fingerprint(data, home=pusher.home)
     spec = simulated_spec(data=str(data))
-    return create_study(engine, spec, fingerprint=mark, code_version="simulated 1")[0]
+    return store_study(engine, spec, fingerprint=mark, code_version="simulated 1")[0]
 
 
 def push(*arguments: str) -> Any:

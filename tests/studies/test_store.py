@@ -16,13 +16,13 @@ from hpo.errors import StudyExistsError, UnknownStudyError
 from hpo.storage.postgres.engine import Database, make_engine
 from hpo.studies.spec import Choice, Promotion, differences
 from hpo.studies.store import (
-    create_study,
     delete_study,
     enqueue,
     extend,
     find_study,
     list_studies,
     load_study,
+    store_study,
 )
 from hpo.trainer import Epoch
 
@@ -37,7 +37,7 @@ POINT = {"x": 0.9, "y": 0.01, "kind": "a"}
 
 def create(engine: Engine, spec: StudySpec, **changes: Any) -> tuple[Study, bool]:
     options = {"fingerprint": "f" * 64, "code_version": "simulated 1"} | changes
-    return create_study(engine, spec, **options)
+    return store_study(engine, spec, **options)
 
 
 def rows(engine: Engine) -> dict[str, int]:

@@ -29,7 +29,7 @@ from hpo.claims.claims import SQL, Claim, Claims, End, LeaseStatus, NoTrial, Sto
 from hpo.errors import StudyClosedError
 from hpo.storage.artifacts.store import Stored
 from hpo.storage.postgres.engine import Database
-from hpo.studies.store import create_study, delete_study, enqueue, extend, set_state
+from hpo.studies.store import delete_study, enqueue, extend, set_state, store_study
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +72,7 @@ class ClaimsMachine(RuleBasedStateMachine):
         spec = simulated_spec(
             study=f"s-{uuid.uuid4().hex}", trials=trials, baselines=(ENQUEUED,) * baselines
         )
-        self.study, _ = create_study(self.engine, spec, fingerprint=None, code_version="1")
+        self.study, _ = store_study(self.engine, spec, fingerprint=None, code_version="1")
         with self.engine.begin() as connection:
             connection.execute(
                 text("update hpo.study set timeout_s = :s where study_id = :study"),

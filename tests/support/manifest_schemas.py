@@ -53,7 +53,7 @@ def _shipped(file: str, version: str) -> Any:
 
 def ray_cluster() -> dict[str, Any]:
     """The schema of a RayCluster, by the fields in kuberay.yaml."""
-    path = ROOT / "tests" / "support" / "kuberay.yaml"
+    path = Path(__file__).with_name("kuberay.yaml")
     fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     own = _schema(fields["spec"])
     kind, api_version = RAY_CLUSTER

@@ -12,7 +12,7 @@ from support.studies import simulated_spec
 from hpo.claims.claims import Claim, Claims, End, register_worker
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import Database
-from hpo.studies.store import create_study
+from hpo.studies.store import store_study
 from hpo.tracking.client import open_client
 from hpo.tracking.mirror import Mirror, open_mirror
 from hpo.trainer import Epoch
@@ -38,7 +38,7 @@ class Bench:
         self.engine, self.settings, self.folder = engine, settings, folder
         open_store(settings).require_writable()
         spec = simulated_spec(study=f"study-{uuid.uuid4().hex[:8]}", **changes)
-        self.study: Study = create_study(
+        self.study: Study = store_study(
             engine, spec, fingerprint=FINGERPRINT, code_version="simulated 1"
         )[0]
         self._open: list[Mirror] = []

@@ -14,7 +14,7 @@ from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import Claims, End, register_worker
 from hpo.promotion import ledger
 from hpo.storage.postgres.engine import Database
-from hpo.studies.store import create_study, enqueue, extend, load_study
+from hpo.studies.store import enqueue, extend, load_study, store_study
 from hpo.trainer import Checkpoint, Epoch
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def rich_study(engine: Engine, store: ArtifactStore, folder: Path) -> Study:
     spec = simulated_spec(
         study=NAME, trials=7, epochs=4, sampler=TPE, pruner=HYPERBAND, baselines=BASELINES
     )
-    study = create_study(engine, spec, fingerprint="f" * 64, code_version="simulated 1")[0]
+    study = store_study(engine, spec, fingerprint="f" * 64, code_version="simulated 1")[0]
     claims = worker_on(engine, study)
     for _ in range(2):
         told(claims, store, folder, End.COMPLETE, 0.25, 0.5)

@@ -17,7 +17,7 @@ from hpo.promotion.finalizer import finalize
 from hpo.storage.artifacts.opening import open_store
 from hpo.storage.postgres.engine import Database
 from hpo.studies.spec import Promotion
-from hpo.studies.store import Study, create_study
+from hpo.studies.store import Study, store_study
 from hpo.tracking.client import Client, open_client
 from hpo.tracking.registry import Registry
 from hpo.trainer import Directive, Epoch, Job
@@ -125,7 +125,7 @@ class PromotionBench:
             "promotion": Promotion(model=self.model, alias="champion"),
         } | changes
         spec = simulated_spec(study=f"{name}-{self.name}", **changes)
-        study, _ = create_study(
+        study, _ = store_study(
             self.engine, spec, fingerprint=None, code_version="simulated 1",
             test_fingerprint=test_fingerprint or simulated_fingerprint("simulated 1"),
         )  # fmt: skip

@@ -21,7 +21,7 @@ from support.studies import simulated_spec
 
 from hpo.storage.artifacts.opening import open_store
 from hpo.studies.spec import Promotion
-from hpo.studies.store import create_study
+from hpo.studies.store import store_study
 from hpo.tracking.mirror_thread import MirrorThread
 from hpo.tracking.verify import verify
 
@@ -64,7 +64,7 @@ class Run:
             study=self.name, trials=TRIALS, train={"epoch_s": 0.05},
             promotion=Promotion(model=f"detector-{self.name}", alias="champion"),
         )  # fmt: skip
-        create_study(engine, spec, fingerprint=None, code_version="simulated 1")
+        store_study(engine, spec, fingerprint=None, code_version="simulated 1")
         settings.home.mkdir(exist_ok=True)
         open_store(settings).require_writable()
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES)}

@@ -23,7 +23,7 @@ from hpo.claims.claims import Claim
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import UsageError
 from hpo.studies.spec import Budget, Choice, Promotion
-from hpo.studies.store import create_study
+from hpo.studies.store import store_study
 from hpo.studies.trials import trial_rows
 from search_spaces.reader import load_space
 from workers.context import StudyContext, WorkerContext
@@ -210,7 +210,7 @@ def test_a_trial_whose_epochs_were_searched(here: Settings, engine: Engine, tmp_
     )
     spec = simulated_spec(space=load_space(str(file)))
     spec = replace(spec, budget=Budget(1, None, None))
-    study, _ = create_study(engine, spec, fingerprint=None, code_version="simulated 1")
+    study, _ = store_study(engine, spec, fingerprint=None, code_version="simulated 1")
     work(here, study)
     recorded = read_trial(engine, study, 0)
     assert (recorded.params["depth"], recorded.params["kind"]) == (5, "b")
@@ -316,7 +316,7 @@ def test_a_real_training_is_reproduced_to_the_bit(
         space=load_space("yolov8n-quick"), sampler=Choice("random", {}), trials=1, train=TRAIN,
     )  # fmt: skip
     mark = fingerprint(data, home=here.home)
-    study, _ = create_study(engine, spec, fingerprint=mark, code_version=code_version())
+    study, _ = store_study(engine, spec, fingerprint=mark, code_version=code_version())
     work(here, study)
     recorded = read_trial(engine, study, 0)
     assert recorded.epochs[1]["train/box_loss"] != recorded.epochs[2]["train/box_loss"]

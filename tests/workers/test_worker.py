@@ -19,7 +19,7 @@ from hpo.errors import MismatchError, RepeatedFailureError, UsageError
 from hpo.storage.postgres.engine import Database
 from hpo.studies.preflight import require_matching_environment
 from hpo.studies.spec import Choice, Objective
-from hpo.studies.store import create_study, delete_study, set_state
+from hpo.studies.store import delete_study, set_state, store_study
 from hpo.studies.trials import trial_rows
 from search_spaces.reader import load_space
 from workers.events import Event, Kind
@@ -247,7 +247,7 @@ def test_a_trial_ended_in_the_dashboard_is_left_for_the_next(
 
 def test_another_version_of_the_code_is_refused(here: Settings, engine: Engine) -> None:
     """It says which version made the study and which is here, and claims nothing."""
-    study, _ = create_study(engine, simulated_spec(), fingerprint=None, code_version="simulated 0")
+    study, _ = store_study(engine, simulated_spec(), fingerprint=None, code_version="simulated 0")
     with pytest.raises(MismatchError, match="created with simulated 0, here is simulated 1"):
         work(here, study)
     assert rows(engine, study) == []
@@ -273,7 +273,7 @@ def test_other_data_is_refused(here: Settings, engine: Engine, tmp_path: Path) -
         sampler=Choice("random", {}),
     )  # fmt: skip
     mark = fingerprint(data, home=here.home)
-    study, _ = create_study(engine, spec, fingerprint=mark, code_version=code_version())
+    study, _ = store_study(engine, spec, fingerprint=mark, code_version=code_version())
     assert require_matching_environment(study, here, engine) == data
     label = next((tmp_path / "set" / "labels" / "val").iterdir())
     label.write_text("0 0.5 0.5 0.25 0.25\n")
