@@ -155,7 +155,7 @@ def make_our_study(engine: Any, name: str, trials: int) -> None:
         baselines=(),
         promotion=Promotion(model="bench", alias="champion"),
     )
-    create_study(engine, spec, fingerprint=None, code_version="simulated 1")
+    store_study(engine, spec, fingerprint=None, code_version="simulated 1")
 
 
 COLUMNS = (

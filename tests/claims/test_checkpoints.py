@@ -11,9 +11,14 @@ from support.claiming import claimed, claims_of, epoch, expire
 from support.studies import simulated_study
 from support.training import wait_until
 
-from hpo.claims.checkpoints import Checkpoints, checkpoint_areas, clear_ended
+from hpo.claims.checkpoints import (
+    Checkpoints,
+    checkpoint_areas,
+    clear_ended,
+    delete_with_checkpoints,
+)
 from hpo.claims.claims import Claims, End, LeaseStatus
-from hpo.errors import WeightsError
+from hpo.errors import StoreError, UnknownStudyError, WeightsError
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.postgres.engine import Database
 from hpo.trainer import Checkpoint
@@ -210,6 +215,30 @@ def test_nothing_is_left_of_an_ended_trial(
     assert files(store) == set()
     assert run.checkpoints.found() == []
     assert clear_ended(claims, store) is None, "there is nothing to clear twice"
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["store-here", "store-gone"])
+def test_nothing_is_left_of_a_deleted_study(
+    engine: Engine,
+    study: Study,
+    store: FolderStore,
+    monkeypatch: pytest.MonkeyPatch,
+    gone: bool,
+) -> None:
+    """Its running trial's checkpoints go too; what stays in a store that is away is said."""
+    run = Run(claims_of(engine, study), store, store.root.parent / "run")
+    run.train(1, best=1)
+
+    def keep_only(*_: object) -> None:
+        raise StoreError("it is away")
+
+    if gone:
+        monkeypatch.setattr(store, "keep_only", keep_only)
+    stays = delete_with_checkpoints(engine, store, study)
+    assert str(stays or "") == ("it is away" if gone else "")
+    assert bool(files(store)) is gone
+    with pytest.raises(UnknownStudyError, match="was deleted"):
+        delete_with_checkpoints(engine, store, study)
 
 
 # The uploader

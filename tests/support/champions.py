@@ -44,7 +44,7 @@ class ChampionBench:
         self.name = uuid.uuid4().hex[:8]  # the tests of a process share MLflow
         self.model = f"detector-{self.name}"
         promotion = Promotion(model=self.model, alias=ALIAS)
-        self.study, _ = create_study(
+        self.study, _ = store_study(
             engine, simulated_spec(study=f"study-{self.name}", promotion=promotion),
             fingerprint=None, code_version="simulated 1",
         )  # fmt: skip
