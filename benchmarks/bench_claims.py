@@ -134,6 +134,7 @@ def run(target: Any, workers: int, *arguments: Any) -> tuple[float, dict[str, li
 def make_our_study(engine: Any, name: str, trials: int) -> None:
     """A stored study with the benchmark's space."""
     from hpo.studies.spec import Budget, Choice, Objective, Promotion, StudySpec
+    from hpo.studies.store import store_study
     from search_spaces.space import SearchSpace
 
     parameters = {f"p{i}": {"type": "float", "low": 0.0, "high": 1.0} for i in range(PARAMETERS)}

@@ -17,6 +17,7 @@ from hpo.promotion.lock import promotion_lock
 from hpo.promotion.rollback import Request, roll_back
 from hpo.storage.postgres.engine import Database
 from hpo.studies.spec import Promotion
+from hpo.studies.store import store_study
 from hpo.tracking.client import open_client
 from hpo.tracking.registry import DECISION, Registry
 
