@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_ENTRIES, MOST_FILES, MOST_LINES = 13, 20, 600
+MOST_FIELDS = 4  # of a record that may be built by position
 # Folders of many small files, each with the number that it may not exceed
 CROWDED = {"tests/support": 50}
 TOPS = (*PACKAGES, "tests")
@@ -95,3 +96,25 @@ def test_modules_say_first_what_they_do(top: str) -> None:
     first = {place(file): first_line(file) for file in (ROOT / top).rglob("*.py")}
     assert [where for where, line in first.items() if not line] == []
     assert {where: line for where, line in first.items() if NOT.search(line)} == {}
+
+
+def many_fields(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """(class, how it is made a dataclass) of each record with more than a few fields."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            made = [text for text in map(ast.unparse, node.decorator_list) if "dataclass" in text]
+            fields = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+            if made and len(fields) > MOST_FIELDS:
+                yield node.name, made[0]
+
+
+def test_records_of_many_fields_are_built_by_name() -> None:
+    """Two neighbours of one type swap without an error where a record is built by position."""
+    found = [
+        f"{place(file)}:{name}"
+        for top in PACKAGES
+        for file in (ROOT / top).rglob("*.py")
+        for name, made in many_fields(ast.parse(file.read_text("utf-8")))
+        if "kw_only=True" not in made
+    ]
+    assert [one for one in found if not one.startswith("hpo/promotion/")] == []

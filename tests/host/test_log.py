@@ -7,16 +7,15 @@ import json
 import logging
 import logging.config
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hpo
+from support.sources import ROOT
+
 from hpo.host.log import JsonFormatter, action_logger
 
 if TYPE_CHECKING:
     import pytest
 
-ROOT = Path(hpo.__file__).parents[1]
 PACKAGES = ("workers", "hpo/claims", "hpo/tracking", "hpo/promotion")
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 LOGGERS = {"log", "_log", "logger", "_logger"}
