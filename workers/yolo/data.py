@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 
 from hpo.datasets.data_yaml import load
@@ -46,6 +45,8 @@ def load_labels(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none, or none that is only labels; Ultralytics then reads the
             labels themselves, and writes a new one.
     """
+    import numpy as np  # here, since whoever only checks a study needs none
+
     with path.open("rb") as file:
         try:
             version = np.lib.format.read_magic(file)
@@ -66,6 +67,7 @@ def save_labels(prefix: str, path: Path, labels: dict[str, Any], version: str) -
 
     Its own writer deletes the file first, and fails when another worker was quicker.
     """
+    import numpy as np
     from ultralytics.utils import LOGGER
 
     labels["version"] = version
