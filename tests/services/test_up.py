@@ -9,13 +9,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+import support.command_line
 from sqlalchemy.engine import make_url
+from support.command_line import HPO
 
 from hpo.host.processes import any_free
 from hpo.services.processes import stop_services
@@ -24,31 +25,20 @@ from hpo.storage.postgres import embedded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HPO = Path(sys.executable).parent / "hpo"
 
-
-class Project:
-    """A folder in which `hpo` runs, with an environment of its own."""
+class Project(support.command_line.Project):
+    """A folder in which services are started and looked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.home = folder / ".hpo"
-        self.env = dict(os.environ)
 
     def hpo(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `hpo WORDS`, whatever it exits with."""
         return subprocess.run(
-            [HPO, *words],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
+            [HPO, *words], cwd=self.folder, env=self.env, capture_output=True, text=True,
             check=False,
-        )
-
-    def json(self, *words: str) -> Any:
-        done = self.hpo(*words, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        )  # fmt: skip
 
     def up(self, *words: str) -> Any:
         """`hpo up` on ports that no other test uses."""
