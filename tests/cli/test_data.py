@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.asking import in_process
 
 from hpo.datasets.generated import make_shapes
 
@@ -28,10 +29,7 @@ class User:
         self.env = env
 
     def run(self, *arguments: str, exits: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [*COMMAND, *arguments]
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
-        )
+        done = in_process(self.folder, self.env, "data", *arguments)
         assert done.returncode == exits, done.stderr
         assert "Traceback" not in done.stderr
         return done
