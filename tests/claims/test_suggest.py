@@ -10,10 +10,11 @@ import numpy as np
 import optuna
 import pytest
 from sqlalchemy import text
+from support.claiming import claims_of
 from support.studies import simulated_study
 
 from hpo.claims.claims import Claim, Claims, End, LeaseStatus
-from hpo.storage.postgres.engine import Database, make_engine
+from hpo.storage.postgres.engine import make_engine
 from hpo.studies.samplers import make_pruner
 from hpo.studies.spec import Choice
 from hpo.studies.store import enqueue
@@ -47,10 +48,6 @@ parameters:
     "flat",
 )
 BASELINE = {"x": 0.5, "depth": 1, "kind": "a"}
-
-
-def claims_of(engine: Engine, study: Study, worker: int = 1) -> Claims:
-    return Claims(Database(engine, patience_s=60.0), study, worker, lease_s=30.0)
 
 
 def run(claims: Claims) -> dict[int, dict[str, Any]]:

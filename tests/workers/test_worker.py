@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from sqlalchemy import text
+from support.claiming import other_claims, rows
 from support.studies import simulated_spec, simulated_study
 from support.training import make_images
 
-from hpo.claims.claims import Claim, Claims, End
+from hpo.claims.claims import Claim, End
 from hpo.datasets.fingerprint import fingerprint
 from hpo.errors import MismatchError, RepeatedFailureError, UsageError
-from hpo.storage.postgres.engine import Database
 from hpo.studies.preflight import require_matching_environment
 from hpo.studies.spec import Choice, Objective
 from hpo.studies.store import delete_study, set_state, store_study
-from hpo.studies.trials import trial_rows
 from search_spaces.reader import load_space
 from workers.events import Event, Kind
 from workers.study_loop import Limits, WorkerSummary
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
     from hpo.studies.store import Study
-    from hpo.studies.trials import TrialSummary
 
 
 def work(settings: Settings, study: Study, **limits: Any) -> WorkerSummary:
@@ -54,15 +52,6 @@ def work_and(
 
     worker = Worker(settings, study.name, device="cpu", watch=watch, limits=Limits(wait=False))
     return worker.run(), events
-
-
-def rows(engine: Engine, study: Study) -> list[TrialSummary]:
-    with engine.connect() as connection:
-        return trial_rows(connection, study)
-
-
-def other_claims(engine: Engine, study: Study) -> Claims:
-    return Claims(Database(engine, patience_s=30.0), study, 0, lease_s=60.0)
 
 
 # Limits

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
+from support.claiming import other_claims, rows
 from support.studies import simulated_study
 from support.training import is_running, wait_until
 from support.worker_process import HPO
 
-from hpo.claims.claims import Claim, Claims, End
-from hpo.storage.postgres.engine import Database
+from hpo.claims.claims import Claim, End
 from hpo.studies.status import status
 from hpo.studies.store import extend
-from hpo.studies.trials import trial_details, trial_rows
+from hpo.studies.trials import trial_details
 from workers.events import Event, Kind
 from workers.study_loop import Limits
 from workers.worker import Worker
@@ -35,23 +35,13 @@ if TYPE_CHECKING:
 
     from hpo.settings import Settings
     from hpo.studies.store import Study
-    from hpo.studies.trials import TrialSummary
 
 SLOW = {"epoch_s": 0.5}  # an epoch in which a signal or something outside this service may come
-
-
-def rows(engine: Engine, study: Study) -> list[TrialSummary]:
-    with engine.connect() as connection:
-        return trial_rows(connection, study)
 
 
 def details(engine: Engine, study: Study, number: int = 0) -> dict[str, Any]:
     with engine.connect() as connection:
         return trial_details(connection, study, number)
-
-
-def other_claims(engine: Engine, study: Study) -> Claims:
-    return Claims(Database(engine, patience_s=30.0), study, 0, lease_s=60.0)
 
 
 @pytest.fixture
