@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from support.claiming import claimed, claims_of, epoch, expire
-from support.studies import simulated_study
+from support.studies import claimed, claims_of, epoch, expire, simulated_study
 from support.training import wait_until
 
 from hpo.claims.checkpoints import (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Engine
-    from support.injected_time import InjectedTime
+    from support.postgres import InjectedTime
 
 # More of them, and other ones each time: CLAIMS_EXAMPLES=2000 pytest …
 EXAMPLES = int(os.environ.get("CLAIMS_EXAMPLES", "0"))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 from sqlalchemy import text
-from support.claiming import claimed, claims_of, epoch, expire
-from support.studies import simulated_study
+from support.studies import claimed, claims_of, epoch, expire, simulated_study
 
 from hpo.claims.claims import Claim, Claims, End, LeaseStatus, NoTrial
 from hpo.storage.postgres.engine import Database

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
-from support.claiming import claimed, claims_of, epoch
-from support.studies import simulated_study
+from support.studies import claimed, claims_of, epoch, simulated_study
 from support.training import wait_until
 
 from hpo.claims.checkpoints import Checkpoints
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Engine
-    from support.worker_process import StartWorker
+    from support.command_line import StartWorker
 
     from hpo.settings import Settings
     from hpo.studies.store import Study

@@ -10,8 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from sqlalchemy import text
-from support.claiming import claims_of
-from support.studies import simulated_study
+from support.studies import claims_of, simulated_study
 
 from hpo.claims.claims import Claim, Claims, End, LeaseStatus
 from hpo.storage.postgres.engine import make_engine

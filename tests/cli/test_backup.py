@@ -7,12 +7,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.asking import in_process
-from support.claiming import claimed
-from support.command_line import PREFIXES
-from support.finals import with_finals
-from support.rich_study import NAME, rich_study, worker_on
-from support.studies import simulated_study
+from support.backups import NAME, rich_study, worker_on
+from support.command_line import PREFIXES, in_process
+from support.studies import claimed, simulated_study, with_finals
 
 from hpo.claims.claims import LeaseStatus
 from hpo.storage.artifacts.folder import FolderStore

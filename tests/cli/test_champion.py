@@ -7,8 +7,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.asking import in_process
-from support.champions import ALIAS
+from support.command_line import in_process
+from support.promotion import ALIAS
 
 from hpo.promotion import ledger
 from hpo.promotion.champion import champion
@@ -17,7 +17,7 @@ from hpo.promotion.ledger import Reign, history, succession
 from hpo.studies.status import status
 
 if TYPE_CHECKING:
-    from support.champions import ChampionBench
+    from support.promotion import ChampionBench
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

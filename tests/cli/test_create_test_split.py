@@ -6,8 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from support.asking import ask, refused
-from support.command_line import Project, project_in
+from support.command_line import Project, ask, project_in, refused
 
 from hpo.datasets.generated import make_shapes
 from hpo.datasets.held_out import held_out

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.asking import in_process
+from support.command_line import in_process
 
 from hpo.datasets.generated import make_shapes
 

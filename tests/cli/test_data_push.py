@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
-from support.pushing import pushed_set, shapes
+from support.stores import pushed_set, shapes
 from support.studies import simulated_spec
 
 from hpo.cli.main import cli

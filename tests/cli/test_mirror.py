@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import optuna
 import pytest
-from support.asking import in_process
-from support.command_line import PREFIXES
-from support.finals import evaluated, with_finals
-from support.rich_study import worker_on
+from support.backups import worker_on
+from support.command_line import PREFIXES, in_process
+from support.studies import evaluated, with_finals
 
 from hpo.storage.artifacts.opening import open_store
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
-    from support.mirrored import Bench
+    from support.studies import Bench
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image, ImageChops
 from support.command_line import HPO
-from support.detector import register
 from support.studies import simulated_study
-from support.training import Recorder, make_images, make_job
+from support.training import Recorder, make_images, make_job, register
 
 from hpo.promotion import ledger
 from hpo.promotion.decision import Decision, Outcome
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Engine
-    from support.detector import Detector
+    from support.training import Detector
 
     from hpo.tracking.registry import Version
 

@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
-from support.asking import ask, refused, spawn
-from support.command_line import Project, project_in
+from support.command_line import Project, ask, project_in, refused, spawn
 
 from hpo.storage.postgres import embedded
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
-from support.pushing import elsewhere, fetched_and_ended, fetcher, pushed_set, shapes
+from support.stores import elsewhere, fetched_and_ended, fetcher, pushed_set, shapes
 
 from hpo.datasets.cache import GB, DatasetCache
 from hpo.datasets.fingerprint import fingerprint

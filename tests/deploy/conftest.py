@@ -11,8 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.containers import SMALL, STUDY, TEAM, Team, build, composer, engine, run, wait
-from support.podman_api import COMPOSER, PodmanApi
+from support.containers import (
+    COMPOSER,
+    SMALL,
+    STUDY,
+    TEAM,
+    PodmanApi,
+    Team,
+    build,
+    composer,
+    engine,
+    run,
+    wait,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

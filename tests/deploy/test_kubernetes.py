@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from support.manifest_schemas import VERSIONS, faults
-from support.manifests import EXAMPLE, FOLDERS, KUBERNETES, documents, named, put_together, whole
+from support.manifests import (
+    EXAMPLE,
+    FOLDERS,
+    KUBERNETES,
+    VERSIONS,
+    documents,
+    faults,
+    named,
+    put_together,
+    whole,
+)
 
 if TYPE_CHECKING:
     from support.manifests import Manifest

@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from support.manifest_schemas import VERSIONS, faults
-from support.manifests import EXAMPLE, KUBERNETES, WHOLE, documents, named, pods, whole
+from support.manifests import (
+    EXAMPLE,
+    KUBERNETES,
+    VERSIONS,
+    WHOLE,
+    documents,
+    faults,
+    named,
+    pods,
+    whole,
+)
 from support.sources import ROOT
 
 from hpo.settings import VARIABLES

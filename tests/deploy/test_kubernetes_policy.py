@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.manifest_network import may_talk
-from support.manifest_policy import RULES, breaches
-from support.manifests import WHOLE, Pod, named, pods, whole
+from support.manifests import RULES, WHOLE, Pod, breaches, may_talk, named, pods, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

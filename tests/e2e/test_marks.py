@@ -12,7 +12,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
-from support.marks import Marks, Watched
+from support.secrets import Marks, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,10 +14,9 @@ import pytest
 from faults.tcp_proxy import TcpProxy
 from sqlalchemy.engine import make_url
 from support.command_line import HPO, Project, free_port, wait_for
-from support.guarded import USER, LoginProxy, Role, new_role, objects_with_marks
-from support.marks import Marks, Watched
 from support.mlflow_server import MlflowServer
 from support.ray_nodes import ray_head, ray_node
+from support.secrets import USER, LoginProxy, Marks, Role, Watched, new_role, objects_with_marks
 
 from hpo.storage.postgres.url import database_name
 

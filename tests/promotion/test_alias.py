@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from support.champions import ALIAS, ChampionBench
+from support.promotion import ALIAS, ChampionBench
 
 from hpo.errors import ChampionError
 from hpo.promotion.alias import Move, look, move

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 from support import exhibits
 from support.command_line import free_port, wait_for
-from support.detector import register
+from support.training import register
 
 from hpo.promotion.report.usage import PORT, steps
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.detector import Detector
+    from support.training import Detector
 
 pytestmark = [
     pytest.mark.promotion,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import text
-from support.told import PromotionBench, promotions
+from support.promotion import PromotionBench, promotions
 
 from hpo.claims.claims import End
 from hpo.errors import TrackingError, WeightsError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.told import PromotionBench, Teller, promotions
+from support.promotion import PromotionBench, Teller, promotions
 
 from hpo.errors import ChampionError, TrackingError
 from hpo.promotion.decision import Outcome

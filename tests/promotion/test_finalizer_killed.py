@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 from support.command_line import HPO, PREFIXES, wait_for
-from support.told import PromotionBench, promotions
+from support.promotion import PromotionBench, promotions
 
 from hpo.promotion.decision import Outcome
 from hpo.tracking.registry import Registry

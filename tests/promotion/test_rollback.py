@@ -14,9 +14,8 @@ from hpo.promotion.rollback import Request, roll_back
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from support.champions import ChampionBench
     from support.mlflow_server import MlflowServer
-    from support.told import PromotionBench
+    from support.promotion import ChampionBench, PromotionBench
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

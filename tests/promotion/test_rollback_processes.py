@@ -12,7 +12,7 @@ import pytest
 from support.command_line import HPO
 
 if TYPE_CHECKING:
-    from support.champions import ChampionBench
+    from support.promotion import ChampionBench
 
 # MLflow's registry loads its rows in a way that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from support.provisioned import Server
+    from support.proxies import Server
 
 pytestmark = pytest.mark.cluster  # dashboards are started
 

@@ -16,8 +16,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 from support.command_line import HPO
+from support.proxies import Front
 from support.studies import simulated_study
-from support.tls_front import Front
 
 from hpo.errors import DatabaseError, FaultsError, UsageError
 from hpo.services.credentials import read_logins
@@ -28,7 +28,7 @@ from hpo.storage.postgres.admin import administrator
 from hpo.storage.postgres.url import with_database
 
 if TYPE_CHECKING:
-    from support.provisioned import Server
+    from support.proxies import Server
     from support.s3_server import S3Server
 
 ATTRIBUTES = text(

@@ -15,7 +15,7 @@ from hpo.storage.postgres.errors import explain
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.provisioned import Server
+    from support.proxies import Server
 
 # Taken from the service's role by a superuser, which also an owner can suffer -> what then fails
 TAKEN = {

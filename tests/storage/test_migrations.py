@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, text
-from support.claiming import claimed, claims_of, epoch, expire
 from support.postgres import up_for_long
-from support.studies import simulated_spec
+from support.studies import claimed, claims_of, epoch, expire, simulated_spec
 
 from hpo.claims.checkpoints import clear_ended
 from hpo.claims.claims import Claim, End, LeaseStatus, NoTrial

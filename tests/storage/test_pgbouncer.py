@@ -10,9 +10,8 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 from support.command_line import Project, wait_for
-from support.connections import Watcher
-from support.pgbouncer import bouncer_before
-from support.postgres import up_for_long
+from support.postgres import Watcher, up_for_long
+from support.proxies import bouncer_before
 
 from hpo.storage.postgres.url import database_name
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from support.pgbouncer import Bouncer
+    from support.proxies import Bouncer
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

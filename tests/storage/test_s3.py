@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from support.mirrored import Bench
 from support.s3_server import S3Server
+from support.studies import Bench
 
 from hpo.errors import StoreError, UsageError
 from hpo.storage.artifacts import s3

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 from faults.http_proxy import NONE, Fault
-from support.pushing import shapes
-from support.s3_trouble import Answer, TroubledS3, page, refusal
+from support.s3_server import Answer, TroubledS3, page, refusal
+from support.stores import shapes
 
 from hpo.cli.main import cli
 from hpo.errors import HpoError, StoreError, UsageError

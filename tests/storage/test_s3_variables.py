@@ -9,7 +9,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 import pytest
-from support.s3_trouble import refusal
+from support.s3_server import refusal
 
 from hpo.errors import UsageError
 from hpo.storage.artifacts.s3 import S3Store, ensure_bucket
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from support.s3_server import S3Server
-    from support.s3_trouble import TroubledS3
-    from support.tls_front import Certificates
+    from support.proxies import Certificates
+    from support.s3_server import S3Server, TroubledS3
 
 ENDPOINT = "AWS_ENDPOINT_URL"
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from support.proxies import Certificates, Front
 from support.studies import simulated_study
-from support.tls_front import Certificates, Front
 
 from hpo.errors import DatabaseError
 from hpo.host.processes import any_free

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 from sqlalchemy import text
-from support.backups import exported, seen_by_optuna, seen_by_people
-from support.rich_study import NAME, storage_of, told, worker_on
+from support.backups import (
+    NAME,
+    exported,
+    seen_by_optuna,
+    seen_by_people,
+    storage_of,
+    told,
+    worker_on,
+)
 from support.studies import simulated_study
 
 from hpo.claims.claims import End

@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
-from support.backups import exported, seen_by_optuna, seen_by_people
-from support.claiming import claimed
-from support.finals import evaluated, with_finals
-from support.rich_study import NAME, checkpointed, worker_on
-from support.studies import simulated_study
+from support.backups import NAME, checkpointed, exported, seen_by_optuna, seen_by_people, worker_on
+from support.studies import claimed, evaluated, simulated_study, with_finals
 
 from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import End

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import text
-from support.backups import exported, seen_by_people
-from support.claiming import claimed
-from support.rich_study import NAME, checkpointed, told, worker_on
-from support.studies import simulated_study
+from support.backups import NAME, checkpointed, exported, seen_by_people, told, worker_on
+from support.studies import claimed, simulated_study
 
 from hpo.claims.checkpoints import Checkpoints
 from hpo.claims.claims import Claim, End, LeaseStatus
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Engine
-    from support.mirrored import Bench
+    from support.studies import Bench
 
     from hpo.settings import Settings
     from hpo.storage.artifacts.store import Stored

@@ -22,7 +22,7 @@ from workers.worker import Worker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.told import PromotionBench
+    from support.promotion import PromotionBench
 
     from hpo.studies.store import Study
 

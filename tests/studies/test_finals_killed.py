@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 from support.command_line import wait_for
-from support.told import promotions
+from support.promotion import promotions
 
 from hpo.promotion.decision import Outcome
 from hpo.storage.artifacts.opening import open_store
 from hpo.studies.spec import Promotion
 
 if TYPE_CHECKING:
-    from support.told import PromotionBench
-    from support.worker_process import StartWorker
+    from support.command_line import StartWorker
+    from support.promotion import PromotionBench
 
     from hpo.settings import Settings
     from hpo.studies.store import Study

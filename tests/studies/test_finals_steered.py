@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from sqlalchemy import text
-from support.asking import in_process
-from support.claiming import claimed
-from support.command_line import PREFIXES
-from support.finals import evaluated, with_finals
-from support.rich_study import worker_on
-from support.studies import simulated_study
+from support.backups import worker_on
+from support.command_line import PREFIXES, in_process
+from support.studies import claimed, evaluated, simulated_study, with_finals
 
 from hpo.claims.claims import End, NoTrial
 from hpo.errors import UnknownStudyError, UsageError

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.pushing import elsewhere, pushed_set
+from support.stores import elsewhere, pushed_set
 from support.studies import simulated_spec
 
 from hpo.datasets.fingerprint import fingerprint

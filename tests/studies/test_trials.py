@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.claiming import claimed, claims_of
-from support.studies import simulated_study
+from support.studies import claimed, claims_of, simulated_study
 
 from hpo.claims.claims import End
 from hpo.errors import StudyClosedError, UsageError

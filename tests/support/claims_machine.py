@@ -21,9 +21,8 @@ from hypothesis.stateful import (
 from optuna.trial import TrialState
 from sqlalchemy import text
 from support import claims_model as model
-from support.claiming import epoch
 from support.claims_rows import DUMP, attempt_seen, lease_expected, lease_seen, of
-from support.studies import simulated_spec
+from support.studies import epoch, simulated_spec
 
 from hpo.claims.claims import SQL, Claim, Claims, End, LeaseStatus, NoTrial, StoredCheckpoint
 from hpo.errors import StudyClosedError
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from optuna.storages import RDBStorage
     from sqlalchemy import Engine
-    from support.injected_time import InjectedTime
+    from support.postgres import InjectedTime
 
 LEASE_S = 10.0
 WORKERS = (1, 2, 3)

@@ -12,14 +12,15 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import yaml
-from support.podman_api import COMPOSER, has_compose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -259,3 +260,71 @@ def wait(look: Callable[[], Any], what: str, seconds: float) -> Any:
             return found
         assert time.monotonic() < until, f"waited {seconds:g} s for {what}"
         time.sleep(1.0)
+
+
+COMPOSER = "docker-compose"  # Debian's: Compose 1.29, which needs no engine of Docker's
+BEAT_S = 2.0
+INSTALL_S = 300.0
+
+
+@cache
+def has_compose() -> bool:
+    """Whether Docker's Compose is here; it is installed where Debian's packages can be."""
+    if shutil.which(COMPOSER) is None and shutil.which("apt-get") is not None:
+        env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        words = ("install", "-y", "-qq", "--no-install-recommends", COMPOSER)
+        for arguments in (("update", "-qq"), words):
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(
+                    ["apt-get", *arguments], capture_output=True, check=False, timeout=INSTALL_S,
+                    env=env,
+                )  # fmt: skip
+    return shutil.which(COMPOSER) is not None
+
+
+class PodmanApi:
+    """Podman's service, and the timer of health checks that it lacks where no systemd runs.
+
+    A context manager.
+
+    Attributes:
+        env: the variables of a program that is to find it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._socket, self._log = folder / "podman.sock", folder / "podman.log"
+        self.env = os.environ | {"DOCKER_HOST": f"unix://{self._socket}"}
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="health-checks", daemon=True)
+
+    def __enter__(self) -> Self:
+        words = ["podman", "system", "service", "--time=0", f"unix://{self._socket}"]
+        with self._log.open("wb") as log:
+            self._service = subprocess.Popen(words, stderr=log)
+        until = time.monotonic() + 60
+        while not self._socket.exists():
+            if time.monotonic() > until or self._service.poll() is not None:
+                self._service.kill()
+                raise AssertionError(f"podman's service does not start: {self._log.read_text()}")
+            time.sleep(0.1)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._left.set()
+        self._thread.join(30)
+        self._service.terminate()
+        self._service.wait()
+
+    def _beat(self) -> None:
+        while not self._left.wait(BEAT_S):
+            for one in self._podman("ps", "-q").split():
+                # What it finds is podman's to keep; one may be gone by now
+                self._podman("healthcheck", "run", one)
+
+    @staticmethod
+    def _podman(*words: str) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(["podman", *words], capture_output=True, check=False, timeout=20)
+            return done.stdout.decode()
+        return ""

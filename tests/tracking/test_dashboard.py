@@ -12,7 +12,7 @@ from hpo.tracking.dashboard import add_note, show_pending
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.mirrored import Bench
+    from support.studies import Bench
 
 
 def note_of(study: optuna.Study, trial: int | None) -> str:

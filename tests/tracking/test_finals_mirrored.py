@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
-from support.finals import TESTED, evaluated, with_finals
-from support.mirrored import Bench
-from support.rich_study import worker_on
+from support.backups import worker_on
+from support.studies import TESTED, Bench, evaluated, with_finals
 
 from hpo.claims.claims import End
 from hpo.storage.artifacts.opening import open_store
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Engine
-    from support.emptied import Emptied
+    from support.mlflow_server import Emptied
 
     from hpo.settings import Settings
     from hpo.studies.store import Study

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from sqlalchemy import text
-from support.mirrored import FINGERPRINT, METRICS, Bench
+from support.studies import FINGERPRINT, METRICS, Bench
 
 from hpo.claims.claims import End
 from hpo.errors import TrackingError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
-from support.mirrored import Bench
+from support.studies import Bench
 
 from hpo.claims.claims import LeaseStatus
 from hpo.tracking.mirror_thread import MirrorThread

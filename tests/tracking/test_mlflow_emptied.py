@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.command_line import wait_for
-from support.mirrored import FINGERPRINT, Bench
+from support.studies import FINGERPRINT, Bench
 
 from hpo.tracking.mirror_thread import MirrorThread
 from hpo.tracking.verify import verify
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Engine
-    from support.emptied import Emptied
+    from support.mlflow_server import Emptied
 
     from hpo.settings import Settings
 

@@ -15,9 +15,8 @@ import pytest
 from faults.http_proxy import NONE, Fault, HttpProxy
 from sqlalchemy import text
 from support.command_line import HPO, PREFIXES, wait_for
-from support.mirrored import Bench
 from support.mlflow_server import MlflowServer
-from support.studies import simulated_spec
+from support.studies import Bench, simulated_spec
 
 from hpo.storage.artifacts.opening import open_store
 from hpo.studies.spec import Promotion
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Engine
-    from support.emptied import Emptied
+    from support.mlflow_server import Emptied
 
     from hpo.settings import Settings
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.command_line import HPO
-from support.told import PromotionBench, promotions
+from support.promotion import PromotionBench, promotions
 
 from hpo.promotion.champion import champion
 from hpo.storage.artifacts.store import sha256_of

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from support.told import PromotionBench, promotions
+from support.promotion import PromotionBench, promotions
 
 from hpo.errors import TrackingError
 from hpo.promotion.champion import champion

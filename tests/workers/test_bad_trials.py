@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
+from support.command_line import HPO
 from support.studies import simulated_study
 from support.training import install_trainer, wait_until
-from support.worker_process import HPO
 
 from hpo.errors import TRIAL_FAIL_REASONS
 from hpo.studies.trials import trial_details, trial_rows
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Engine
-    from support.worker_process import StartWorker
+    from support.command_line import StartWorker
 
     from hpo.settings import Settings
     from hpo.studies.store import Study

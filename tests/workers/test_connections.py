@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from faults.http_proxy import NONE, Fault, HttpProxy
 from sqlalchemy import create_engine, text
-from support.connections import Watcher, limited
+from support.postgres import Watcher, limited
 from support.studies import HYPERBAND, TPE, simulated_study
 from support.training import wait_until
 
@@ -27,8 +27,8 @@ from workers.worker import Worker
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
-    from support.mirrored import Bench
     from support.mlflow_server import MlflowServer
+    from support.studies import Bench
 
     from hpo.settings import Settings
 

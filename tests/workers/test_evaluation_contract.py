@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from support.trainers import SIMULATED, YOLO, measured, stored
-from support.training import Recorder
+from support.training import SIMULATED, YOLO, Recorder, measured, stored
 
 from hpo.errors import DatasetError
 from hpo.evaluation.average_precision import figures
@@ -20,7 +19,7 @@ from workers.training_process.client import TrainingProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.trainers import Kind
+    from support.training import Kind
 
     from hpo.trainer import Job
 

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from sqlalchemy import text
-from support.finals import with_finals
-from support.reproducing import again, change, work
-from support.studies import HYPERBAND, simulated_spec, simulated_study
-from support.training import TRAIN, is_running, make_images, wait_until
-from support.worker_process import HPO
+from support.command_line import HPO
+from support.studies import HYPERBAND, simulated_spec, simulated_study, with_finals
+from support.training import TRAIN, again, change, is_running, make_images, wait_until, work
 
 from hpo.claims.claims import Claim
 from hpo.datasets.fingerprint import fingerprint

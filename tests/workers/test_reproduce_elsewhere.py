@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from support.reproducing import again, change, work
 from support.studies import simulated_study
+from support.training import again, change, work
 
 from hpo.host.environment import this_machine
 from hpo.storage.artifacts.opening import open_store

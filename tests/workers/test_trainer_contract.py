@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.trainers import SIMULATED, YOLO, measured
-from support.training import Keeper, Recorder, continued
+from support.training import SIMULATED, YOLO, Keeper, Recorder, continued, measured
 
 from hpo.errors import CheckpointError, TrialError, WeightsError
 from hpo.trainer import Directive, Trainer, TrainSpec, load_trainer
@@ -22,7 +21,7 @@ from workers.training_process.client import TrainingProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.trainers import Kind
+    from support.training import Kind
 
     from hpo.trainer import Job, Result
 

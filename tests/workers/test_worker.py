@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from sqlalchemy import text
-from support.claiming import other_claims, rows
-from support.studies import simulated_spec, simulated_study
+from support.studies import other_claims, rows, simulated_spec, simulated_study
 from support.training import make_images
 
 from hpo.claims.claims import Claim, End

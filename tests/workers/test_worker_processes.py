@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
-from support.claiming import other_claims, rows
-from support.studies import simulated_study
+from support.command_line import HPO
+from support.studies import other_claims, rows, simulated_study
 from support.training import is_running, wait_until
-from support.worker_process import HPO
 
 from hpo.claims.claims import Claim, End
 from hpo.studies.status import status
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy import Engine
-    from support.worker_process import StartWorker, WorkerProcess
+    from support.command_line import StartWorker, WorkerProcess
 
     from hpo.settings import Settings
     from hpo.studies.store import Study

@@ -8,7 +8,7 @@ import subprocess
 import psutil
 import pytest
 from support.command_line import HPO, Project
-from support.ray_cluster import ray_cluster
+from support.ray_nodes import ray_cluster
 
 pytestmark = pytest.mark.cluster
 

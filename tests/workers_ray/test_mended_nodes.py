@@ -8,7 +8,7 @@ import pytest
 from faults.http_proxy import NONE, Fault, HttpProxy
 from support.command_line import Project, wait_for
 from support.postgres import database_of
-from support.ray_cluster import RayCluster, ray_cluster
+from support.ray_nodes import RayCluster, ray_cluster
 from support.s3_server import S3Server
 
 if TYPE_CHECKING:

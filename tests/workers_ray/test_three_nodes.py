@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.command_line import Project, wait_for
-from support.ray_cluster import RayCluster, ray_cluster
+from support.ray_nodes import RayCluster, ray_cluster
 
 if TYPE_CHECKING:
     import subprocess

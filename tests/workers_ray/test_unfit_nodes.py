@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.command_line import Project, wait_for
-from support.ray_cluster import RayCluster, ray_cluster, without_this_package
-from support.ray_nodes import ray_head
+from support.ray_nodes import RayCluster, ray_cluster, ray_head, without_this_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.command_line import Project
-from support.pushing import shapes
+from support.stores import shapes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from support.detector import TRAIN
-from support.training import in_torch, install_trainer
+from support.training import TRAIN, in_torch, install_trainer
 
 from hpo.evaluation.average_precision import figures
 from hpo.evaluation.detections import OVERLAPS, Detections
@@ -19,7 +18,7 @@ from workers.training_process.client import TrainingProcess
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.detector import Detector
+    from support.training import Detector
 
     from hpo.trainer import Evaluation, Job
 

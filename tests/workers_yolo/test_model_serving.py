@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 from support.command_line import free_port, wait_for
-from support.detector import register
+from support.training import register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandas as pd
-    from support.detector import Detector
     from support.mlflow_server import MlflowServer
+    from support.training import Detector
 
     from hpo.tracking.registry import Version
     from hpo.trainer import Package

@@ -17,7 +17,7 @@ from workers.training_process.client import TrainingProcess
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.detector import Detector
+    from support.training import Detector
 
 RUN_ALONE = """
 import numpy, onnxruntime

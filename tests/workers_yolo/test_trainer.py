@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from support.detector import Trained
+    from support.training import Trained
 
     from hpo.trainer import Job
 
