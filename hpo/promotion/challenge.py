@@ -17,8 +17,8 @@ from hpo.errors import ChampionError, HpoError, ServiceError, WeightsError
 from hpo.promotion import ledger
 from hpo.promotion.alias import Move, command, look, move, put_back, settle
 from hpo.promotion.champion_evaluation import Ground, Scout, load_detections
+from hpo.promotion.collector import EvidenceCollector
 from hpo.promotion.decision import Decision, Outcome, kept_id, override_id
-from hpo.promotion.evidence import Evidence
 from hpo.promotion.gate import weigh
 from hpo.promotion.ledger import recorded_champion, require_restored
 from hpo.promotion.lock import require_held
@@ -50,7 +50,7 @@ class Contest:
         """`field`: every finalist, best by validation first; one of them at least can challenge."""
         self._order, self._study = order, order.study
         self._store = open_store(order.settings)
-        self._evidence = Evidence(order, stands, field, self._store)
+        self._evidence = EvidenceCollector(order, stands, field, self._store)
         self._trial: int = self._evidence.challenger.candidate.number
         self._run: SeedRun = self._evidence.run
         self.key = self._evidence.key

@@ -21,8 +21,8 @@ from hpo.trainer import Job
 if TYPE_CHECKING:
     import uuid
 
+    from hpo.promotion.collector import EvidenceCollector
     from hpo.promotion.decision import Decision
-    from hpo.promotion.evidence import Evidence
     from hpo.promotion.request import Order
     from hpo.settings import Settings
     from hpo.storage.postgres.engine import Database
@@ -82,7 +82,7 @@ class Registration:
     """
 
     order: Order
-    evidence: Evidence
+    evidence: EvidenceCollector
     registry: Registry
     key: uuid.UUID
 

@@ -1,4 +1,4 @@
-"""What a decision rests on, as the JSON of hpo.promotion and as files for people."""
+"""Gather what a decision about one challenger rests on: figures, documents, pictures."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from hpo.tracking.registry import Version
 
 
-class Evidence:
-    """The evidence about one challenger.
+class EvidenceCollector:
+    """Gathers the evidence about one challenger.
 
     Attributes:
         challenger: the finalist.
