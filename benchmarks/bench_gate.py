@@ -86,9 +86,9 @@ def run(task: Task) -> tuple[Task, Counter[tuple[str, str]], float]:
         luck = p_value(*pair, METRIC, draws=RULES.resamples, seed=seed)
         found = {
             # An interval alone: as if luck were never in the way
-            PERCENTILE: gains.difference(RULES.confidence, 0.0, PERCENTILE),
-            EXPANDED: gains.difference(RULES.confidence, 0.0, EXPANDED),
-            GATE: gains.difference(RULES.confidence, luck),
+            PERCENTILE: gains.gain(RULES.confidence, 0.0, PERCENTILE),
+            EXPANDED: gains.gain(RULES.confidence, 0.0, EXPANDED),
+            GATE: gains.gain(RULES.confidence, luck),
         }
         for method in METHODS:
             verdict = judge(RULES, challenger, champion, found[method], METRIC, "maximize")

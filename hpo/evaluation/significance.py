@@ -26,13 +26,14 @@ order of their images, whichever model they come from; else a swap would not und
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
 from hpo.evaluation.resampling import Resampler
+from hpo.host.serialization import JsonRecord
 from hpo.trainer import sign_of
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ _BY_TRUE_BOX = ("true_image", "true_box", "true_kind")
 # Sums of the same numbers in another order differ in their last bits: a tie all the same
 _TINY = 1e-12
 # Swaps of images in one array
-_SWAPS_AT_ONCE = 2**21
+_PERMUTATIONS_AT_ONCE = 2**21
 
 
-class Swapper:
+class PermutedGain:
     """The gain of one model over another, with any images swapped between them."""
 
     def __init__(self, challenger: Detections, champion: Detections, metric: str) -> None:
@@ -95,13 +96,13 @@ def p_value(
         draws: how many, the opposites among them.
         seed: of the draws.
     """
-    swapper = Swapper(challenger, champion, metric)
-    seen = sign_of(direction) * float(swapper.gains(np.zeros((1, swapper.images)))[0])
+    permuted = PermutedGain(challenger, champion, metric)
+    seen = sign_of(direction) * float(permuted.gains(np.zeros((1, permuted.images)))[0])
     rng = np.random.default_rng(seed)
     pairs, as_large = (draws + 1) // 2, 0
-    step = max(1, _SWAPS_AT_ONCE // swapper.images)
+    step = max(1, _PERMUTATIONS_AT_ONCE // permuted.images)
     for first in range(0, pairs, step):
-        gains = swapper.gains(rng.integers(0, 2, (min(step, pairs - first), swapper.images)))
+        gains = permuted.gains(rng.integers(0, 2, (min(step, pairs - first), permuted.images)))
         as_large += int((gains >= seen - _TINY).sum() + (-gains >= seen - _TINY).sum())
     return (1 + as_large) / (1 + 2 * pairs)
 
@@ -128,32 +129,39 @@ _DRAWS_AT_ONCE = 2**22
 _DIGITS = 12
 
 
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class Gain(JsonRecord):
     """Challenger less champion, positive where the challenger is better.
 
     Attributes:
         value: on the images themselves.
         low, high: bounds, each one-sided at `confidence`. The whole range that a difference can
             have where the images are too few to say anything.
-        better: share of the resamples in which the challenger is better; a tie counts half.
+        probability_better: share of the resamples in which the challenger is better; a tie counts
+            half.
         resamples, seed: of the bootstrap, and as many swaps.
         confidence: of each bound.
         method: how the bounds come from the resamples.
         images: number of images.
-        luck: chance that two equal models show at least such a gain (hpo.evaluation.swapping).
+        p_value: chance that two equal models show at least such a gain, by the permutation test.
+
+    A figure that a stored gain lacks is NaN.
     """
 
-    value: float
-    low: float
-    high: float
-    better: float
-    resamples: int
-    seed: int
-    confidence: float
-    method: str
-    images: int
-    luck: float
+    value: float = field(default=math.nan, metadata={"read": _number})
+    low: float = field(default=math.nan, metadata={"read": _number})
+    high: float = field(default=math.nan, metadata={"read": _number})
+    probability_better: float = field(default=math.nan, metadata={"key": "better", "read": _number})
+    resamples: int = 0
+    seed: int = 0
+    confidence: float = field(default=math.nan, metadata={"read": _number})
+    method: str = ""
+    images: int = 0
+    p_value: float = field(default=math.nan, metadata={"key": "luck", "read": _number})
 
 
 @dataclass(frozen=True)
@@ -182,21 +190,20 @@ class Resampled:
         low, high = np.quantile(self.values, [level, 1 - level])
         return float(low), float(high)
 
-    def difference(self, confidence: float, luck: float, method: str = EXPANDED) -> Difference:
+    def gain(self, confidence: float, p_value: float, method: str = EXPANDED) -> Gain:
         """Sum up a figure that is a gain: bounds, share of better samples, and the p value."""
         low, high = self.bounds(confidence, method) or (-1.0, 1.0)
-        better = float(((self.values > 0) + 0.5 * (self.values == 0)).mean())
-        return Difference(
+        return Gain(
             value=self.value,
             low=low,
             high=high,
-            better=better,
+            probability_better=float(((self.values > 0) + 0.5 * (self.values == 0)).mean()),
             resamples=len(self.values),
             seed=self.seed,
             confidence=confidence,
             method=method,
             images=self.images,
-            luck=luck,
+            p_value=p_value,
         )
 
 
@@ -208,7 +215,7 @@ def fewest_images(confidence: float) -> int:
     return max(2, math.ceil(round(-math.log2(1 - confidence), 9)))
 
 
-def difference(
+def measure_gain(
     challenger: Detections,
     champion: Detections,
     metric: str,
@@ -217,7 +224,7 @@ def difference(
     resamples: int,
     seed: int,
     confidence: float,
-) -> Difference:
+) -> Gain:
     """How much better the challenger is, the same for the same seed.
 
     Raises:
@@ -227,8 +234,10 @@ def difference(
     gains = resampled_gains(
         challenger, champion, metric, direction=direction, resamples=resamples, seed=seed
     )
-    luck = p_value(challenger, champion, metric, direction=direction, draws=resamples, seed=seed)
-    return gains.difference(confidence, luck)
+    by_chance = p_value(
+        challenger, champion, metric, direction=direction, draws=resamples, seed=seed
+    )
+    return gains.gain(confidence, by_chance)
 
 
 def interval(
@@ -253,10 +262,10 @@ def resampled_gains(
     resamples: int,
     seed: int,
 ) -> Resampled:
-    """The gain of the challenger on the images and on each sample; `difference` sums it up.
+    """The gain of the challenger on the images and on each sample; `measure_gain` sums it up.
 
     Raises:
-        ValueError: see `difference`.
+        ValueError: see `measure_gain`.
     """
     if fault := unpaired(challenger, champion):
         raise ValueError(fault)

@@ -1,4 +1,4 @@
-"""Load pickles of plain arrays without running code, and make values fit for JSON.
+"""Load pickles of plain arrays without running code, and make values and records fit for JSON.
 
 Two libraries keep pickles where others can write them: Ultralytics beside a dataset's labels, and
 Optuna's CMA-ES in PostgreSQL, from where `hpo export` and `hpo import` carry them on.
@@ -7,7 +7,9 @@ Optuna's CMA-ES in PostgreSQL, from where `hpo export` and `hpo import` carry th
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Self
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -65,4 +67,72 @@ def finite(value: Any) -> Any:
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonRecord:
+    """Base of records that are stored as JSON objects.
+
+    A key stands for the field of its name, or for the one whose metadata has it as `key`. The
+    metadata's `read` makes the field's value of the key's. What a document lacks is the field's
+    default, and what no field knows is kept: a document of another version is written as it was.
+
+    Attributes:
+        others: keys and values that no field stands for.
+        stated: keys that are written whatever their value; None: all. Beside these, a key is
+            written where its value is not the default.
+    """
+
+    others: Mapping[str, Any] = field(default_factory=dict)
+    stated: frozenset[str] | None = field(default=None, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-able values, NaN as None; `from_json` gives an equal record back."""
+        written = dict(self.others)
+        for key, one in _keys(type(self)).items():
+            value = getattr(self, one.name)
+            if self.stated is None or key in self.stated or not _is_default(one, value):
+                written[key] = _plain(value)
+        return written
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The record of a document.
+
+        Raises:
+            TypeError: a key is missing whose field has no default.
+        """
+        keys = _keys(cls)
+        values = {
+            one.name: one.metadata.get("read", _unchanged)(document[key])
+            for key, one in keys.items()
+            if key in document
+        }
+        others = {key: value for key, value in document.items() if key not in keys}
+        return cls(**values, others=others, stated=frozenset(document) & frozenset(keys))
+
+
+def _keys(record: type[JsonRecord]) -> dict[str, Field[Any]]:
+    """The record's own fields by their keys."""
+    base = {one.name for one in fields(JsonRecord)}
+    return {
+        one.metadata.get("key", one.name): one for one in fields(record) if one.name not in base
+    }
+
+
+def _is_default(one: Field[Any], value: Any) -> bool:
+    # By identity too: NaN is a default of some
+    return value is one.default or bool(value == one.default)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, JsonRecord):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return finite(dict(value) if isinstance(value, Mapping) else value)
+
+
+def _unchanged(value: Any) -> Any:
     return value

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.evaluation.significance import difference, fewest_images, interval, unpaired
+from hpo.evaluation.significance import fewest_images, interval, measure_gain, unpaired
 from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hpo.evaluation.detections import Detections
     from hpo.evaluation.record import Evaluated
-    from hpo.evaluation.significance import Difference
+    from hpo.evaluation.significance import Gain
     from hpo.promotion.candidates import Finalist
     from hpo.promotion.champion_evaluation import Incumbent
     from hpo.studies.spec import Promotion
@@ -51,7 +51,7 @@ def judge(  # noqa: PLR0917 - two figures, their difference, and what they are f
     rules: Promotion,
     challenger: Evaluated,
     champion: Evaluated | None,
-    difference: Difference | None,
+    difference: Gain | None,
     metric: str,
     direction: str,
 ) -> Verdict:
@@ -86,7 +86,7 @@ def judge(  # noqa: PLR0917 - two figures, their difference, and what they are f
     return Verdict(KEPT, "; ".join(_unmet(rule, metric) for rule in told), seen)
 
 
-def signed(difference: Difference) -> str:
+def signed(difference: Gain) -> str:
     """The gain with its bounds."""
     return f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
 
@@ -96,7 +96,7 @@ def chance(luck: float) -> str:
     return f"{100 * luck:.1f}%" if luck >= _ONE_PERCENT else f"{100 * luck:.2g}%"
 
 
-def images_needed(difference: Difference, min_gain: float) -> int | None:
+def images_needed(difference: Gain, min_gain: float) -> int | None:
     """About how many images would show such a gain, as an interval narrows with their root.
 
     None where that is more than a thousand times what there is.
@@ -135,7 +135,7 @@ def _absolute(
         )
 
 
-def _gain(rules: Promotion, difference: Difference | None) -> dict[str, Any]:
+def _gain(rules: Promotion, difference: Gain | None) -> dict[str, Any]:
     wanted = f"{_percent(rules.confidence)} lower bound above {rules.min_gain:g}"
     if difference is None:
         return _rule("gain", wanted, "not compared", met=False)
@@ -144,13 +144,16 @@ def _gain(rules: Promotion, difference: Difference | None) -> dict[str, Any]:
     return _rule("gain", wanted, signed(difference), met=met)
 
 
-def _luck(rules: Promotion, difference: Difference | None) -> Iterator[dict[str, Any]]:
+def _luck(rules: Promotion, difference: Gain | None) -> Iterator[dict[str, Any]]:
     """Equal models are promoted no more often than that, however few the images are."""
     if difference is None:
         return
     most = 1 - rules.confidence
-    met = difference.luck <= most + _ROUNDING
-    wanted, seen = f"at most {_percent(most)}{_OF_LUCK}", f"{chance(difference.luck)}{_HOW_OFTEN}"
+    met = difference.p_value <= most + _ROUNDING
+    wanted, seen = (
+        f"at most {_percent(most)}{_OF_LUCK}",
+        f"{chance(difference.p_value)}{_HOW_OFTEN}",
+    )
     yield _rule("luck", wanted, seen, met=met)
 
 
@@ -177,19 +180,17 @@ def _classes(
     yield _rule("classes", wanted, f"{worst} {-loss:+.4f}", met=loss <= limit + _ROUNDING)
 
 
-def _why_promoted(
-    metric: str, value: float, challenger: Evaluated, difference: Difference | None
-) -> str:
+def _why_promoted(metric: str, value: float, challenger: Evaluated, difference: Gain | None) -> str:
     images = f"on {challenger.images} test images"
     if difference is None:
         return f"it is the model's first champion: {metric} {value:.4f} {images}"
     return (
         f"better than the champion in {metric} by {signed(difference)} {images}, "
-        f"each bound at {_percent(difference.confidence)}; {BY_LUCK}: {chance(difference.luck)}"
+        f"each bound at {_percent(difference.confidence)}; {BY_LUCK}: {chance(difference.p_value)}"
     )
 
 
-def _why_inconclusive(rules: Promotion, metric: str, difference: Difference | None) -> str:
+def _why_inconclusive(rules: Promotion, metric: str, difference: Gain | None) -> str:
     if difference is None:  # never so: the caller has seen that it is better
         raise ValueError("a gain that was not compared is not inconclusive")
     needed, fewest = images_needed(difference, rules.min_gain), fewest_images(rules.confidence)
@@ -201,7 +202,7 @@ def _why_inconclusive(rules: Promotion, metric: str, difference: Difference | No
     return (
         f"better than the champion in {metric} by {signed(difference)}, but that may be luck: to "
         f"be {_percent(difference.confidence)} sure takes {how_many} test images, there are "
-        f"{difference.images}; {BY_LUCK}: {chance(difference.luck)}"
+        f"{difference.images}; {BY_LUCK}: {chance(difference.p_value)}"
     )
 
 
@@ -237,14 +238,14 @@ class Weighing:
     """
 
     verdict: Verdict
-    difference: Difference | None
+    difference: Gain | None
     incomparable: str
 
     def evidence(self) -> dict[str, Any]:
         """As JSON-able values."""
         return {
             "reason": self.incomparable or self.verdict.reason,
-            "difference": None if self.difference is None else asdict(self.difference),
+            "difference": None if self.difference is None else self.difference.to_json(),
             "rules": [dict(rule) for rule in self.verdict.rules],
             "comparable": not self.incomparable,
         }
@@ -263,7 +264,7 @@ def weigh(
     if incumbent is not None:
         incomparable = _incomparable(metric, detections, incumbent.detections)
         if not incomparable and detections is not None and incumbent.detections is not None:
-            found = difference(
+            found = measure_gain(
                 detections, incumbent.detections, metric, direction=direction,
                 resamples=rules.resamples, seed=rules.seed, confidence=rules.confidence,
             )  # fmt: skip

@@ -14,11 +14,11 @@ from hpo.evaluation.average_precision import figures
 from hpo.evaluation.significance import (
     EXPANDED,
     PERCENTILE,
-    Difference,
+    Gain,
     Resampled,
-    difference,
     fewest_images,
     interval,
+    measure_gain,
     p_value,
     resampled_gains,
     unpaired,
@@ -31,11 +31,9 @@ if TYPE_CHECKING:
 FORTY = Drawn(images=40)
 
 
-def compared(
-    one: Detections, other: Detections, metric: str = "mAP50", **given: object
-) -> Difference:
+def compared(one: Detections, other: Detections, metric: str = "mAP50", **given: object) -> Gain:
     asked = {"resamples": 200, "seed": 0, "confidence": 0.95} | given
-    return difference(one, other, metric, **asked)  # type: ignore[arg-type] - by name
+    return measure_gain(one, other, metric, **asked)  # type: ignore[arg-type] - by name
 
 
 @pytest.mark.parametrize("metric", DETECTION_METRICS)
@@ -43,7 +41,7 @@ def test_the_value_is_the_difference_of_the_figures(metric: str) -> None:
     """On the images themselves, between its bounds, with everything that repeats it."""
     one, other = draw(1, FORTY), draw(1, replace(FORTY, found=0.5), model=1)
     found = compared(one, other, metric, resamples=100)
-    assert found.luck == p_value(one, other, metric, draws=100, seed=0)
+    assert found.p_value == p_value(one, other, metric, draws=100, seed=0)
     gain = figures(one).metrics[metric] - figures(other).metrics[metric]
     assert found.value == pytest.approx(gain, abs=1e-9)
     assert found.low < found.value < found.high
@@ -65,15 +63,16 @@ def test_the_other_way_round_is_the_same_with_the_sign_turned() -> None:
     turned = (-there.value, -there.high, -there.low)
     assert (here.value, here.low, here.high) == pytest.approx(turned, abs=1e-12)
     # The same swaps: what is at least the gain here is at most the loss there
-    assert min(here.luck, there.luck) < 0.5 < max(here.luck, there.luck)
-    assert here.better == pytest.approx(1 - there.better)
+    assert min(here.p_value, there.p_value) < 0.5 < max(here.p_value, there.p_value)
+    assert here.probability_better == pytest.approx(1 - there.probability_better)
     assert compared(one, other, direction="minimize") == there
 
 
 def test_the_same_model_never_gains() -> None:
     """No gain, no width, and neither is better."""
     found = compared(draw(1, FORTY), draw(1, FORTY))
-    assert (found.value, found.low, found.high, found.better, found.luck) == (0, 0, 0, 0.5, 1)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert (found.probability_better, found.p_value) == (0.5, 1)
 
 
 def stacked(*models: Detections) -> Detections:
@@ -96,7 +95,7 @@ def test_the_same_figures_in_another_order_are_no_gain() -> None:
     drawn = replace(FORTY, classes=1)
     left, right, other = draw(1, drawn), draw(1, drawn, model=1), draw(2, drawn)
     found = compared(stacked(left, other, right), stacked(right, other, left))
-    assert (found.value, found.low, found.high, found.better) == (0, 0, 0, 0.5)
+    assert (found.value, found.low, found.high, found.probability_better) == (0, 0, 0, 0.5)
 
 
 def test_a_shared_difficulty_does_not_widen_it() -> None:
@@ -112,7 +111,7 @@ def test_a_model_that_is_much_better_is_surely_so() -> None:
     """Its lower bound is above 0 and every resample agrees."""
     found = compared(draw(1, FORTY), draw(1, replace(FORTY, found=0.2), model=1))
     assert found.low > 0.1
-    assert found.better == 1.0
+    assert found.probability_better == 1.0
 
 
 def test_a_model_that_finds_nothing_is_worse() -> None:
@@ -130,7 +129,7 @@ def test_a_split_without_true_boxes_shows_nothing() -> None:
         for it in (draw(1, FORTY), draw(1, FORTY, model=1))
     )
     found = compared(one, other)
-    assert (found.value, found.low, found.high, found.better) == (0, 0, 0, 0.5)
+    assert (found.value, found.low, found.high, found.probability_better) == (0, 0, 0, 0.5)
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 4])

@@ -1,4 +1,4 @@
-"""The swap test: exact for equal models, whatever the number of images."""
+"""The permutation test: exact for equal models, whatever the number of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from support.found import Drawn, draw, keep, without_truth
 
 from hpo.evaluation.average_precision import figures
-from hpo.evaluation.significance import Swapper, p_value
+from hpo.evaluation.significance import PermutedGain, p_value
 from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def test_every_swap_of_three_images_is_the_literal_one(metric: str) -> None:
         - figures(mixed(other, one, swap)).metrics[metric]
         for swap in swaps
     ]
-    assert Swapper(one, other, metric).gains(swaps) == pytest.approx(literal, abs=1e-12)
+    assert PermutedGain(one, other, metric).gains(swaps) == pytest.approx(literal, abs=1e-12)
     assert len(set(np.round(literal, 9))) > 4
 
 
@@ -61,7 +61,7 @@ def test_it_is_the_rank_among_all_swaps() -> None:
     """Many draws of a few images come close to the share of all swaps with at least the gain."""
     for seed in range(6):
         one, other = draw(seed, THREE), draw(seed, THREE, model=1)
-        gains = Swapper(one, other, "mAP50").gains(every_swap(3))
+        gains = PermutedGain(one, other, "mAP50").gains(every_swap(3))
         share = (gains >= gains[0] - 1e-12).mean()
         found = p_value(one, other, "mAP50", draws=10_000, seed=0)
         assert found == pytest.approx(share, abs=0.02)
@@ -72,10 +72,10 @@ def test_equal_confidences_do_not_tell_the_models_apart() -> None:
     drawn = Drawn(images=5, objects=8, wrong=12, classes=1, decimals=1)
     one, other = draw(2, drawn), draw(2, drawn, model=1)
     swaps = every_swap(5)
-    gains = np.sort(Swapper(one, other, "mAP50-95").gains(swaps))
+    gains = np.sort(PermutedGain(one, other, "mAP50-95").gains(swaps))
     for swap in swaps[1::6]:
         before, after = mixed(one, other, swap), mixed(other, one, swap)
-        again = np.sort(Swapper(before, after, "mAP50-95").gains(swaps))
+        again = np.sort(PermutedGain(before, after, "mAP50-95").gains(swaps))
         assert again == pytest.approx(gains, abs=1e-12)
 
 

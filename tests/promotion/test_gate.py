@@ -10,23 +10,15 @@ from support.found import Drawn, draw
 
 from hpo.evaluation.average_precision import figures
 from hpo.evaluation.record import Evaluated
-from hpo.evaluation.significance import EXPANDED, Difference, difference
+from hpo.evaluation.significance import EXPANDED, Gain, measure_gain
 from hpo.promotion.gate import Verdict, chance, images_needed, judge
 from hpo.studies.spec import Promotion
 
 RULES = Promotion(model="model", alias="champion")
-GAIN = Difference(
-    value=0.05,
-    low=0.01,
-    high=0.09,
-    better=0.98,
-    resamples=2000,
-    seed=0,
-    confidence=0.95,
-    method=EXPANDED,
-    images=100,
-    luck=0.021,
-)
+GAIN = Gain(
+    value=0.05, low=0.01, high=0.09, probability_better=0.98, resamples=2000, seed=0,
+    confidence=0.95, method=EXPANDED, images=100, p_value=0.021,
+)  # fmt: skip
 
 
 def evaluated(value: float = 0.5, **changes: Any) -> Evaluated:
@@ -41,9 +33,7 @@ def evaluated(value: float = 0.5, **changes: Any) -> Evaluated:
     return Evaluated(weights_sha256="sha", test_fingerprint="print", **{**fields, **changes})
 
 
-def judged(
-    gain: Difference | None = GAIN, challenger: Evaluated | None = None, **rules: Any
-) -> Verdict:
+def judged(gain: Gain | None = GAIN, challenger: Evaluated | None = None, **rules: Any) -> Verdict:
     """A challenger against a champion of 0.45."""
     asked = replace(RULES, **rules)
     return judge(asked, challenger or evaluated(), evaluated(0.45), gain, "mAP50", "maximize")
@@ -80,7 +70,7 @@ def test_a_sure_gain_is_promoted() -> None:
 
 def test_an_unsure_gain_is_inconclusive() -> None:
     """It may be luck: the reason says how many images would show it."""
-    verdict = judged(replace(GAIN, low=-0.05, luck=0.17))
+    verdict = judged(replace(GAIN, low=-0.05, p_value=0.17))
     assert verdict.outcome == "inconclusive"
     assert verdict.reason == (
         "better than the champion in mAP50 by +0.0500 [-0.0500, +0.0900], but that may be luck: "
@@ -92,7 +82,7 @@ def test_an_unsure_gain_is_inconclusive() -> None:
 
 def test_a_gain_that_equal_models_often_show_is_inconclusive() -> None:
     """The bound alone promotes nothing; how many more images it takes is not known from it."""
-    verdict = judged(replace(GAIN, luck=0.056))
+    verdict = judged(replace(GAIN, p_value=0.056))
     assert verdict.outcome == "inconclusive"
     assert verdict.reason == (
         "better than the champion in mAP50 by +0.0500 [+0.0100, +0.0900], but that may be luck: "
@@ -115,7 +105,7 @@ def test_the_luck_allowed_is_what_the_confidence_leaves(
     confidence: float, luck: float, met: bool
 ) -> None:
     """Exactly so much is allowed still."""
-    verdict = judged(replace(GAIN, luck=luck), confidence=confidence)
+    verdict = judged(replace(GAIN, p_value=luck), confidence=confidence)
     assert verdict.outcome == ("promoted" if met else "inconclusive")
 
 
@@ -127,7 +117,7 @@ def test_a_chance_is_never_told_as_none() -> None:
 
 def test_much_luck_is_told_of_a_gain_that_breaks_another_rule() -> None:
     """It is a fault of its own where the bound is met."""
-    verdict = judged(replace(GAIN, luck=0.056), max_size_mb=1.0)
+    verdict = judged(replace(GAIN, p_value=0.056), max_size_mb=1.0)
     assert verdict.outcome == "kept"
     assert verdict.reason == (
         "size 6.2 MB, wanted at most 1 MB; "
@@ -159,7 +149,7 @@ def test_the_same_model_is_kept() -> None:
     """Without any difference nothing is promoted, for any number of images and any confidence."""
     for images in (1, 5, 40):
         found = draw(1, Drawn(images=images))
-        same = difference(found, found, "mAP50", resamples=50, seed=0, confidence=0.5)
+        same = measure_gain(found, found, "mAP50", resamples=50, seed=0, confidence=0.5)
         assert judged(same).outcome == "kept"
 
 
@@ -240,7 +230,7 @@ def test_a_champion_without_figures_by_class_leaves_the_rule_unmet() -> None:
 
 def test_a_broken_rule_outweighs_an_unsure_gain() -> None:
     """More images would not help: it is kept, not inconclusive, and every fault is told."""
-    verdict = judged(replace(GAIN, low=-0.05, luck=0.17), max_size_mb=1.0)
+    verdict = judged(replace(GAIN, low=-0.05, p_value=0.17), max_size_mb=1.0)
     assert verdict.outcome == "kept"
     assert verdict.reason == (
         "size 6.2 MB, wanted at most 1 MB; "
@@ -285,7 +275,7 @@ def test_too_few_images_to_be_sure_at_all_are_told() -> None:
     """Four images prove nothing at 95%, whatever they show."""
     drawn = Drawn(images=4, objects=6)
     one, other = draw(1, drawn), draw(1, replace(drawn, found=0.1), model=1)
-    gain = difference(one, other, "mAP50", resamples=50, seed=0, confidence=0.95)
+    gain = measure_gain(one, other, "mAP50", resamples=50, seed=0, confidence=0.95)
     challenger = Evaluated(
         weights_sha256="", test_fingerprint="", metrics=figures(one).metrics, images=4
     )

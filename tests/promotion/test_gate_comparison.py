@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from support.found import Drawn, draw, without_truth
 
 from hpo.evaluation.average_precision import figures
 from hpo.evaluation.record import Evaluated
-from hpo.evaluation.significance import difference
+from hpo.evaluation.significance import measure_gain
 from hpo.promotion.champion_evaluation import Incumbent
 from hpo.promotion.gate import Weighing, weigh
 
@@ -38,13 +38,13 @@ def test_the_evidence_is_the_difference_with_its_luck() -> None:
     """By the rules of the study; each rule of the gate is listed."""
     found = weighed(GOOD, POOR)
     rules = STUDY.spec.promotion
-    expected = difference(
+    expected = measure_gain(
         GOOD, POOR, "mAP50",
         resamples=rules.resamples, seed=rules.seed, confidence=rules.confidence,
     )  # fmt: skip
     assert found.verdict.outcome == "promoted"
     evidence = found.evidence()
-    assert evidence["difference"] == asdict(expected)
+    assert evidence["difference"] == expected.to_json()
     assert evidence["difference"]["luck"] == 1 / 2001
     assert [rule["rule"] for rule in evidence["rules"]] == ["gain", "luck"]
     assert evidence["comparable"]
