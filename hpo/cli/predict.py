@@ -200,14 +200,14 @@ def _load(text: str, scratch: Path) -> tuple[Version, Any]:
 
 def _recorded_weights(engine: Engine, version: Version) -> str | None:
     """The sha256 of a promoted version's weights by our own record: MLflow's tags are anybody's."""
+    from hpo.promotion.evidence import Evidence
     from hpo.promotion.ledger import promotion_of
 
     if version.decision is None:
         return None
     with engine.connect() as connection:
         row = promotion_of(connection, version.decision)
-    sha256 = None if row is None else row.evidence.get("weights_sha256")
-    return None if sha256 is None else str(sha256)
+    return None if row is None else Evidence.from_json(row.evidence).weights_sha256
 
 
 def _say(text: str) -> None:

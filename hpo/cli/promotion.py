@@ -136,7 +136,7 @@ def _files(settings: Settings, study: Study, decision: Decision, out: Path | Non
     """Where the decision's files were written; None where it has none."""
     from hpo.promotion.report.files import fetch_files
 
-    if decision.dry_run or "run_id" not in decision.evidence:
+    if decision.dry_run or decision.evidence.run_id is None:
         return None
     folder = out or settings.home / "promotions" / study.name
     fetch_files(settings, decision, folder)
@@ -184,17 +184,16 @@ def _since(decision: Decision, engine: Engine, settings: Settings) -> str:
 def _rules(decision: Decision) -> list[str]:
     """One line a finalist and a rule."""
     lines = []
-    for finalist in decision.evidence.get("finalists") or ():
-        evaluation, interval = finalist["evaluation"], finalist["interval"]
-        test = (evaluation or {}).get("metrics", {}).get(decision.evidence["metric"])
+    for finalist in decision.evidence.finalists:
+        test, interval = finalist.test_value(str(decision.evidence.metric)), finalist.interval
         held_out = "" if test is None else f", test {test:.4f}"
         around = "" if interval is None else f" [{interval[0]:.4f}, {interval[1]:.4f}]"
-        value = "-" if finalist["value"] is None else f"{finalist['value']:.4f}"
-        out = f"  out: {finalist['out']}" if finalist["out"] else ""
-        lines.append(f"  finalist trial {finalist['trial']}: {value}{held_out}{around}{out}")
-    for rule in decision.evidence.get("rules") or ():
-        met = "met    " if rule["met"] else "NOT met"
-        lines.append(f"  {met} {rule['rule']}: wanted {rule['wanted']}, seen {rule['seen']}")
+        value = "-" if finalist.value is None else f"{finalist.value:.4f}"
+        out = f"  out: {finalist.out}" if finalist.out else ""
+        lines.append(f"  finalist trial {finalist.trial}: {value}{held_out}{around}{out}")
+    for rule in decision.evidence.rules:
+        met = "met    " if rule.met else "NOT met"
+        lines.append(f"  {met} {rule.rule}: wanted {rule.wanted}, seen {rule.seen}")
     return lines
 
 

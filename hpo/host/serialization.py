@@ -75,8 +75,9 @@ class JsonRecord:
     """Base of records that are stored as JSON objects.
 
     A key stands for the field of its name, or for the one whose metadata has it as `key`. The
-    metadata's `read` makes the field's value of the key's. What a document lacks is the field's
-    default, and what no field knows is kept: a document of another version is written as it was.
+    metadata's `read` makes the field's value of the key's, `write` the other way round. What a
+    document lacks is the field's default, and what no field knows is kept: a document of another
+    version is written as it was.
 
     Attributes:
         others: keys and values that no field stands for.
@@ -93,7 +94,7 @@ class JsonRecord:
         for key, one in _keys(type(self)).items():
             value = getattr(self, one.name)
             if self.stated is None or key in self.stated or not _is_default(one, value):
-                written[key] = _plain(value)
+                written[key] = _plain(one.metadata.get("write", _unchanged)(value))
         return written
 
     @classmethod

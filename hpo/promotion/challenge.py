@@ -115,9 +115,15 @@ class Contest:
         if champion is None:
             return None, ""
         scout = Scout(
-            order.connection, self._study, self._registry, self._store, order.workshop,
-            self._ground, order.say, keep=not order.dry_run,
-        )  # fmt: skip
+            connection=order.connection,
+            study=self._study,
+            registry=self._registry,
+            store=self._store,
+            workshop=order.workshop,
+            ground=self._ground,
+            progress=order.say,
+            keep=not order.dry_run,
+        )
         try:
             return scout.incumbent(champion), ""
         except ServiceError:
@@ -153,9 +159,8 @@ class Contest:
         decision = self._evidence.decision(champion, weighing, incumbent, order.override)
         if lost and decision.outcome is Outcome.PROMOTED:
             reason = f"{lost}; {decision.reason}"
-            decision = replace(
-                decision, reason=reason, evidence=decision.evidence | {"reason": reason}
-            )
+            evidence = replace(decision.evidence, reason=reason)
+            decision = replace(decision, reason=reason, evidence=evidence)
         if decision.outcome is Outcome.PROMOTED:
             return self._promote(decision, settled)
         if champion is None:  # a first champion that breaks an absolute rule
@@ -212,7 +217,7 @@ class Contest:
             self._evidence.decision(settled.champion, None, None, None),
             outcome=Outcome.INCONCLUSIVE, reason=reason, version=stays, previous_version=stays,
         )  # fmt: skip
-        evidence = decision.evidence | {"reason": decision.reason, "comparable": False}
+        evidence = replace(decision.evidence, reason=decision.reason, comparable=False)
         decision = replace(decision, evidence=evidence)
         if decision.dry_run:
             return decision
@@ -246,7 +251,7 @@ class Contest:
     def _keep(self, decision: Decision, champion: str) -> Decision:
         if decision.dry_run:
             return decision
-        comparable = bool(decision.evidence["comparable"])
+        comparable = decision.evidence.comparable
         name = kept_id(self.key, champion, comparable=comparable)
         before = ledger.recorded(self._order.connection, name)
         return before or self._record(decision, name)
@@ -271,7 +276,7 @@ class Contest:
     def _publish(self, decision: Decision, name: uuid.UUID) -> Decision:
         """The decision's files in the run; the decision with that run in its evidence."""
         run_id = self._registration.run_id
-        decision = replace(decision, evidence={**decision.evidence, "run_id": run_id})
+        decision = replace(decision, evidence=replace(decision.evidence, run_id=run_id))
         for file, text in self._evidence.files(decision, name).items():
             self._registry.log_text(run_id, file, text)
         return decision

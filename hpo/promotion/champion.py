@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import ChampionError, TrackingError
 from hpo.promotion.alias import look
+from hpo.promotion.evidence import Evidence
 from hpo.promotion.ledger import recorded_champion
 from hpo.storage.postgres.engine import storage_url
 
@@ -55,7 +56,7 @@ def champion(
         "model": model,
         "alias": alias,
         **(dict.fromkeys(_UNKNOWN) if row is None else _known(row)),
-        "simulated": row is not None and bool(row.evidence.get("simulated")),
+        "simulated": row is not None and Evidence.from_json(row.evidence).simulated,
         "mlflow_version": None if shown is None else shown.number,
         "difference": trouble,
     }
@@ -80,14 +81,14 @@ def _registry(settings: Settings) -> Registry:
 
 
 def _known(row: Row[Any]) -> dict[str, Any]:
-    evidence = row.evidence
+    evidence = Evidence.from_json(row.evidence)
     return {
         "version": row.version,
         "trial": row.trial_number,
         "study": row.study_name,
-        "metric": evidence.get("metric"),
-        "value": evidence.get("value"),
-        "test_value": evidence.get("test_value"),
+        "metric": evidence.metric,
+        "value": evidence.value,
+        "test_value": evidence.test_value,
         "decided_at": row.decided_at,
         "decision": str(row.promotion_id),
         "outcome": row.outcome,

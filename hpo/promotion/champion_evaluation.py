@@ -12,12 +12,13 @@ from hpo.datasets.data_yaml import TEST_SPLIT
 from hpo.errors import WeightsError
 from hpo.evaluation.detections import Detections
 from hpo.evaluation.record import Evaluated
+from hpo.promotion.evidence import Evidence
 from hpo.promotion.ledger import promotion_of
 from hpo.storage.artifacts.store import sha256_of
 from hpo.trainer import Job, load_trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from sqlalchemy import Connection
 
@@ -47,7 +48,7 @@ class Workshop(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Incumbent:
     """The champion, as it is to be beaten.
 
@@ -85,7 +86,7 @@ class Ground:
     scratch: Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scout:
     """Finds out how good the champion is.
 
@@ -118,12 +119,17 @@ class Scout:
             ServiceError: a service went away meanwhile.
         """
         row = self._row(champion)
-        known: Mapping[str, Any] = {} if row is None else row.evidence
+        known = Evidence() if row is None else Evidence.from_json(row.evidence)
         study, trial = (None, None) if row is None else (row.study_name, row.trial_number)
         recorded = self._recorded(known)
         evaluated, detections = recorded or self._evaluate(champion, known)
         return Incumbent(
-            champion.number, study, trial, evaluated, detections, again=recorded is None
+            version=champion.number,
+            study=study,
+            trial=trial,
+            evaluated=evaluated,
+            detections=detections,
+            again=recorded is None,
         )
 
     def _row(self, champion: Version) -> Any:
@@ -132,12 +138,11 @@ class Scout:
             return None
         return promotion_of(self.connection, champion.decision)
 
-    def _recorded(self, known: Mapping[str, Any]) -> tuple[Evaluated, Detections | None] | None:
+    def _recorded(self, known: Evidence) -> tuple[Evaluated, Detections | None] | None:
         """Its recorded figures, where they are of this very split and can be resampled."""
-        values = known.get("evaluation")
-        if not values or known.get("code_version") != self.study.code_version:
+        evaluated = known.evaluation
+        if evaluated is None or known.code_version != self.study.code_version:
             return None
-        evaluated = Evaluated.from_dict(values)
         if evaluated.test_fingerprint != self.study.test_fingerprint:
             return None
         sha256 = evaluated.detections_sha256
@@ -147,20 +152,18 @@ class Scout:
             return None
         return evaluated, found
 
-    def _evaluate(
-        self, champion: Version, known: Mapping[str, Any]
-    ) -> tuple[Evaluated, Detections | None]:
+    def _evaluate(self, champion: Version, known: Evidence) -> tuple[Evaluated, Detections | None]:
         spec = self.study.spec
-        if known.get("trainer") != spec.trainer:
+        if known.trainer != spec.trainer:
             raise WeightsError(
-                f"it is of the trainer {known.get('trainer')}, this study's is {spec.trainer}"
+                f"it is of the trainer {known.trainer}, this study's is {spec.trainer}"
             )
-        sha256 = str(known.get("weights_sha256", ""))
+        sha256 = known.weights_sha256 or ""
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise WeightsError(f"the sha256 of its weights is recorded as {sha256!r}")
         ground = self.ground()
         self.progress(f"evaluating the champion, version {champion.number}, on this test split")
-        name = str(known.get("weights_name", "weights/best.pt")).rpartition("/")[2]
+        name = (known.weights_name or "weights/best.pt").rpartition("/")[2]
         folder = Path(tempfile.mkdtemp(dir=ground.scratch))
         try:
             weights = self.store.fetch(sha256, folder / name)
@@ -178,14 +181,15 @@ class Scout:
         return evaluated, None if file is None else Detections.load(file)
 
 
-def champion_job(study: Study, known: Mapping[str, Any], ground: Ground, folder: Path) -> Job:
+def champion_job(study: Study, known: Evidence, ground: Ground, folder: Path) -> Job:
     """The champion's own training as the context of its evaluation, on the challenger's data."""
     spec = study.spec
     folder.mkdir(parents=True)
     described = load_trainer(spec.trainer).describe().arguments
-    params = {name: value for name, value in known.get("params", {}).items() if name in described}
+    params = {name: value for name, value in (known.params or {}).items() if name in described}
     return Job(
-        trial=0, model=spec.model, params=params, train=known.get("train", spec.train),
+        trial=0, model=spec.model, params=params,
+        train=spec.train if known.train is None else known.train,
         epochs=int(params.get("epochs", spec.budget.epochs or 1)), seed=spec.seed,
         metric=spec.objective.metric, direction=spec.objective.direction, data=ground.data,
         device=ground.device, run_dir=folder,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpo.datasets.data_yaml import TEST_SPLIT, load
 from hpo.datasets.fingerprint import top_of
 from hpo.errors import HpoError, WeightsError
-from hpo.host.serialization import finite
 from hpo.promotion.champion_evaluation import load_detections
 from hpo.promotion.decision import Decision, Outcome, promotion_id
+from hpo.promotion.evidence import (
+    ABOUT_A_CHALLENGER,
+    ChampionResult,
+    ClassResult,
+    Cost,
+    Evidence,
+)
 from hpo.promotion.gate import class_differences, finalists_evidence
 from hpo.promotion.report.context import Exhibit, figures
 from hpo.promotion.report.files import documents
@@ -71,85 +78,95 @@ class EvidenceCollector:
         self._incumbent = incumbent
         target, study = self._study.spec.promotion, self._study
         outcome, reason = _outcome(weighing, override)
-        evidence = self._own() | ({} if weighing is None else weighing.evidence())
-        evidence |= {
-            "reason": reason, "champion": self._champion(champion, incumbent),
-            "classes": self._classes(incumbent),
-        }  # fmt: skip
-        if override is not None:
-            evidence |= {"override": True, "why": override.why, "actor": override.actor}
+        evidence = self._own() if weighing is None else weighing.added_to(self._own())
+        why = None if override is None else override.why
+        actor = None if override is None else override.actor
+        evidence = replace(
+            evidence,
+            reason=reason,
+            champion=self._champion(champion, incumbent),
+            classes=self._classes(incumbent),
+            override=override is not None,
+            why=why,
+            actor=actor,
+        )
         return Decision(
-            outcome, study.name, target.model, target.alias, reason,
-            self.challenger.candidate.number,
+            outcome=outcome,
+            study=study.name,
+            model=target.model,
+            alias=target.alias,
+            reason=reason,
+            trial=self.challenger.candidate.number,
             previous_version=None if champion is None else champion.number,
-            evidence=finite(evidence),
-            override=override is not None, why=None if override is None else override.why,
-            actor=None if override is None else override.actor, dry_run=self._order.dry_run,
-        )  # fmt: skip
+            # As it is read again: with None for NaN
+            evidence=Evidence.from_json(evidence.to_json()),
+            override=override is not None,
+            why=why,
+            actor=actor,
+            dry_run=self._order.dry_run,
+        )
 
-    def _own(self) -> dict[str, Any]:
+    def _own(self) -> Evidence:
         spec, study, run = self._study.spec, self._study, self.run
         evaluated = run.evaluated
         metric = spec.objective.metric
         described = load_trainer(spec.trainer).describe()
-        return {
-            "decision": str(self.key),
-            "metric": metric,
-            "direction": spec.objective.direction,
-            "value": self.challenger.value,
-            "test_value": None if evaluated is None else evaluated.metrics.get(metric),
-            "best_epoch": run.best_epoch,
-            "seed": run.seed,
-            "params": self.challenger.candidate.params,
-            "train": spec.train,
-            "weights_name": run.weights_name,
-            "weights_sha256": run.weights_sha256,
-            "spec_sha256": study.spec_sha256,
-            "dataset_fingerprint": study.fingerprint,
-            "test_fingerprint": None if evaluated is None else evaluated.test_fingerprint,
-            "trainer": spec.trainer,
-            "code_version": study.code_version,
-            "simulated": described.simulated,
-            "trials": self._stands.counts,
-            "evaluation": None if evaluated is None else evaluated.to_dict(),
-            "finalists": finalists_evidence(study, self._field, self._stored),
-            "cost": self._cost(),
-            "rules": [],
-            "difference": None,
-            "comparable": True,
-        }
+        return Evidence(
+            decision=str(self.key),
+            metric=metric,
+            direction=spec.objective.direction,
+            value=self.challenger.value,
+            test_value=None if evaluated is None else evaluated.metrics.get(metric),
+            best_epoch=run.best_epoch,
+            seed=run.seed,
+            params=self.challenger.candidate.params,
+            train=spec.train,
+            weights_name=run.weights_name,
+            weights_sha256=run.weights_sha256,
+            spec_sha256=study.spec_sha256,
+            dataset_fingerprint=study.fingerprint,
+            test_fingerprint=None if evaluated is None else evaluated.test_fingerprint,
+            trainer=spec.trainer,
+            code_version=study.code_version,
+            simulated=described.simulated,
+            trials=self._stands.counts,
+            evaluation=evaluated,
+            finalists=finalists_evidence(study, self._field, self._stored),
+            cost=self._cost(),
+            stated=ABOUT_A_CHALLENGER,
+        )
 
     def _champion(
         self, champion: Version | None, incumbent: Incumbent | None
-    ) -> dict[str, Any] | None:
+    ) -> ChampionResult | None:
         if champion is None:
             return None
         if incumbent is None:
-            return {"version": champion.number, "trial": None, "study": None, "evaluation": None,
-                    "evaluated": False, "value": None}  # fmt: skip
+            return ChampionResult(version=champion.number)
         evaluated = incumbent.evaluated
-        return {
-            "version": incumbent.version,
-            "trial": incumbent.trial,
-            "study": incumbent.study,
-            "evaluation": evaluated.to_dict(),
-            "evaluated": incumbent.again,
-            "value": evaluated.metrics.get(self._study.spec.objective.metric),
-        }
+        return ChampionResult(
+            version=incumbent.version,
+            trial=incumbent.trial,
+            study=incumbent.study,
+            evaluation=evaluated,
+            evaluated=incumbent.again,
+            value=evaluated.metrics.get(self._study.spec.objective.metric),
+        )
 
-    def _classes(self, incumbent: Incumbent | None) -> list[dict[str, Any]]:
+    def _classes(self, incumbent: Incumbent | None) -> tuple[ClassResult, ...]:
         evaluated = self.run.evaluated
-        return [] if evaluated is None else class_differences(evaluated, incumbent)
+        return () if evaluated is None else class_differences(evaluated, incumbent)
 
-    def _cost(self) -> dict[str, dict[str, float]]:
+    def _cost(self) -> Cost:
         """Seconds of training and validation by kind of device."""
         rows = training_cost(self._order.connection, self._study)
-        cost: dict[str, dict[str, float]] = {"trials_s": {}, "finals_s": {}}
+        of_trials: dict[str, float] = {}
+        of_finals: dict[str, float] = {}
         for row in rows:
             kind = str(row.device or "unknown").partition(":")[0]
-            part = cost["finals_s" if row.is_final else "trials_s"]
+            part = of_finals if row.is_final else of_trials
             part[kind] = round(part.get(kind, 0.0) + float(row.seconds or 0.0), 3)
-        return cost
+        return Cost(trials_s=of_trials, finals_s=of_finals)
 
     def _stored(self, sha256: str) -> Detections | None:
         try:
@@ -169,12 +186,15 @@ class EvidenceCollector:
         evaluated = self.run.evaluated
         sha256 = None if evaluated is None else evaluated.detections_sha256
         return Exhibit(
-            study, decision, figures(connection, study, params),
-            [{"epoch": row.epoch, "metrics": row.metrics} for row in epochs],
-            None if sha256 is None else self._stored(sha256),
-            None if self._incumbent is None else self._incumbent.detections,
-            pictures=self._pictures, decision_id=str(name),
-        )  # fmt: skip
+            study=study,
+            decision=decision,
+            trials=figures(connection, study, params),
+            curve=[{"epoch": row.epoch, "metrics": row.metrics} for row in epochs],
+            challenger=None if sha256 is None else self._stored(sha256),
+            champion=None if self._incumbent is None else self._incumbent.detections,
+            pictures=self._pictures,
+            decision_id=str(name),
+        )
 
     @cached_property
     def _pictures(self) -> Pictures | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from hpo.promotion.evidence import Evidence
+
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
@@ -25,7 +27,7 @@ class Outcome(Enum):
     NONE = "none"  # there is no trial to decide about
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """One decision.
 
@@ -39,7 +41,7 @@ class Decision:
         version: the champion's version after the decision; None when there is none, or when it
             was not made (a dry run).
         previous_version: the champion's version before it.
-        evidence: the figures it was decided on, JSON-able.
+        evidence: what it was decided on.
         override: whether a person promoted past the gate.
         why: what that person said, or who rolled back.
         actor: that person, `user@host`.
@@ -55,7 +57,7 @@ class Decision:
     trial: int | None = None
     version: int | None = None
     previous_version: int | None = None
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
     override: bool = False
     why: str | None = None
     actor: str | None = None
@@ -65,16 +67,27 @@ class Decision:
     @classmethod
     def from_row(cls, row: Row[Any]) -> Decision:
         """The recorded decision of a row of hpo.promotion."""
+        evidence = Evidence.from_json(row.evidence)
         return cls(
-            Outcome(row.outcome), row.study_name, row.model, row.alias, row.evidence["reason"],
-            row.trial_number, row.version, row.previous_version, row.evidence, row.override,
-            row.why, row.actor, already=True,
-        )  # fmt: skip
+            outcome=Outcome(row.outcome),
+            study=row.study_name,
+            model=row.model,
+            alias=row.alias,
+            reason=evidence.reason,
+            trial=row.trial_number,
+            version=row.version,
+            previous_version=row.previous_version,
+            evidence=evidence,
+            override=row.override,
+            why=row.why,
+            actor=row.actor,
+            already=True,
+        )
 
     @property
     def simulated(self) -> bool:
         """Whether the figures are not of a real training."""
-        return bool(self.evidence.get("simulated"))
+        return bool(self.evidence.simulated)
 
     def sentence(self) -> str:
         """The decision in one sentence, for a person."""
@@ -100,12 +113,11 @@ class Decision:
         return f"{verb}{past} {trial} as {name}, alias {self.alias}"
 
     def _figures(self) -> str:
-        metric, value = self.evidence.get("metric"), self.evidence.get("value")
-        test = self.evidence.get("test_value")
+        value, test = self.evidence.value, self.evidence.test_value
         if value is None:
             return ""
         held_out = "" if test is None else f", {test:.4f} on the test split"
-        return f" ({metric} {value:.4f}{held_out})"
+        return f" ({self.evidence.metric} {value:.4f}{held_out})"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -115,9 +127,9 @@ class Decision:
             "model": self.model,
             "alias": self.alias,
             "trial": self.trial,
-            "metric": self.evidence.get("metric"),
-            "value": self.evidence.get("value"),
-            "test_value": self.evidence.get("test_value"),
+            "metric": self.evidence.metric,
+            "value": self.evidence.value,
+            "test_value": self.evidence.test_value,
             "version": self.version,
             "previous_version": self.previous_version,
             "reason": self.reason,
@@ -127,7 +139,7 @@ class Decision:
             "already": self.already,
             "dry_run": self.dry_run,
             "simulated": self.simulated,
-            "evidence": self.evidence,
+            "evidence": self.evidence.to_json(),
         }
 
 

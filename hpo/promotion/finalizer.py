@@ -24,6 +24,7 @@ from hpo.promotion.candidates import (
     unexamined,
 )
 from hpo.promotion.decision import Decision, Outcome, none_id
+from hpo.promotion.evidence import Evidence
 from hpo.promotion.lock import promotion_lock
 from hpo.promotion.request import Order
 from hpo.tracking.client import error_code
@@ -83,9 +84,19 @@ def finalize(
         tempfile.TemporaryDirectory(prefix="hpo-finalize-") as scratch,
     ):
         order = Order(
-            database, settings, study, workshop, open_ok, dry_run, override, onnx, say, device,
-            connection, Path(scratch),
-        )  # fmt: skip
+            database=database,
+            settings=settings,
+            study=study,
+            workshop=workshop,
+            open_ok=open_ok,
+            dry_run=dry_run,
+            override=override,
+            onnx=onnx,
+            say=say,
+            device=device,
+            connection=connection,
+            scratch=Path(scratch),
+        )
         return _decided(order)
 
 
@@ -172,9 +183,14 @@ def _contested(order: Order, stands: Standing, field: list[Finalist]) -> Decisio
 def _nothing(order: Order, reason: str) -> Decision:
     target = order.study.spec.promotion
     return Decision(
-        Outcome.NONE, order.study.name, target.model, target.alias, reason,
-        evidence={"reason": reason}, dry_run=order.dry_run,
-    )  # fmt: skip
+        outcome=Outcome.NONE,
+        study=order.study.name,
+        model=target.model,
+        alias=target.alias,
+        reason=reason,
+        evidence=Evidence(reason=reason),
+        dry_run=order.dry_run,
+    )
 
 
 def _record_nothing(order: Order, stands: Standing, field: list[Finalist]) -> Decision:
@@ -186,7 +202,7 @@ def _record_nothing(order: Order, stands: Standing, field: list[Finalist]) -> De
         return decision
     name = none_id(order.study, stands.counts, of_finals)
     before = ledger.recorded(order.connection, name)
-    decision = replace(decision, evidence={**decision.evidence, "trials": stands.counts})
+    decision = replace(decision, evidence=replace(decision.evidence, trials=stands.counts))
     if before is None:
         ledger.insert(order.connection, order.study, name, decision)
     return before or decision

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hpo.evaluation.significance import fewest_images, interval, measure_gain, unpaired
+from hpo.promotion.evidence import ClassResult, FinalistResult, RuleResult, SeedResult
 from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from hpo.evaluation.detections import Detections
     from hpo.evaluation.record import Evaluated
     from hpo.evaluation.significance import Gain
     from hpo.promotion.candidates import Finalist
     from hpo.promotion.champion_evaluation import Incumbent
+    from hpo.promotion.evidence import Evidence
     from hpo.studies.spec import Promotion
     from hpo.studies.store import Study
 
@@ -38,13 +40,12 @@ class Verdict:
     Attributes:
         outcome: `promoted`, `kept` (the champion stays) or `inconclusive`.
         reason: why, as a sentence part with figures.
-        rules: each rule that holds for this challenger: `rule`, `wanted`, `seen` as texts, and
-            whether it is `met`.
+        rules: each rule that holds for this challenger.
     """
 
     outcome: str
     reason: str
-    rules: Sequence[Mapping[str, Any]]
+    rules: Sequence[RuleResult]
 
 
 def judge(  # noqa: PLR0917 - two figures, their difference, and what they are figures of
@@ -73,16 +74,16 @@ def judge(  # noqa: PLR0917 - two figures, their difference, and what they are f
     if champion is not None:
         seen += [_gain(rules, difference), *_luck(rules, difference)]
         seen += _classes(rules, challenger, champion)
-    broken = [rule for rule in seen if not rule["met"]]
+    broken = [rule for rule in seen if not rule.met]
     value = challenger.metrics.get(metric, math.nan)
     if not broken:
         return Verdict(PROMOTED, _why_promoted(metric, value, challenger, difference), seen)
     unsure = difference is not None and difference.value > rules.min_gain
-    names = {rule["rule"] for rule in broken}
+    names = {rule.rule for rule in broken}
     if unsure and names <= {"gain", "luck"}:
         return Verdict(INCONCLUSIVE, _why_inconclusive(rules, metric, difference), seen)
     # A gain that is not one says enough of its luck
-    told = [rule for rule in broken if rule["rule"] != "luck" or "gain" not in names]
+    told = [rule for rule in broken if rule.rule != "luck" or "gain" not in names]
     return Verdict(KEPT, "; ".join(_unmet(rule, metric) for rule in told), seen)
 
 
@@ -111,7 +112,7 @@ def images_needed(difference: Gain, min_gain: float) -> int | None:
 
 def _absolute(
     rules: Promotion, it: Evaluated, champion: Evaluated | None, metric: str, direction: str
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[RuleResult]:
     """The rules that need no champion."""
     least, rises = rules.min_value, direction == "maximize"
     if least is None and champion is None and rises:
@@ -135,7 +136,7 @@ def _absolute(
         )
 
 
-def _gain(rules: Promotion, difference: Gain | None) -> dict[str, Any]:
+def _gain(rules: Promotion, difference: Gain | None) -> RuleResult:
     wanted = f"{_percent(rules.confidence)} lower bound above {rules.min_gain:g}"
     if difference is None:
         return _rule("gain", wanted, "not compared", met=False)
@@ -144,7 +145,7 @@ def _gain(rules: Promotion, difference: Gain | None) -> dict[str, Any]:
     return _rule("gain", wanted, signed(difference), met=met)
 
 
-def _luck(rules: Promotion, difference: Gain | None) -> Iterator[dict[str, Any]]:
+def _luck(rules: Promotion, difference: Gain | None) -> Iterator[RuleResult]:
     """Equal models are promoted no more often than that, however few the images are."""
     if difference is None:
         return
@@ -157,9 +158,7 @@ def _luck(rules: Promotion, difference: Gain | None) -> Iterator[dict[str, Any]]
     yield _rule("luck", wanted, seen, met=met)
 
 
-def _classes(
-    rules: Promotion, challenger: Evaluated, champion: Evaluated
-) -> Iterator[dict[str, Any]]:
+def _classes(rules: Promotion, challenger: Evaluated, champion: Evaluated) -> Iterator[RuleResult]:
     """No class may lose more than is allowed, by what was found of it."""
     limit = rules.max_class_loss
     if limit is None:
@@ -206,16 +205,16 @@ def _why_inconclusive(rules: Promotion, metric: str, difference: Gain | None) ->
     )
 
 
-def _unmet(rule: Mapping[str, Any], metric: str) -> str:
+def _unmet(rule: RuleResult, metric: str) -> str:
     names = {"value": metric, "gain": f"gain in {metric}", "luck": BY_LUCK}
-    name = names.get(rule["rule"], rule["rule"])
+    name = names.get(rule.rule, rule.rule)
     # The name says of the luck already what it is
-    seen, wanted = rule["seen"].removesuffix(_HOW_OFTEN), rule["wanted"].removesuffix(_OF_LUCK)
+    seen, wanted = rule.seen.removesuffix(_HOW_OFTEN), rule.wanted.removesuffix(_OF_LUCK)
     return f"{name} {seen}, wanted {wanted}"
 
 
-def _rule(rule: str, wanted: str, seen: str, *, met: bool) -> dict[str, Any]:
-    return {"rule": rule, "wanted": wanted, "seen": seen, "met": bool(met)}
+def _rule(rule: str, wanted: str, seen: str, *, met: bool) -> RuleResult:
+    return RuleResult(rule=rule, wanted=wanted, seen=seen, met=bool(met))
 
 
 def _percent(confidence: float) -> str:
@@ -241,14 +240,15 @@ class Weighing:
     difference: Gain | None
     incomparable: str
 
-    def evidence(self) -> dict[str, Any]:
-        """As JSON-able values."""
-        return {
-            "reason": self.incomparable or self.verdict.reason,
-            "difference": None if self.difference is None else self.difference.to_json(),
-            "rules": [dict(rule) for rule in self.verdict.rules],
-            "comparable": not self.incomparable,
-        }
+    def added_to(self, evidence: Evidence) -> Evidence:
+        """The evidence with what was found here."""
+        return replace(
+            evidence,
+            reason=self.incomparable or self.verdict.reason,
+            gain=self.difference,
+            rules=tuple(self.verdict.rules),
+            comparable=not self.incomparable,
+        )
 
 
 def weigh(
@@ -284,7 +284,7 @@ def _incomparable(metric: str, one: Detections | None, other: Detections | None)
 
 def finalists_evidence(
     study: Study, field: Sequence[Finalist], detections: Callable[[str], Detections | None]
-) -> list[dict[str, Any]]:
+) -> tuple[FinalistResult, ...]:
     """Every finalist with its figures and the interval of its value on the test split.
 
     Args:
@@ -292,48 +292,47 @@ def finalists_evidence(
         field: the finalists, best by validation first.
         detections: gives the stored detections of a sha256; None where they are gone.
     """
-    return [_finalist(study, one, detections) for one in field]
+    return tuple(_finalist(study, one, detections) for one in field)
 
 
 def _finalist(
     study: Study, one: Finalist, detections: Callable[[str], Detections | None]
-) -> dict[str, Any]:
+) -> FinalistResult:
     best = one.best(study).evaluated if one.runs else None
     sha256 = None if best is None else best.detections_sha256
     found = None if sha256 is None else detections(sha256)
-    return {
-        "trial": one.candidate.number,
-        "value": one.value if one.runs else None,
-        "spread": one.spread,
-        "seeds": [
-            {"seed": run.seed, "value": run.value, "final": run.final,
-             "weights_sha256": run.weights_sha256}
+    return FinalistResult(
+        trial=one.candidate.number,
+        value=one.value if one.runs else None,
+        spread=one.spread,
+        seeds=tuple(
+            SeedResult(
+                seed=run.seed, value=run.value, final=run.final, weights_sha256=run.weights_sha256
+            )
             for run in one.runs
-        ],
-        "evaluation": None if best is None else best.to_dict(),
-        "interval": _interval(study, found),
-        "out": one.out,
-    }  # fmt: skip
+        ),
+        evaluation=best,
+        interval=_interval(study, found),
+        out=one.out,
+    )
 
 
-def _interval(study: Study, found: Detections | None) -> list[float] | None:
+def _interval(study: Study, found: Detections | None) -> tuple[float, float] | None:
     rules, metric = study.spec.promotion, study.spec.objective.metric
     if found is None or metric not in DETECTION_METRICS:
         return None
-    return list(
-        interval(
-            found, metric,
-            resamples=rules.resamples, seed=rules.seed, confidence=rules.confidence,
-        )
+    return interval(
+        found, metric,
+        resamples=rules.resamples, seed=rules.seed, confidence=rules.confidence,
     )  # fmt: skip
 
 
-def class_differences(evaluated: Evaluated, incumbent: Incumbent | None) -> list[dict[str, Any]]:
+def class_differences(evaluated: Evaluated, incumbent: Incumbent | None) -> tuple[ClassResult, ...]:
     """AP50 of each class, of the challenger and of the champion."""
     theirs = {} if incumbent is None else incumbent.evaluated.per_class
     rows = []
     for name, figures in evaluated.per_class.items():
         own, other = figures.get("AP50"), theirs.get(name, {}).get("AP50")
         gain = None if own is None or other is None else own - other
-        rows.append({"name": name, "challenger": own, "champion": other, "difference": gain})
-    return rows
+        rows.append(ClassResult(name=name, challenger=own, champion=other, difference=gain))
+    return tuple(rows)

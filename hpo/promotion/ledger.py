@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import TrackingError
 from hpo.promotion.decision import Decision
+from hpo.promotion.evidence import Evidence
 from hpo.storage.postgres.queries import Queries
 from hpo.studies.status import champion_row
 from hpo.studies.store import optuna_id
@@ -99,7 +100,7 @@ def row_of_study(study_id: int, promotion_id: uuid.UUID, decision: Decision) -> 
         "study_name": decision.study, "outcome": decision.outcome.value,
         "model": decision.model, "alias": decision.alias, "trial_number": decision.trial,
         "version": decision.version, "previous_version": decision.previous_version,
-        "evidence": decision.evidence, "override": decision.override, "why": decision.why,
+        "evidence": decision.evidence.to_json(), "override": decision.override, "why": decision.why,
         "actor": decision.actor,
     }  # fmt: skip
 
@@ -120,7 +121,7 @@ def made_by(row: Row[Any] | None) -> str | None:
     if row is None or row.version is None:
         return None
     own = row.promotion_id if row.outcome == "promoted" else None
-    decision = row.evidence.get("decision") or own
+    decision = Evidence.from_json(row.evidence).decision or own
     return None if decision is None else str(decision)
 
 
@@ -131,9 +132,6 @@ def actor() -> str:
     except (KeyError, OSError):  # a container's user without a name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
-
-
-FIGURES = ("metric", "value", "test_value")  # of the evidence, shown with each row
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ def _until(line: list[Reign], reign: Reign) -> list[Reign]:
 
 def entry(row: Row[Any]) -> dict[str, Any]:
     """A row as `hpo champion --history --json` shows it."""
-    evidence = row.evidence
+    evidence = Evidence.from_json(row.evidence)
     return {
         "seq": row.seq,
         "decided_at": row.decided_at,
@@ -203,9 +201,11 @@ def entry(row: Row[Any]) -> dict[str, Any]:
         "previous_version": row.previous_version,
         "study": row.study_name,
         "trial": row.trial_number,
-        **{name: evidence.get(name) for name in FIGURES},
-        "simulated": bool(evidence.get("simulated")),
-        "reason": evidence.get("reason"),
+        "metric": evidence.metric,
+        "value": evidence.value,
+        "test_value": evidence.test_value,
+        "simulated": evidence.simulated,
+        "reason": evidence.reason or None,
         "why": row.why,
         "actor": row.actor,
         "decision": str(row.promotion_id),

@@ -117,13 +117,13 @@ class Registration:
         if self.order.onnx and self.order.study.spec.promotion.onnx:
             self.order.say("exporting to ONNX, and comparing what it detects")
             artifacts["onnx"] = self.order.workshop.export_onnx(weights, self._job())
-        placed = replace(decision, evidence=decision.evidence | {"run_id": self.run_id})
+        placed = replace(decision, evidence=replace(decision.evidence, run_id=self.run_id))
         card = model_card(self.evidence.exhibit(placed, self.key))
         return replace(package, artifacts=artifacts, card=card, metadata=tags)
 
     def _tags(self, decision: Decision) -> dict[str, str]:
         evidence = decision.evidence
-        shown = {name: evidence.get(name) for name in SHOWN}
+        shown = {name: getattr(evidence, name) for name in SHOWN}
         own = {"hpo.study": decision.study, "hpo.trial": str(decision.trial)}
         tags = {f"hpo.{name}": str(value) for name, value in shown.items() if value is not None}
         simulated = {"simulated": "true"} if decision.simulated else {}
@@ -132,11 +132,11 @@ class Registration:
     def _description(self, decision: Decision) -> str:
         evidence = decision.evidence
         simulated = "SIMULATED, no real training. " if decision.simulated else ""
-        test = evidence["test_value"]
+        test = evidence.test_value
         held_out = "" if test is None else f", {test:.5f} on the test split"
         return (
             f"{simulated}Trial {decision.trial} of the study {decision.study}: "
-            f"{evidence['metric']} {evidence['value']:.5f} at epoch {evidence['best_epoch']}"
+            f"{evidence.metric} {evidence.value:.5f} at epoch {evidence.best_epoch}"
             f"{held_out}. What it is and what it is not for: README.md, the model card. Why, and "
             "how to undo it: decision.html among the artifacts of its run."
         )

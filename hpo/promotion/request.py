@@ -32,7 +32,7 @@ class Override:
     actor: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """What `finalize` was asked; its docstring explains each.
 

@@ -14,6 +14,7 @@ from hpo.errors import ChampionError, TrackingError, UsageError
 from hpo.promotion import ledger
 from hpo.promotion.alias import Move, command, complete, is_same, look, move
 from hpo.promotion.decision import Decision, Outcome
+from hpo.promotion.evidence import Evidence
 from hpo.promotion.ledger import history, succession
 from hpo.promotion.lock import promotion_lock
 from hpo.storage.postgres.engine import storage_url
@@ -192,17 +193,28 @@ class _Rollback:
         before = self._number_before(stands)
         promoted = self._promotion(target)
         study_id, study = self._study(stands, promoted)
+        reason = _reason(stands, target, before)
         known = {} if promoted is None else promoted.evidence
-        evidence = {name: known[name] for name in KEPT if name in known} | {
-            "reason": _reason(stands, target, before),
-            "decision": None if target is None else target.decision,
-            "moved_by_hand": stands.moved_by_hand,
-        }
+        evidence = replace(
+            Evidence.from_json({name: known[name] for name in KEPT if name in known}),
+            reason=reason,
+            decision=None if target is None else target.decision,
+            moved_by_hand=stands.moved_by_hand,
+        )
+        stated = (evidence.stated or frozenset()) | {"decision"}
         decision = Decision(
-            Outcome.ROLLED_BACK, study, request.model, request.alias, evidence["reason"],
-            None if promoted is None else promoted.trial_number, to, before, evidence,
-            why=request.why, actor=request.actor,
-        )  # fmt: skip
+            outcome=Outcome.ROLLED_BACK,
+            study=study,
+            model=request.model,
+            alias=request.alias,
+            reason=reason,
+            trial=None if promoted is None else promoted.trial_number,
+            version=to,
+            previous_version=before,
+            evidence=replace(evidence, stated=stated),
+            why=request.why,
+            actor=request.actor,
+        )
         row = ledger.row_of_study(study_id, decision_id, decision)
         move(
             self._connection, self._registry,

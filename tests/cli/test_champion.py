@@ -13,6 +13,7 @@ from support.promotion import ALIAS
 from hpo.promotion import ledger
 from hpo.promotion.champion import champion
 from hpo.promotion.decision import Decision, Outcome
+from hpo.promotion.evidence import Evidence
 from hpo.promotion.ledger import Reign, history, succession
 from hpo.studies.status import status
 
@@ -40,9 +41,10 @@ def shown(bench: ChampionBench) -> dict[str, Any]:
 
 def keep(bench: ChampionBench) -> None:
     """A decision that leaves the champion where it is, past the gate's word."""
-    evidence = {"reason": "it is not better", "metric": "mAP50", "value": 0.25}
     decision = Decision(
-        Outcome.KEPT, bench.study.name, bench.model, ALIAS, "it is not better", 3, 2, 2, evidence,
+        outcome=Outcome.KEPT, study=bench.study.name, model=bench.model, alias=ALIAS,
+        reason="it is not better", trial=3, version=2, previous_version=2,
+        evidence=Evidence(reason="it is not better", metric="mAP50", value=0.25),
     )  # fmt: skip
     with bench.engine.begin() as connection:
         ledger.insert(connection, bench.study, uuid.uuid4(), decision)
@@ -77,8 +79,9 @@ def test_the_history_tells_every_decision_the_newest_first(champions: ChampionBe
 def test_an_override_is_marked_in_the_history(champions: ChampionBench) -> None:
     """With who it was and why."""
     decision = Decision(
-        Outcome.PROMOTED, champions.study.name, champions.model, ALIAS, "a person chose it", 3, 1,
-        None, {"reason": "a person chose it"}, override=True, why="the client asked",
+        outcome=Outcome.PROMOTED, study=champions.study.name, model=champions.model, alias=ALIAS,
+        reason="a person chose it", trial=3, version=1,
+        evidence=Evidence(reason="a person chose it"), override=True, why="the client asked",
         actor="ada@lab",
     )  # fmt: skip
     with champions.engine.begin() as connection:

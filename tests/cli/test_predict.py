@@ -17,6 +17,7 @@ from support.training import Recorder, make_images, make_job, register
 
 from hpo.promotion import ledger
 from hpo.promotion.decision import Decision, Outcome
+from hpo.promotion.evidence import Evidence
 from hpo.storage.artifacts.store import sha256_of
 from workers.simulated.trainer import SimulatedTrainer
 
@@ -166,11 +167,12 @@ def test_a_promoted_version_is_compared_with_postgresql_before_its_code_runs(
 
     folder = Path(simulated.source.removeprefix("file://"))
     (weights,) = (folder / "artifacts").iterdir()
-    evidence = {"decision": simulated.decision, "weights_sha256": sha256_of(weights)}
+    evidence = Evidence(decision=simulated.decision, weights_sha256=sha256_of(weights))
     study = simulated_study(engine)
     decision = Decision(
-        Outcome.PROMOTED, study.name, simulated.model, "champion", "better", 0, 1, None, evidence
-    )
+        outcome=Outcome.PROMOTED, study=study.name, model=simulated.model, alias="champion",
+        reason="better", trial=0, version=1, evidence=evidence,
+    )  # fmt: skip
     with engine.begin() as connection:
         ledger.insert(connection, study, uuid.uuid4(), decision)
     images = make_images(desk.folder / "images", count=1).parent / "images" / "val"

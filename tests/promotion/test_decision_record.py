@@ -122,7 +122,7 @@ def test_a_gain_is_a_fall_where_less_is_better() -> None:
 def test_the_gain_over_the_baseline_is_of_one_training_each() -> None:
     """The mean over the seeds of the finals is no match for a baseline's only value."""
     found = exhibits.exhibit()
-    assert found.evidence["value"] == 0.7103
+    assert found.evidence.value == 0.7103
     assert "gain +0.21000 by 0.71000 of trial 7 in the study" in as_markdown(found)
     gone = as_markdown(replace(found, trials=found.trials[:5]))
     assert "- baseline: 0.50000 (trial 0)\n" in gone
@@ -131,8 +131,9 @@ def test_the_gain_over_the_baseline_is_of_one_training_each() -> None:
 def test_one_seeds_value_is_no_mean() -> None:
     """Only its best epoch is told."""
     found = exhibits.exhibit()
-    (best, *others) = found.evidence["finalists"]
-    known = found.evidence | {"finalists": [best | {"seeds": best["seeds"][1:]}, *others]}
+    (best, *others) = found.evidence.finalists
+    finalists = (replace(best, seeds=best.seeds[1:]), *others)
+    known = replace(found.evidence, finalists=finalists)
     text = as_markdown(replace(found, decision=replace(found.decision, evidence=known)))
     assert "- mAP50 in validation (maximize): 0.71030 (best epoch 18)" in text
     assert "mean of" not in text
@@ -169,8 +170,9 @@ def test_the_page_leaves_details_of_the_finalists_to_the_text() -> None:
 def test_one_is_told_in_the_singular() -> None:
     """One trial, one image."""
     found = exhibits.exhibit()
-    gain = found.evidence["difference"] | {"images": 1}
-    decision = replace(found.decision, evidence=found.evidence | {"difference": gain})
+    assert found.evidence.gain is not None
+    gain = replace(found.evidence.gain, images=1)
+    decision = replace(found.decision, evidence=replace(found.evidence, gain=gain))
     text = as_markdown(replace(found, decision=decision, trials=found.trials[:1]))
     assert "1 trial (1 complete)" in text
     assert "on the same 1 test image:" in text
@@ -324,7 +326,7 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_texts_and_lines_stand_out_from_the_paper(theme: int) -> None:
     """4.5 to 1 for texts and 3 to 1 for lines, as WCAG 2 asks at level AA."""
-    style = (Path(hpo.promotion.__file__).parent / "page.css").read_text(encoding="utf-8")
+    style = (Path(hpo.promotion.__file__).parent / "report/page.css").read_text(encoding="utf-8")
     blocks = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in style.split(":root {")[1:]]
     colours: dict[str, Any] = blocks[theme]
     for paper in ("paper", "shade"):

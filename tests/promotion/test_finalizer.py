@@ -45,7 +45,7 @@ def test_the_best_trial_becomes_the_champion_with_everything_that_explains_it(
     assert (decision.outcome, decision.trial, decision.version) == (Outcome.PROMOTED, 1, 1)
     version = bench.client.get_model_version_by_alias(bench.model, "champion")
     assert (version.tags["hpo.trial"], version.tags["hpo.value"]) == ("1", "0.6")
-    assert version.tags["hpo.weights_sha256"] == decision.evidence["weights_sha256"]
+    assert version.tags["hpo.weights_sha256"] == decision.evidence.weights_sha256
     assert (version.tags["simulated"], version.tags["hpo.study"]) == ("true", study.name)
     assert version.description.startswith("SIMULATED")
     run = bench.client.get_run(version.run_id)
@@ -60,7 +60,7 @@ def test_the_record_says_what_why_and_how_to_undo_it(bench: PromotionBench) -> N
     study = bench.study(baselines=({"x": 0.2, "y": 0.1, "kind": "a"},))
     bench.told(study, 0.25, 0.5)
     decision = bench.finalize(study)
-    run_id = decision.evidence["run_id"]
+    run_id = str(decision.evidence.run_id)
     names = ("decision.md", "decision.html", "metadata.json", "metrics.json")
     texts = Registry(bench.client).read_texts(run_id, names)
     assert set(texts) == set(names)
@@ -72,7 +72,7 @@ def test_the_record_says_what_why_and_how_to_undo_it(bench: PromotionBench) -> N
     metadata = json.loads(texts["metadata.json"])
     assert metadata["model_uri"] == f"models:/{bench.model}/1"
     assert metadata["decision"] == str(promotions(bench.engine)[0].promotion_id)
-    assert json.loads(texts["metrics.json"])["test_mAP50"] == decision.evidence["test_value"]
+    assert json.loads(texts["metrics.json"])["test_mAP50"] == decision.evidence.test_value
 
 
 def test_a_second_call_returns_the_recorded_decision_and_writes_nothing(
@@ -215,7 +215,7 @@ def test_a_value_typed_into_the_dashboard_is_never_promoted(bench: PromotionBenc
         storage.engine.dispose()
     teller.tell(0.2)
     decision = bench.finalize(study)
-    assert (decision.trial, decision.evidence["value"]) == (0, 0.3)
+    assert (decision.trial, decision.evidence.value) == (0, 0.3)
 
 
 def test_pruned_and_failed_trials_never_compete_and_the_reason_is_said_once(

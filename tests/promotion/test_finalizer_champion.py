@@ -60,7 +60,8 @@ def test_a_better_trial_of_another_study_takes_the_place(bench: PromotionBench) 
     assert (decision.outcome, decision.version, decision.previous_version) == (
         Outcome.PROMOTED, 2, 1,
     )  # fmt: skip
-    assert not decision.evidence["champion"]["evaluated"]  # its figures were of this very split
+    assert decision.evidence.champion is not None
+    assert not decision.evidence.champion.evaluated  # its figures were of this very split
     assert (bench.versions(), bench.champion()) == ([1, 2], 2)
 
 
@@ -94,8 +95,9 @@ def test_a_champion_of_other_data_is_evaluated_on_this_study_s(bench: PromotionB
     bench.finalize(first)
     decision = bench.finalize(second)
     assert decision.outcome is Outcome.PROMOTED
-    assert decision.evidence["champion"]["evaluated"]
-    assert decision.evidence["champion"]["value"] == pytest.approx(0.4, abs=0.1)
+    assert decision.evidence.champion is not None
+    assert decision.evidence.champion.evaluated
+    assert decision.evidence.champion.value == pytest.approx(0.4, abs=0.1)
 
 
 @pytest.mark.parametrize("kept_in_store", [True, False])
@@ -105,13 +107,14 @@ def test_a_champion_s_weights_are_found_in_the_store_or_in_the_version(
     """The version's own files stand in for a store that was emptied."""
     first = bench.study("first", test_fingerprint="0" * 64)
     bench.told(first, 0.3, 0.4)
-    sha256 = bench.finalize(first).evidence["weights_sha256"]
+    sha256 = bench.finalize(first).evidence.weights_sha256
     if not kept_in_store:
         (bench.folder / ".hpo" / "artifacts" / "objects" / sha256[:2] / sha256).unlink()
     second = bench.study("second", seed=1)  # other weights than the first's
     bench.told(second, 0.97, 0.95)
     decision = bench.finalize(second)
-    assert decision.evidence["champion"]["evaluated"]
+    assert decision.evidence.champion is not None
+    assert decision.evidence.champion.evaluated
     assert decision.outcome is Outcome.PROMOTED
 
 
@@ -121,7 +124,7 @@ def test_a_champion_that_cannot_be_evaluated_stays_until_someone_decides(
     """The record says how to go on; with the alias removed the same trial is promoted."""
     first = bench.study("first", test_fingerprint="0" * 64)
     bench.told(first, 0.3, 0.4)
-    sha256 = bench.finalize(first).evidence["weights_sha256"]
+    sha256 = bench.finalize(first).evidence.weights_sha256
     (bench.folder / ".hpo" / "artifacts" / "objects" / sha256[:2] / sha256).unlink()
     source = bench.client.get_model_version(bench.model, "1").source
     for file in _folder(source).rglob("weights.json"):
@@ -203,7 +206,7 @@ def test_a_promotion_through_mlflows_http_server_is_the_same(
     registry = Registry(bench.client)
     assert registry.aliases(bench.model) == {"champion": 2, "previous": 1}
     names = ("decision.md", "decision.html", "metadata.json", "metrics.json")
-    assert set(registry.read_texts(decision.evidence["run_id"], names)) == set(names)
+    assert set(registry.read_texts(str(decision.evidence.run_id), names)) == set(names)
 
 
 def test_a_metric_that_detections_do_not_tell_decides_nothing(bench: PromotionBench) -> None:
@@ -229,8 +232,8 @@ def test_a_gain_that_may_be_luck_is_inconclusive(bench: PromotionBench) -> None:
     bench.told(second, 0.4, 0.51)
     bench.finalize(first)
     decision = bench.finalize(second)
-    difference = decision.evidence["difference"]
-    assert difference["low"] <= 0 < difference["value"]
+    assert decision.evidence.gain is not None
+    assert decision.evidence.gain.low <= 0 < decision.evidence.gain.value
     assert (decision.outcome, decision.version) == (Outcome.INCONCLUSIVE, 1)
     assert "may be luck: to be 95% sure takes" in decision.reason
     assert (bench.versions(), bench.champion()) == ([1], 1)
@@ -263,7 +266,8 @@ def test_an_override_promotes_past_the_gate_and_says_so(bench: PromotionBench) -
     bench.told(third, 0.4, 0.9)
     decision = bench.finalize(third)  # the champion past the gate is the one to beat
     assert (decision.outcome, decision.previous_version) == (Outcome.PROMOTED, 2)
-    assert decision.evidence["champion"]["trial"] == 0
+    assert decision.evidence.champion is not None
+    assert decision.evidence.champion.trial == 0
 
 
 def test_a_model_that_finds_nothing_is_no_first_champion(bench: PromotionBench) -> None:

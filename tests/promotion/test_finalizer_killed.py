@@ -117,7 +117,8 @@ def test_a_promotion_killed_at_a_step_is_made_once_in_the_end(
     killed(bench, start(bench, study, fault), fault)
     decision = bench.finalize(study, open_ok=True)
     assert (decision.outcome, decision.trial, decision.version) == (Outcome.PROMOTED, 1, 2)
-    assert (decision.previous_version, decision.evidence["champion"]["version"]) == (1, 1)
+    assert decision.evidence.champion is not None
+    assert (decision.previous_version, decision.evidence.champion.version) == (1, 1)
     once(bench, study)
 
 

@@ -11,6 +11,7 @@ from support.found import Drawn, draw
 from hpo.evaluation.average_precision import figures
 from hpo.evaluation.record import Evaluated
 from hpo.evaluation.significance import EXPANDED, Gain, measure_gain
+from hpo.promotion.evidence import RuleResult
 from hpo.promotion.gate import Verdict, chance, images_needed, judge
 from hpo.studies.spec import Promotion
 
@@ -53,18 +54,18 @@ def test_a_sure_gain_is_promoted() -> None:
         "each bound at 95%; chance of such a gain by luck alone: 2.1%"
     )
     assert verdict.rules == [
-        {
-            "rule": "gain",
-            "wanted": "95% lower bound above 0",
-            "seen": "+0.0500 [+0.0100, +0.0900]",
-            "met": True,
-        },
-        {
-            "rule": "luck",
-            "wanted": "at most 5% of luck",
-            "seen": "2.1%: how often two equal models would show such a gain",
-            "met": True,
-        },
+        RuleResult(
+            rule="gain",
+            wanted="95% lower bound above 0",
+            seen="+0.0500 [+0.0100, +0.0900]",
+            met=True,
+        ),
+        RuleResult(
+            rule="luck",
+            wanted="at most 5% of luck",
+            seen="2.1%: how often two equal models would show such a gain",
+            met=True,
+        ),
     ]
 
 
@@ -77,7 +78,7 @@ def test_an_unsure_gain_is_inconclusive() -> None:
         "to be 95% sure takes about 400 test images, there are 100; chance of such a gain by luck "
         "alone: 17.0%"
     )
-    assert [rule["met"] for rule in verdict.rules] == [False, False]
+    assert [rule.met for rule in verdict.rules] == [False, False]
 
 
 def test_a_gain_that_equal_models_often_show_is_inconclusive() -> None:
@@ -89,7 +90,7 @@ def test_a_gain_that_equal_models_often_show_is_inconclusive() -> None:
         "to be 95% sure takes somewhat more test images, there are 100; chance of such a gain by "
         "luck alone: 5.6%"
     )
-    assert [rule["met"] for rule in verdict.rules] == [True, False]
+    assert [rule.met for rule in verdict.rules] == [True, False]
 
 
 def test_little_luck_does_not_make_up_for_the_bound() -> None:
@@ -182,7 +183,7 @@ def test_a_limit_is_kept_with_and_without_a_champion(
 ) -> None:
     """What is over it is not promoted however much better, and the reason says both figures."""
     verdict = judged(**rules) if against else first(evaluated(), **rules)
-    assert {"rule": rule, "wanted": wanted, "seen": seen, "met": met} in verdict.rules
+    assert RuleResult(rule=rule, wanted=wanted, seen=seen, met=met) in verdict.rules
     assert verdict.outcome == ("promoted" if met else "kept")
     if not met:
         assert f"{seen}, wanted {wanted}" in verdict.reason
@@ -211,11 +212,11 @@ def test_no_class_may_lose_more_than_is_allowed() -> None:
     """By AP50 as it was found; a loss of just as much is allowed, the worst class is named."""
     challenger = evaluated(0.5, per_class={"bird": {"AP50": 0.43}, "cat": {"AP50": 0.9}})
     gain, _, classes = judged(challenger=challenger, max_class_loss=0.02).rules
-    assert gain["met"]
-    assert classes["rule"] == "classes"
-    assert classes["wanted"] == "no class loses more than 0.02 AP50"
-    assert classes["seen"] == "bird -0.0200"
-    assert classes["met"]
+    assert gain.met
+    assert classes.rule == "classes"
+    assert classes.wanted == "no class loses more than 0.02 AP50"
+    assert classes.seen == "bird -0.0200"
+    assert classes.met
     verdict = judged(challenger=challenger, max_class_loss=0.01)
     assert verdict.outcome == "kept"
     assert verdict.reason == "classes bird -0.0200, wanted no class loses more than 0.01 AP50"
@@ -243,7 +244,7 @@ def test_a_first_champion_needs_absolute_rules_only() -> None:
     verdict = first(evaluated(0.5), max_class_loss=0.01)
     assert verdict.outcome == "promoted"
     assert verdict.reason == "it is the model's first champion: mAP50 0.5000 on 100 test images"
-    assert [rule["rule"] for rule in verdict.rules] == ["value"]
+    assert [rule.rule for rule in verdict.rules] == ["value"]
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])

@@ -14,6 +14,7 @@ from hpo.evaluation.average_precision import figures
 from hpo.evaluation.record import Evaluated
 from hpo.evaluation.significance import measure_gain
 from hpo.promotion.champion_evaluation import Incumbent
+from hpo.promotion.evidence import Evidence
 from hpo.promotion.gate import Weighing, weigh
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ def evaluated(found: Detections | None) -> Evaluated:
 
 
 def weighed(challenger: Detections | None, champion: Detections | None) -> Weighing:
-    incumbent = Incumbent(3, "before", 4, evaluated(champion), champion, again=False)
+    incumbent = Incumbent(
+        version=3, study="before", trial=4, evaluated=evaluated(champion), detections=champion,
+        again=False,
+    )  # fmt: skip
     return weigh(STUDY, evaluated(challenger), challenger, incumbent)
 
 
@@ -43,11 +47,11 @@ def test_the_evidence_is_the_difference_with_its_luck() -> None:
         resamples=rules.resamples, seed=rules.seed, confidence=rules.confidence,
     )  # fmt: skip
     assert found.verdict.outcome == "promoted"
-    evidence = found.evidence()
-    assert evidence["difference"] == expected.to_json()
-    assert evidence["difference"]["luck"] == 1 / 2001
-    assert [rule["rule"] for rule in evidence["rules"]] == ["gain", "luck"]
-    assert evidence["comparable"]
+    evidence = found.added_to(Evidence())
+    assert evidence.gain == expected
+    assert evidence.to_json()["difference"]["luck"] == 1 / 2001
+    assert [one.rule for one in evidence.rules] == ["gain", "luck"]
+    assert evidence.comparable
 
 
 @pytest.mark.parametrize(
@@ -68,4 +72,4 @@ def test_what_cannot_be_compared_is_said(champion: Detections | None, why: str) 
     assert found.incomparable.startswith(why)
     assert found.difference is None
     assert found.verdict.outcome == "kept"
-    assert found.evidence()["reason"] == found.incomparable
+    assert found.added_to(Evidence()).reason == found.incomparable

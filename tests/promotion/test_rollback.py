@@ -98,7 +98,7 @@ def test_a_version_can_be_named_also_forward_and_one_of_another_hand(
     champions.roll_back(1)
     assert champions.roll_back(2).version == 2  # forward: a rollback undone
     decision = champions.roll_back(foreign)
-    assert (decision.version, decision.trial, decision.evidence["decision"]) == (3, None, None)
+    assert (decision.version, decision.trial, decision.evidence.decision) == (3, None, None)
     assert champions.aliases() == {"champion": 3, "previous": 2}
     assert champions.settle().moved_by_hand == ""
     assert [champions.roll_back().version for _ in range(2)] == [2, 1]

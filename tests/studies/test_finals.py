@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import text
 
 from hpo.evaluation.detections import Detections
-from hpo.evaluation.record import Evaluated
 from hpo.promotion.decision import Outcome
 from hpo.storage.artifacts.opening import open_store
 from hpo.studies.finals import finals_of
@@ -60,11 +59,12 @@ def test_the_best_trials_are_evaluated_on_held_out_images(bench: PromotionBench)
     ]  # fmt: skip
     decision = bench.decide(study)
     evidence = decision.evidence
-    assert [one["trial"] for one in evidence["finalists"]] == [4, 1, 2]
-    evaluated = Evaluated.from_dict(evidence["evaluation"])
+    assert [one.trial for one in evidence.finalists] == [4, 1, 2]
+    evaluated = evidence.evaluation
+    assert evaluated is not None
     assert evaluated.test_fingerprint == study.test_fingerprint
-    assert evaluated.weights_sha256 == evidence["weights_sha256"]
-    assert evaluated.metrics["mAP50"] == evidence["test_value"] == pytest.approx(0.7, abs=0.1)
+    assert evaluated.weights_sha256 == evidence.weights_sha256
+    assert evaluated.metrics["mAP50"] == evidence.test_value == pytest.approx(0.7, abs=0.1)
     assert set(evaluated.latency_ms) == {"median", "p95"}
     assert evaluated.parameters
     assert evaluated.weights_bytes
@@ -98,11 +98,11 @@ def test_several_seeds_train_each_finalist_again(bench: PromotionBench) -> None:
         (1, 0, False), (1, 1, True), (1, 2, True), (0, 0, False), (0, 1, True), (0, 2, True),
     ]  # fmt: skip
     decision = bench.decide(study)
-    finalist = decision.evidence["finalists"][0]
-    values = [one["value"] for one in finalist["seeds"]]
+    finalist = decision.evidence.finalists[0]
+    values = [one.value for one in finalist.seeds]
     assert len(set(values)) == 3
-    assert finalist["value"] == pytest.approx(sum(values) / 3)
-    assert finalist["spread"] > 0
+    assert finalist.value == pytest.approx(sum(values) / 3)
+    assert (finalist.spread or 0) > 0
 
 
 def test_longer_finals_train_all_seeds_for_as_long_as_asked(bench: PromotionBench) -> None:
@@ -119,7 +119,7 @@ def test_longer_finals_train_all_seeds_for_as_long_as_asked(bench: PromotionBenc
     assert epochs == 10
     decision = bench.decide(study)
     assert decision.outcome is Outcome.PROMOTED
-    run = bench.client.get_run(decision.evidence["run_id"])
+    run = bench.client.get_run(str(decision.evidence.run_id))
     assert run.data.tags["hpo.study"] == f"{study.name}/finals"
 
 
@@ -140,11 +140,11 @@ def test_the_test_split_does_not_choose_the_challenger(bench: PromotionBench) ->
     teller.tell(0.6, quality=0.3)
     teller.tell(0.5, quality=0.9)
     decision = bench.finalize(study)
-    first, second = decision.evidence["finalists"]
-    assert (first["trial"], second["trial"], decision.trial) == (0, 1, 0)
-    tested = [one["evaluation"]["metrics"]["mAP50"] for one in (first, second)]
+    first, second = decision.evidence.finalists
+    assert (first.trial, second.trial, decision.trial) == (0, 1, 0)
+    tested = [one.test_value("mAP50") or 0.0 for one in (first, second)]
     assert tested[0] < tested[1]
-    assert decision.evidence["test_value"] == tested[0]
+    assert decision.evidence.test_value == tested[0]
 
 
 def test_a_study_that_promotes_nothing_has_no_finals(bench: PromotionBench) -> None:
@@ -196,7 +196,7 @@ def test_a_trial_whose_weights_are_gone_is_out_and_the_next_one_challenges(
         file.write_text(json.dumps({"quality": 0.9}))
     decision = bench.finalize(study)
     assert (decision.outcome, decision.trial) == (Outcome.PROMOTED, 0)
-    out = {one["trial"]: one["out"] for one in decision.evidence["finalists"]}
+    out = {one.trial: one.out for one in decision.evidence.finalists}
     assert out[0] == ""
     assert "the weights of trial 1" in out[1]
 

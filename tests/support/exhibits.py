@@ -13,6 +13,7 @@ from support.studies import simulated_spec
 
 from hpo.evaluation.detections import OVERLAPS, Detections
 from hpo.promotion.decision import Decision, Outcome
+from hpo.promotion.evidence import Evidence
 from hpo.promotion.report.context import Exhibit, TrialFigures
 from hpo.promotion.report.files import documents
 from hpo.studies.spec import Promotion
@@ -81,7 +82,7 @@ def picture(name: str) -> Image.Image:
 
 
 def evaluation(value: float, *, names: tuple[str, ...] = NAMES, images: int = 40) -> dict[str, Any]:
-    """An `Evaluated` as a mapping."""
+    """An `Evaluated` as it is stored."""
     spread = np.linspace(-0.08, 0.08, len(names))
     per_class = {
         name: {"AP50": value + shift, "AP50-95": value / 2, "precision": 0.8, "recall": 0.7}
@@ -153,7 +154,12 @@ def trials() -> list[TrialFigures]:
             {} if value is None else {"mAP50": value, "mAP50-95": value / 2, "precision": 0.8}
         )
         params = {"lr0": 0.001 * (number + 1), "momentum": 0.9 + number / 200, "mosaic": 0.5}
-        found.append(TrialFigures(number, state, value, 18, metrics, params, 120.0 + number))
+        found.append(
+            TrialFigures(
+                number=number, state=state, value=value, best_epoch=18, metrics=metrics,
+                params=params, train_s=120.0 + number,
+            )
+        )  # fmt: skip
     return found
 
 
@@ -173,7 +179,7 @@ def curve(epochs: int = 20) -> list[dict[str, Any]]:
 
 
 def evidence(outcome: str) -> dict[str, Any]:
-    """The evidence of a decision that was weighed against a champion."""
+    """The evidence of a decision that was weighed against a champion, as it is stored."""
     good = outcome == "promoted"
     value, gain = (0.7131, 0.0613) if good else (0.6712, 0.0194)
     low, high = gain - 0.034, gain + 0.035
@@ -225,26 +231,30 @@ def evidence(outcome: str) -> dict[str, Any]:
 
 def exhibit(outcome: str = "promoted", **changes: Any) -> Exhibit:
     """A decision against champion 3; `changes` are the decision's."""
+    known = Evidence.from_json(evidence(outcome))
     decision = Decision(
-        Outcome(outcome), "harbour", "ships", "champion", evidence(outcome)["reason"], 7,
-        4 if outcome == "promoted" else 3, 3, evidence(outcome),
+        outcome=Outcome(outcome), study="harbour", model="ships", alias="champion",
+        reason=known.reason, trial=7, version=4 if outcome == "promoted" else 3,
+        previous_version=3, evidence=known,
     )  # fmt: skip
     return Exhibit(
-        study(), replace(decision, **changes), trials(), curve(), detections(0.85, seed=2),
-        detections(0.72, seed=3), "5f0c8f5e-5b9f-5a52-8f1c-0f6a6c1f5e3d", picture,
+        study=study(), decision=replace(decision, **changes), trials=trials(), curve=curve(),
+        challenger=detections(0.85, seed=2), champion=detections(0.72, seed=3),
+        decision_id="5f0c8f5e-5b9f-5a52-8f1c-0f6a6c1f5e3d", pictures=picture,
     )  # fmt: skip
 
 
 def first_champion() -> Exhibit:
     """A promotion with no champion before it."""
     found = exhibit("promoted")
-    known = {**found.evidence, "champion": None, "difference": None,
-             "classes": [one | {"champion": None, "difference": None}
-                         for one in found.evidence["classes"]],
-             "rules": found.evidence["rules"][2:],
-             "reason": "it is the first champion of ships"}  # fmt: skip
+    known = replace(
+        found.evidence, champion=None, gain=None, rules=found.evidence.rules[2:],
+        classes=tuple(replace(one, champion=None, difference=None)
+                      for one in found.evidence.classes),
+        reason="it is the first champion of ships",
+    )  # fmt: skip
     decision = replace(
-        found.decision, previous_version=None, version=1, evidence=known, reason=known["reason"]
+        found.decision, previous_version=None, version=1, evidence=known, reason=known.reason
     )
     return replace(found, decision=decision, champion=None)
 
@@ -252,7 +262,7 @@ def first_champion() -> Exhibit:
 def simulated() -> Exhibit:
     """A promotion of the trainer that trains nothing."""
     found = exhibit("promoted")
-    known = {**found.evidence, "simulated": True, "trainer": "simulated"}
+    known = replace(found.evidence, simulated=True, trainer="simulated")
     spec = replace(found.study.spec, trainer="simulated", model="simulated", data=None)
     own = replace(found.study, spec=spec, fingerprint=None, code_version="simulated 1")
     return replace(
@@ -264,24 +274,26 @@ def nothing() -> Exhibit:
     """A finished study without a candidate."""
     reason = "no trial is complete with a value that a worker told: 12 failed"
     decision = Decision(
-        Outcome.NONE, "harbour", "ships", "champion", reason, evidence={"reason": reason}
-    )
-    return Exhibit(study(), decision)
+        outcome=Outcome.NONE, study="harbour", model="ships", alias="champion", reason=reason,
+        evidence=Evidence(reason=reason),
+    )  # fmt: skip
+    return Exhibit(study=study(), decision=decision)
 
 
 def old() -> Exhibit:
     """A promotion that was recorded before there were finals."""
-    known = {
+    known = Evidence.from_json({
         "reason": "it is the model's first champion", "comparable": True, "champion_value": None,
         "champion_evaluated": False, "value": 0.6, "metric": "mAP50", "direction": "maximize",
         "best_epoch": 2, "params": {"x": 0.5}, "weights_name": "weights/weights.json",
         "weights_sha256": "c" * 64, "spec_sha256": "b" * 64, "dataset_fingerprint": None,
         "trainer": "simulated", "code_version": "simulated 1", "simulated": True, "trials": {},
-    }  # fmt: skip
+    })  # fmt: skip
     decision = Decision(
-        Outcome.PROMOTED, "harbour", "ships", "champion", known["reason"], 1, 1, evidence=known
-    )
-    return Exhibit(study(), decision, trials())
+        outcome=Outcome.PROMOTED, study="harbour", model="ships", alias="champion",
+        reason=known.reason, trial=1, version=1, evidence=known,
+    )  # fmt: skip
+    return Exhibit(study=study(), decision=decision, trials=trials())
 
 
 def overridden() -> Exhibit:

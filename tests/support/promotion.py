@@ -18,6 +18,7 @@ from hpo.promotion import ledger
 from hpo.promotion.alias import Move, move, settle
 from hpo.promotion.candidates import call_finals
 from hpo.promotion.decision import Decision, Outcome
+from hpo.promotion.evidence import Evidence
 from hpo.promotion.finalizer import finalize
 from hpo.promotion.lock import promotion_lock
 from hpo.promotion.rollback import Request, roll_back
@@ -282,10 +283,10 @@ class ChampionBench:
             stands = settle(connection, self.registry, self.model, ALIAS)
             assert stands.moved_by_hand == ""
             before = None if stands.champion is None else stands.champion.number
-            evidence = {"reason": "it is better", "metric": "mAP50", "value": value}
             decision = Decision(
-                Outcome.PROMOTED, self.study.name, self.model, ALIAS, "it is better", trial,
-                number, before, evidence,
+                outcome=Outcome.PROMOTED, study=self.study.name, model=self.model, alias=ALIAS,
+                reason="it is better", trial=trial, version=number, previous_version=before,
+                evidence=Evidence(reason="it is better", metric="mAP50", value=value),
             )  # fmt: skip
             row = ledger.row_of(self.study, decision_id, decision)
             step = Move(self.model, ALIAS, number, before, decision_id, row)

@@ -97,12 +97,13 @@ def test_a_champion_of_other_data_is_fetched_from_the_server_when_the_store_lost
     """The version's own files stand in, whichever way MLflow is reached."""
     first = anywhere.study("first", test_fingerprint="0" * 64)
     anywhere.told(first, 0.3, 0.4)
-    sha256 = anywhere.finalize(first).evidence["weights_sha256"]
+    sha256 = anywhere.finalize(first).evidence.weights_sha256
     (Path(anywhere.settings.artifacts) / "objects" / sha256[:2] / sha256).unlink()
     second = anywhere.study("second", seed=1)
     anywhere.told(second, 0.97, 0.95)
     decision = anywhere.finalize(second)
-    assert (decision.version, decision.evidence["champion"]["evaluated"]) == (2, True)
+    assert decision.evidence.champion is not None
+    assert (decision.version, decision.evidence.champion.evaluated) == (2, True)
 
 
 def test_the_version_holds_the_weights_the_signature_and_the_requirements(
@@ -118,11 +119,11 @@ def test_the_version_holds_the_weights_the_signature_and_the_requirements(
     source = bench.client.get_model_version(bench.model, "1").source
     folder = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(tmp_path / "files")))
     sums = {sha256_of(file) for file in (folder / "artifacts").iterdir()}
-    assert decision.evidence["weights_sha256"] in sums
+    assert decision.evidence.weights_sha256 in sums
     written = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
     (column,) = json.loads(written["signature"]["inputs"])
     assert (column["name"], column["type"]) == ("image", "any")
-    assert written["run_id"] == decision.evidence["run_id"]
+    assert written["run_id"] == decision.evidence.run_id
     requirements = (folder / "requirements.txt").read_text(encoding="utf-8").split()
     assert requirements == ["mlflow", "pandas"]
 
@@ -206,7 +207,7 @@ def test_no_password_is_stored_in_mlflow(bench: PromotionBench, tmp_path: Path) 
     assert secret
     client = open_client(bench.settings, storage_url(bench.settings))
     version = client.get_model_version(bench.model, "1")
-    run = client.get_run(decision.evidence["run_id"])
+    run = client.get_run(str(decision.evidence.run_id))
     texts = [str(dict(version)), str(run.to_dictionary()), str(promotions(bench.engine))]
     local = Path(client.download_artifacts(run.info.run_id, "", str(tmp_path)))
     files = [*local.rglob("*"), *Path(version.source.removeprefix("file://")).rglob("*")]

@@ -10,8 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.promotion.report.context import champion_of
-from hpo.promotion.report.formatting import difference_of, figure, signed, span
+from hpo.promotion.report.formatting import figure, signed, span
 from hpo.promotion.report.markup import text
 from hpo.trainer import DETECTION_METRICS
 
@@ -55,12 +54,12 @@ class Line:
 
 def differences(exhibit: Exhibit) -> str:
     """The gain over the champion with its interval, and the difference of each class."""
-    found = difference_of(exhibit.evidence)
-    if not found or found.get("value") is None:
+    found = exhibit.evidence.gain
+    if found is None or math.isnan(found.value):
         return ""
-    low, high = found.get("low"), found.get("high")
-    figures = f"{signed(found['value'])} {span((low, high), sign=True)}"
-    gain = Row(f"Gain in {exhibit.metric}", found["value"], figures, low, high, kind="main")
+    low, high = found.low, found.high
+    figures = f"{signed(found.value)} {span((low, high), sign=True)}"
+    gain = Row(f"Gain in {exhibit.metric}", found.value, figures, low, high, kind="main")
     rows, left_out = _class_rows(exhibit)
     rules = exhibit.study.spec.promotion
     lines = [Line(0.0, "zero")]
@@ -79,23 +78,23 @@ def differences(exhibit: Exhibit) -> str:
 def finalists(exhibit: Exhibit) -> str:
     """The objective of each finalist on the test split, with its interval."""
     rows = []
-    for one in exhibit.evidence.get("finalists") or ():
-        value = ((one.get("evaluation") or {}).get("metrics") or {}).get(exhibit.metric)
+    for one in exhibit.evidence.finalists:
+        value = one.test_value(exhibit.metric)
         if value is None:
             continue
-        main = one["trial"] == exhibit.decision.trial
-        label = f"trial {one['trial']}" + (" (challenger)" if main else "")
-        low, high = one.get("interval") or (None, None)
+        main = one.trial == exhibit.decision.trial
+        label = f"trial {one.trial}" + (" (challenger)" if main else "")
+        low, high = one.interval or (None, None)
         figures = f"{figure(value)} {span((low, high))}"
         rows.append(Row(label, value, figures, low, high, kind="main" if main else "other"))
     if not rows:
         return ""
     lines, notes = [], ["Best in validation first: the test split did not choose the challenger."]
-    champion = champion_of(exhibit.evidence)
-    if champion.get("value") is not None:
-        label = f"version {champion['version']} (champion)"
-        rows.append(Row(label, champion["value"], figure(champion["value"]), kind="champion"))
-        lines.append(Line(champion["value"], "wanted"))
+    champion = exhibit.evidence.champion
+    if champion is not None and champion.value is not None:
+        label = f"version {champion.version} (champion)"
+        rows.append(Row(label, champion.value, figure(champion.value), kind="champion"))
+        lines.append(Line(champion.value, "wanted"))
         notes.append("Dashed: the champion.")
     return _figure(f"{exhibit.metric} of the finalists on the test split", rows, lines, notes)
 
@@ -111,12 +110,12 @@ def ticks(low: float, high: float) -> list[float]:
 
 def _class_rows(exhibit: Exhibit) -> tuple[list[Row], int]:
     compared = [
-        one for one in exhibit.evidence.get("classes") or () if one["difference"] is not None
+        (one.difference, one.name) for one in exhibit.evidence.classes if one.difference is not None
     ]
-    most = sorted(compared, key=lambda one: -abs(one["difference"]))[:SHOWN_CLASSES]
+    most = sorted(compared, key=lambda one: -abs(one[0]))[:SHOWN_CLASSES]
     rows = [
-        Row(f"AP50 of {one['name']}", one["difference"], signed(one["difference"]))
-        for one in sorted(most, key=lambda one: -one["difference"])
+        Row(f"AP50 of {name}", change, signed(change))
+        for change, name in sorted(most, key=lambda one: -one[0])
     ]
     return rows, len(compared) - len(rows)
 

@@ -13,21 +13,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from hpo.evaluation.detections import Detections
+    from hpo.evaluation.record import Evaluated
     from hpo.promotion.decision import Decision
+    from hpo.promotion.evidence import Evidence, FinalistResult
     from hpo.studies.store import Study
 
     Pictures = Callable[[str], Image | None]
     from sqlalchemy import Connection
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exhibit:
     """One decision with all that can be shown of it.
 
     Attributes:
         study: whose trial was decided about.
-        decision: what was decided; its evidence may lack any key: decisions of earlier versions
-            and those about nothing have few.
+        decision: what was decided; its evidence may lack anything: decisions of earlier versions
+            and those about nothing have little.
         trials: every ended trial of the study, by number.
         curve: `epoch` and `metrics` of each epoch of the training whose weights the challenger is.
         challenger: what its weights found on the test split; None where that is not known.
@@ -47,14 +49,24 @@ class Exhibit:
     pictures: Pictures | None = None
 
     @property
-    def evidence(self) -> Mapping[str, Any]:
-        """The figures that it was decided on."""
+    def evidence(self) -> Evidence:
+        """What it was decided on."""
         return self.decision.evidence
 
     @property
     def metric(self) -> str:
         """The objective's metric."""
         return self.study.spec.objective.metric
+
+    @property
+    def evaluation(self) -> Evaluated | None:
+        """The challenger's figures on the test split; None where it was not evaluated."""
+        return self.evidence.evaluated(self.decision.trial)
+
+    @property
+    def finalist(self) -> FinalistResult | None:
+        """The challenger among the finalists; None where there were none."""
+        return self.evidence.finalist(self.decision.trial)
 
     @property
     def same_images(self) -> bool:
@@ -64,23 +76,7 @@ class Exhibit:
         return self.challenger.images == self.champion.images
 
 
-def evaluation_of(evidence: Mapping[str, Any], trial: int | None) -> Mapping[str, Any]:
-    """The challenger's `Evaluated` as a mapping; empty where there is none."""
-    if evidence.get("evaluation"):
-        return dict(evidence["evaluation"])
-    for finalist in evidence.get("finalists") or ():
-        if finalist["trial"] == trial and finalist.get("evaluation"):
-            return dict(finalist["evaluation"])
-    return {}
-
-
-def champion_of(evidence: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is known of the champion that was there before; empty where there was none."""
-    champion = evidence.get("champion")
-    return dict(champion) if isinstance(champion, dict) else {}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialFigures:
     """One ended trial.
 
@@ -106,11 +102,16 @@ def figures(connection: Connection, study: Study, params: dict[int, Any]) -> lis
     rows = trial_figures(connection, study)
     return [
         TrialFigures(
-            row.number, row.state, None if row.state == "FAIL" else row.value, row.best_epoch,
-            row.metrics or {}, params.get(row.number, {}), row.train_s or 0.0,
+            number=row.number,
+            state=row.state,
+            value=None if row.state == "FAIL" else row.value,
+            best_epoch=row.best_epoch,
+            metrics=row.metrics or {},
+            params=params.get(row.number, {}),
+            train_s=row.train_s or 0.0,
         )
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def ranked(study: Study, trials: Sequence[TrialFigures]) -> list[TrialFigures]:

@@ -8,8 +8,7 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from hpo.promotion.report.context import champion_of, evaluation_of
-from hpo.promotion.report.formatting import difference_of, seed_values
+from hpo.promotion.report.formatting import seed_values
 from hpo.promotion.report.render import as_html, as_markdown
 from hpo.storage.postgres.engine import storage_url
 from hpo.tracking.client import open_client
@@ -19,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from hpo.evaluation.record import Evaluated
+    from hpo.evaluation.significance import Gain
     from hpo.promotion.decision import Decision
+    from hpo.promotion.evidence import ChampionResult
     from hpo.promotion.report.context import Exhibit
     from hpo.settings import Settings
 
@@ -58,19 +60,19 @@ def metadata(decision: Decision, *, decision_id: str = "") -> dict[str, Any]:
         "previous_version": decision.previous_version,
         "study": decision.study,
         "trial": decision.trial,
-        "run_id": evidence.get("run_id"),
-        "seed": evidence.get("seed"),
-        "metric": evidence.get("metric"),
-        "direction": evidence.get("direction"),
-        "params": evidence.get("params"),
+        "run_id": evidence.run_id,
+        "seed": evidence.seed,
+        "metric": evidence.metric,
+        "direction": evidence.direction,
+        "params": evidence.params,
         "weights": {
-            "name": evidence.get("weights_name"), "sha256": evidence.get("weights_sha256"),
+            "name": evidence.weights_name, "sha256": evidence.weights_sha256,
         },
-        "spec_sha256": evidence.get("spec_sha256"),
-        "dataset_fingerprint": evidence.get("dataset_fingerprint"),
-        "test_fingerprint": evidence.get("test_fingerprint"),
-        "trainer": evidence.get("trainer"),
-        "code_version": evidence.get("code_version"),
+        "spec_sha256": evidence.spec_sha256,
+        "dataset_fingerprint": evidence.dataset_fingerprint,
+        "test_fingerprint": evidence.test_fingerprint,
+        "trainer": evidence.trainer,
+        "code_version": evidence.code_version,
         "figures": metrics(decision),
     }  # fmt: skip
 
@@ -82,29 +84,19 @@ def metrics(decision: Decision) -> dict[str, float]:
     whose weights it is; `previous_` are figures of the champion before the decision.
     """
     evidence = decision.evidence
-    evaluation = evaluation_of(evidence, decision.trial)
-    champion, found = champion_of(evidence), difference_of(evidence)
+    evaluation = evidence.evaluated(decision.trial)
     seeds = seed_values(decision)
     named: dict[str, Any] = {
         "promoted": int(decision.outcome.value == "promoted"),
-        "value": evidence.get("value"),
-        "weights_value": seeds.get(evidence.get("seed")),
+        "value": evidence.value,
+        "weights_value": None if evidence.seed is None else seeds.get(evidence.seed),
         "seeds": len(seeds) or None,
-        "best_epoch": evidence.get("best_epoch"),
-        "test_value": evidence.get("test_value"),
-        **_prefixed("test_", evaluation.get("metrics")),
-        **_prefixed("latency_ms_", evaluation.get("latency_ms")),
-        "test_images": evaluation.get("images"),
-        "parameters": evaluation.get("parameters"),
-        "gflops": evaluation.get("gflops"),
-        "weights_bytes": evaluation.get("weights_bytes"),
-        "previous_value": champion.get("value"),
-        **_prefixed("previous_", (champion.get("evaluation") or {}).get("metrics")),
-        **_prefixed("gain_", {key: found.get(key) for key in ("low", "high", "better", "luck")}),
-        "gain": found.get("value"),
+        "best_epoch": evidence.best_epoch,
+        "test_value": evidence.test_value,
+        **_evaluated(evaluation),
+        **_previous(evidence.champion),
+        **_gain(evidence.gain),
     }
-    for name, figures in (evaluation.get("per_class") or {}).items():
-        named |= _prefixed(f"class_{name}_", figures)
     return {name: value for name, value in named.items() if _is_figure(value)}
 
 
@@ -153,8 +145,43 @@ def _json(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _prefixed(prefix: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {f"{prefix}{name}": value for name, value in (values or {}).items()}
+def _evaluated(evaluation: Evaluated | None) -> dict[str, Any]:
+    if evaluation is None:
+        return {}
+    named = {
+        **_prefixed("test_", evaluation.metrics),
+        **_prefixed("latency_ms_", evaluation.latency_ms),
+        "test_images": evaluation.images,
+        "parameters": evaluation.parameters,
+        "gflops": evaluation.gflops,
+        "weights_bytes": evaluation.weights_bytes,
+    }
+    for name, figures in evaluation.per_class.items():
+        named |= _prefixed(f"class_{name}_", figures)
+    return named
+
+
+def _previous(champion: ChampionResult | None) -> dict[str, Any]:
+    if champion is None:
+        return {}
+    metrics = {} if champion.evaluation is None else champion.evaluation.metrics
+    return {"previous_value": champion.value, **_prefixed("previous_", metrics)}
+
+
+def _gain(gain: Gain | None) -> dict[str, Any]:
+    if gain is None:
+        return {}
+    return {
+        "gain": gain.value,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "gain_better": gain.probability_better,
+        "gain_luck": gain.p_value,
+    }
+
+
+def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}{name}": value for name, value in values.items()}
 
 
 def _is_figure(value: Any) -> bool:
@@ -171,4 +198,4 @@ def fetch_files(settings: Settings, decision: Decision, folder: Path) -> None:
         TrackingError: MLflow cannot be reached.
     """
     registry = Registry(open_client(settings, storage_url(settings)))
-    write_files(folder, registry.read_texts(decision.evidence["run_id"], NAMES))
+    write_files(folder, registry.read_texts(str(decision.evidence.run_id), NAMES))

@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpo.evaluation.significance import Gain
+from hpo.promotion.evidence import NOT_EVALUATED, ChampionResult
 from hpo.promotion.gate import BY_LUCK, chance
-from hpo.promotion.report.context import champion_of, evaluation_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from hpo.evaluation.record import Evaluated
     from hpo.promotion.decision import Decision
     from hpo.promotion.report.context import Exhibit
 
@@ -126,51 +128,44 @@ def megabytes(size: Any) -> str:
     return f"{size / 1e6:.2f} MB" if size else NO_FIGURE
 
 
-def difference_of(evidence: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The gain over the champion with its interval; empty where the two were not compared."""
-    difference = evidence.get("difference")
-    return dict(difference) if isinstance(difference, dict) else {}
-
-
 def difference_sentence(exhibit: Exhibit) -> str:
     """The gain on the test split with everything that belongs to it; "" where there is none."""
-    found = difference_of(exhibit.evidence)
-    if not found:
+    found = exhibit.evidence.gain
+    if found is None:
         return ""
-    confidence = confidence_percent(found.get("confidence"))
     return (
-        f"Gain in {exhibit.metric} on the same {counted(found.get('images'), 'test image')}: "
-        f"{signed(found.get('value'))} {span((found.get('low'), found.get('high')), sign=True)}, "
-        f"each bound at {confidence}; the probability of being better is "
-        f"{percent(found.get('better'), 1)} ({found.get('method')}, "
-        f"{found.get('resamples')} resamples of the images, seed {found.get('seed')})"
-        f"{_luck(found)}."
+        f"Gain in {exhibit.metric} on the same {counted(found.images, 'test image')}: "
+        f"{signed(found.value)} {span((found.low, found.high), sign=True)}, "
+        f"each bound at {confidence_percent(found.confidence)}; the probability of being better is "
+        f"{percent(found.probability_better, 1)} ({found.method}, "
+        f"{found.resamples} resamples of the images, seed {found.seed})"
+        f"{_by_chance(found)}."
     )
 
 
 def key_facts(exhibit: Exhibit) -> list[Fact]:
     """What to know first, in the order in which it is asked."""
     evidence, metric = exhibit.evidence, exhibit.metric
-    evaluation = evaluation_of(evidence, exhibit.decision.trial)
-    found, champion = difference_of(evidence), champion_of(evidence)
+    evaluation = exhibit.evaluation or NOT_EVALUATED
+    found, champion = evidence.gain or Gain(), evidence.champion or ChampionResult()
+    better = percent(found.probability_better, 1)
     facts = [
-        Fact(f"{metric} on the test split", figure(evidence.get("test_value")), _own_span(exhibit)),
-        Fact("Gain over the champion", signed(found.get("value")), _gain_note(found)),
-        Fact("Probability of being better", percent(found.get("better"), 1), _better_note(found)),
+        Fact(f"{metric} on the test split", figure(evidence.test_value), _own_span(exhibit)),
+        Fact("Gain over the champion", signed(found.value), _gain_note(found)),
+        Fact("Probability of being better", better, _better_note(found)),
         Fact(
-            "Champion on the same split", figure(champion.get("value")),
-            f"version {champion.get('version')}"
-            + (", evaluated again" if champion.get("evaluated") else ""),
+            "Champion on the same split", figure(champion.value),
+            f"version {champion.version}" + (", evaluated again" if champion.evaluated else ""),
         ),
         Fact(
-            f"{metric} in validation", figure(evidence.get("value")), validation_note(exhibit),
+            f"{metric} in validation", figure(evidence.value), validation_note(exhibit),
         ),
         Fact(
             "One image takes",
-            f"{figure(_latency(evaluation, 'median'), 1)} ms",
-            f"p95 {figure(_latency(evaluation, 'p95'), 1)} ms; {evaluation.get('device', '')}",
+            f"{figure(evaluation.latency_ms.get('median'), 1)} ms",
+            f"p95 {figure(evaluation.latency_ms.get('p95'), 1)} ms; {evaluation.device}",
         ),
-        Fact("Weights", megabytes(evaluation.get("weights_bytes")), _model_note(evaluation)),
+        Fact("Weights", megabytes(evaluation.weights_bytes), _model_note(evaluation)),
     ]  # fmt: skip
     return [fact for fact in facts if not fact.value.startswith(NO_FIGURE)]
 
@@ -178,62 +173,51 @@ def key_facts(exhibit: Exhibit) -> list[Fact]:
 def validation_note(exhibit: Exhibit, digits: int = 4) -> str:
     """Of which trainings the figure in validation is, and of which one the weights are."""
     evidence, seeds = exhibit.evidence, seed_values(exhibit.decision)
-    epoch, seed = evidence.get("best_epoch"), evidence.get("seed")
+    epoch, seed = evidence.best_epoch, evidence.seed
     if len(seeds) < 2:  # noqa: PLR2004 - a mean of one is itself
         return f"best epoch {epoch}"
-    own = f"{figure(seeds.get(seed), digits)} at its best epoch, {epoch}"
+    own = f"{figure(None if seed is None else seeds.get(seed), digits)} at its best epoch, {epoch}"
     return f"mean of {len(seeds)} seeds; the weights are of seed {seed}: {own}"
 
 
-def seed_values(decision: Decision) -> dict[Any, float]:
+def seed_values(decision: Decision) -> dict[int, float]:
     """The candidate's value in validation by the training's seed."""
-    for finalist in decision.evidence.get("finalists") or ():
-        if finalist["trial"] == decision.trial:
-            return {run["seed"]: run["value"] for run in finalist["seeds"]}
-    return {}
+    finalist = decision.evidence.finalist(decision.trial)
+    return {} if finalist is None else finalist.seed_values
 
 
 def test_images(exhibit: Exhibit) -> int | None:
     """How many images the test split has; None where nothing was evaluated."""
-    images = evaluation_of(exhibit.evidence, exhibit.decision.trial).get("images")
-    return None if images is None else int(images)
+    return None if exhibit.evaluation is None else exhibit.evaluation.images
 
 
 def _own_span(exhibit: Exhibit) -> str:
-    for finalist in exhibit.evidence.get("finalists") or ():
-        if finalist["trial"] == exhibit.decision.trial:
-            return span(finalist.get("interval"))
-    return ""
+    return "" if exhibit.finalist is None else span(exhibit.finalist.interval)
 
 
-def _gain_note(found: Mapping[str, Any]) -> str:
-    ends = span((found.get("low"), found.get("high")), sign=True)
-    return f"{ends}, each bound at {confidence_percent(found.get('confidence'))}" if ends else ""
+def _gain_note(found: Gain) -> str:
+    ends = span((found.low, found.high), sign=True)
+    return f"{ends}, each bound at {confidence_percent(found.confidence)}" if ends else ""
 
 
-def _better_note(found: Mapping[str, Any]) -> str:
-    images = counted(found.get("images"), "image")
-    return f"{found.get('resamples')} resamples of {images}{_luck(found)}"
+def _better_note(found: Gain) -> str:
+    images = counted(found.images, "image")
+    return f"{found.resamples} resamples of {images}{_by_chance(found)}"
 
 
-def _luck(found: Mapping[str, Any]) -> str:
+def _by_chance(found: Gain) -> str:
     """How often equal models show such a gain; "" for no gain, and where it was not asked."""
-    value, luck = found.get("value"), found.get("luck")
-    if luck is None or value is None or value <= 0:
+    if _missing(found.p_value) or not found.value > 0:
         return ""
-    return f"; {BY_LUCK}: {chance(luck)}"
+    return f"; {BY_LUCK}: {chance(found.p_value)}"
 
 
-def _latency(evaluation: Mapping[str, Any], name: str) -> Any:
-    return (evaluation.get("latency_ms") or {}).get(name)
-
-
-def _model_note(evaluation: Mapping[str, Any]) -> str:
+def _model_note(evaluation: Evaluated) -> str:
     parts = []
-    if evaluation.get("parameters"):
-        parts.append(f"{evaluation['parameters'] / 1e6:.2f} M parameters")
-    if evaluation.get("gflops"):
-        parts.append(f"{evaluation['gflops']:.2f} GFLOPs")
+    if evaluation.parameters:
+        parts.append(f"{evaluation.parameters / 1e6:.2f} M parameters")
+    if evaluation.gflops:
+        parts.append(f"{evaluation.gflops:.2f} GFLOPs")
     return ", ".join(parts)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.promotion.report import charts, tables
 from hpo.promotion.report.charts import curves
-from hpo.promotion.report.context import champion_of, evaluation_of
 from hpo.promotion.report.formatting import (
     SIMULATED,
     by_person,
@@ -100,19 +99,19 @@ def _training(exhibit: Exhibit) -> str:
     evidence = exhibit.evidence
     if exhibit.decision.trial is None:
         return ""
-    shown = curves(exhibit.curve, exhibit.metric, evidence.get("best_epoch"))
+    shown = curves(exhibit.curve, exhibit.metric, evidence.best_epoch)
     sentence = tables.baseline_sentence(exhibit)
     return shown + paragraph(f"In validation, {sentence}.") + table(tables.parameters(exhibit))
 
 
 def _champion(exhibit: Exhibit) -> str:
-    decision, champion = exhibit.decision, champion_of(exhibit.evidence)
+    decision, champion = exhibit.decision, exhibit.evidence.champion
     before = "none" if decision.previous_version is None else f"version {decision.previous_version}"
-    if champion.get("value") is not None:
+    if champion is not None and champion.value is not None:
         before += (
-            f", trial {champion.get('trial')} of {champion.get('study')}: {exhibit.metric} "
-            f"{figure(champion['value'])} on this test split"
-            + (", evaluated again for this decision" if champion.get("evaluated") else "")
+            f", trial {champion.trial} of {champion.study}: {exhibit.metric} "
+            f"{figure(champion.value)} on this test split"
+            + (", evaluated again for this decision" if champion.evaluated else "")
         )
     after = "none" if decision.version is None else f"version {decision.version}"
     return paragraph(f"Before: {before}.") + paragraph(f"After: {after}.")
@@ -154,9 +153,9 @@ def candidate(exhibit: Exhibit) -> str:
     evidence, objective = exhibit.evidence, exhibit.study.spec.objective
     if exhibit.decision.trial is None:
         return ""
-    value = figure(evidence.get("value"), tables.DIGITS)
+    value = figure(evidence.value, tables.DIGITS)
     note = validation_note(exhibit, tables.DIGITS)
-    run = evidence.get("run_id")  # a card is written before it is in the evidence
+    run = evidence.run_id  # a card is written before it is in the evidence
     lines = [
         f"trial {exhibit.decision.trial}",
         *([f"MLflow run: {run}"] if run else []),
@@ -195,15 +194,15 @@ def code(step: Step) -> str:
 
 
 def _champion_lines(exhibit: Exhibit) -> str:
-    decision, champion = exhibit.decision, champion_of(exhibit.evidence)
+    decision, champion = exhibit.decision, exhibit.evidence.champion
     before = "none"
     if decision.previous_version is not None:
         before = f"version {decision.previous_version}"
-        if champion.get("value") is not None:
-            again = ", evaluated again" if champion.get("evaluated") else ""
+        if champion is not None and champion.value is not None:
+            again = ", evaluated again" if champion.evaluated else ""
             before += (
-                f" (trial {champion.get('trial')} of {champion.get('study')}; {exhibit.metric} "
-                f"{figure(champion['value'])} on this test split{again})"
+                f" (trial {champion.trial} of {champion.study}; {exhibit.metric} "
+                f"{figure(champion.value)} on this test split{again})"
             )
     after = "none" if decision.version is None else f"version {decision.version}"
     return plain(f"- before: {before}") + "\n" + plain(f"- after: {after}")
@@ -302,7 +301,7 @@ def limits(exhibit: Exhibit) -> list[str]:
             "A person promoted it past the gate: "
             f"{exhibit.decision.why or 'no reason was given'} ({exhibit.decision.actor})."
         )
-    settings = evaluation_of(exhibit.evidence, exhibit.decision.trial).get("settings") or {}
+    settings = {} if exhibit.evaluation is None else exhibit.evaluation.settings
     if "imgsz" in settings:
         found.append(f"Its figures hold for images scaled to {settings['imgsz']} px.")
     found.append(
@@ -329,7 +328,7 @@ def _data(exhibit: Exhibit) -> str:
         f"fingerprint: {study.fingerprint or 'none'}",
         "test split: "
         + ("not evaluated" if images is None else counted(images, "image"))
-        + f", fingerprint {exhibit.evidence.get('test_fingerprint') or study.test_fingerprint}",
+        + f", fingerprint {exhibit.evidence.test_fingerprint or study.test_fingerprint}",
         *([f"classes: {', '.join(names)}"] if names else []),
     ]
     return "\n".join(f"- {plain(line)}" for line in lines)
@@ -345,16 +344,15 @@ def _data_name(data: str | None) -> str:
 def _class_names(exhibit: Exhibit) -> list[str]:
     if exhibit.challenger is not None:
         return list(exhibit.challenger.names)
-    return [str(one["name"]) for one in exhibit.evidence.get("classes") or ()]
+    return [one.name for one in exhibit.evidence.classes]
 
 
 def _sampling(exhibit: Exhibit) -> str:
-    for one in exhibit.evidence.get("finalists") or ():
-        ends = span(one.get("interval")) if one["trial"] == exhibit.decision.trial else ""
-        if ends:
-            value = figure(exhibit.evidence.get("test_value"))
-            return f"with others like them {exhibit.metric} {value} may be anywhere in {ends}, and "
-    return ""
+    ends = "" if exhibit.finalist is None else span(exhibit.finalist.interval)
+    if not ends:
+        return ""
+    value = figure(exhibit.evidence.test_value)
+    return f"with others like them {exhibit.metric} {value} may be anywhere in {ends}, and "
 
 
 def _scarce(exhibit: Exhibit) -> list[str]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpo.promotion.report.context import best_baseline, champion_of, ranked
+from hpo.promotion.evidence import NOT_EVALUATED, Cost
+from hpo.promotion.report.context import best_baseline, ranked
 from hpo.promotion.report.formatting import (
     NO_FIGURE,
     counted,
@@ -20,8 +21,10 @@ from hpo.promotion.report.formatting import (
 from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from hpo.evaluation.record import Evaluated
+    from hpo.promotion.evidence import FinalistResult
     from hpo.promotion.report.context import Exhibit
 
 SHOWN_TRIALS = 10
@@ -49,13 +52,9 @@ class Table:
 
 def rules(exhibit: Exhibit) -> Table | None:
     """Each rule of the gate, and how it was met."""
-    found = exhibit.evidence.get("rules") or ()
-    rows = tuple(
-        (str(rule["rule"]), str(rule["wanted"]), str(rule["seen"]),
-         "met" if rule["met"] else "NOT met")
-        for rule in found
-    )  # fmt: skip
-    broken = frozenset(at for at, rule in enumerate(found) if not rule["met"])
+    found = exhibit.evidence.rules
+    rows = tuple((one.rule, one.wanted, one.seen, "met" if one.met else "NOT met") for one in found)
+    broken = frozenset(at for at, rule in enumerate(found) if not rule.met)
     head = ("rule", "wanted", "seen", "met")
     return Table("How each was met", head, rows, broken) if rows else None
 
@@ -67,7 +66,7 @@ def finalists(exhibit: Exhibit, *, brief: bool = False) -> Table | None:
         exhibit: the decision.
         brief: without what a page has no room for.
     """
-    found = exhibit.evidence.get("finalists") or ()
+    found = exhibit.evidence.finalists
     if not found:
         return None
     metric = exhibit.metric
@@ -79,18 +78,18 @@ def finalists(exhibit: Exhibit, *, brief: bool = False) -> Table | None:
     )  # fmt: skip
     rows = [
         (
-            str(one["trial"]), _note(one, exhibit.decision.trial), _mean(one), _seeds(one),
-            *_tested(one.get("evaluation") or {}, metric, others, span(one.get("interval"))),
+            str(one.trial), _note(one, exhibit.decision.trial), _mean(one), _seeds(one),
+            *_tested(one.evaluation, metric, others, span(one.interval)),
         )
         for one in found
     ]  # fmt: skip
-    marked = {at for at, one in enumerate(found) if one["trial"] == exhibit.decision.trial}
-    champion = champion_of(exhibit.evidence)
-    if champion.get("evaluation"):
-        tested = _tested(champion["evaluation"], metric, others, "")
+    marked = {at for at, one in enumerate(found) if one.trial == exhibit.decision.trial}
+    champion = exhibit.evidence.champion
+    if champion is not None and champion.evaluation is not None:
+        tested = _tested(champion.evaluation, metric, others, "")
         replaced = exhibit.decision.outcome.value == "promoted"
         who = "champion before" if replaced else "champion"
-        rows.append((f"version {champion['version']}", who, "", "", *tested))
+        rows.append((f"version {champion.version}", who, "", "", *tested))
     caption = "The finalists, best in validation first"
     table = Table(caption, head, tuple(rows), frozenset(marked))
     return _without(table, _DETAILS) if brief else table
@@ -98,20 +97,20 @@ def finalists(exhibit: Exhibit, *, brief: bool = False) -> Table | None:
 
 def classes(exhibit: Exhibit) -> Table | None:
     """AP50 of each class, of the challenger and of the champion where there is one."""
-    found = exhibit.evidence.get("classes") or ()
+    found = exhibit.evidence.classes
     if not found:
         return None
     boxes = _true_boxes(exhibit)
     rows = tuple(
         (
-            str(one["name"]), str(boxes.get(one["name"], NO_FIGURE)), figure(one["challenger"]),
-            figure(one["champion"]), signed(one["difference"]),
+            one.name, str(boxes.get(one.name, NO_FIGURE)), figure(one.challenger),
+            figure(one.champion), signed(one.difference),
         )
         for one in found
     )  # fmt: skip
     head = ("class", "true boxes", "AP50 challenger", "AP50 champion", "difference")
     table = Table("Each class on the test split", head, rows)
-    alone = all(one["champion"] is None for one in found)
+    alone = all(one.champion is None for one in found)
     return _without(table, head[3:]) if alone else table
 
 
@@ -141,15 +140,15 @@ def trials(exhibit: Exhibit) -> Table | None:
 
 def parameters(exhibit: Exhibit) -> Table | None:
     """The challenger's parameters."""
-    found = exhibit.evidence.get("params") or {}
+    found = exhibit.evidence.params or {}
     rows = tuple((name, _text(value)) for name, value in found.items())
     return Table("Its parameters", ("parameter", "value"), rows) if rows else None
 
 
 def cost(exhibit: Exhibit) -> Table | None:
     """Time spent, by kind of device; finals are evaluated on the test split too."""
-    spent = exhibit.evidence.get("cost") or {}
-    of_trials, of_finals = spent.get("trials_s") or {}, spent.get("finals_s") or {}
+    spent = exhibit.evidence.cost or Cost()
+    of_trials, of_finals = spent.trials_s, spent.finals_s
     kinds = sorted({*of_trials, *of_finals})
     rows = tuple(
         (
@@ -204,10 +203,10 @@ def identity(exhibit: Exhibit) -> Table:
         ("version", version), ("champion before", _version(decision.previous_version)),
         ("champion after", _version(decision.version)),
         ("study", study.name), ("study uid", study.uid), ("trial", trial),
-        ("MLflow run", evidence.get("run_id")), ("weights", evidence.get("weights_name")),
-        ("weights sha256", evidence.get("weights_sha256")), ("spec sha256", study.spec_sha256),
+        ("MLflow run", evidence.run_id), ("weights", evidence.weights_name),
+        ("weights sha256", evidence.weights_sha256), ("spec sha256", study.spec_sha256),
         ("dataset fingerprint", study.fingerprint or "none, the trainer needs no data"),
-        ("test split fingerprint", evidence.get("test_fingerprint") or study.test_fingerprint),
+        ("test split fingerprint", evidence.test_fingerprint or study.test_fingerprint),
         ("trainer", f"{study.spec.trainer} ({study.code_version}), model {study.spec.model}"),
     )  # fmt: skip
     kept = tuple((name, str(value)) for name, value in rows if value not in (None, ""))
@@ -227,33 +226,35 @@ def _version(number: int | None) -> str | None:
 
 
 def _tested(
-    evaluation: Mapping[str, Any], metric: str, others: Sequence[str], interval: str
+    evaluation: Evaluated | None, metric: str, others: Sequence[str], interval: str
 ) -> tuple[str, ...]:
     """An evaluation's cells of the table of finalists."""
-    metrics, latency = evaluation.get("metrics") or {}, evaluation.get("latency_ms") or {}
-    parameters, gflops = evaluation.get("parameters"), evaluation.get("gflops")
+    evaluation = evaluation or NOT_EVALUATED
+    metrics, latency = evaluation.metrics, evaluation.latency_ms
+    parameters, gflops = evaluation.parameters, evaluation.gflops
     return (
         figure(metrics.get(metric)), interval, *(figure(metrics.get(name)) for name in others),
         figure(latency.get("median"), 1), figure(latency.get("p95"), 1),
         f"{parameters:,}" if parameters else NO_FIGURE, figure(gflops, 2),
-        megabytes(evaluation.get("weights_bytes")),
+        megabytes(evaluation.weights_bytes),
     )  # fmt: skip
 
 
-def _mean(finalist: Mapping[str, Any]) -> str:
-    spread = finalist.get("spread")
-    return figure(finalist.get("value")) + ("" if spread is None else f" ± {figure(spread)}")
+def _mean(finalist: FinalistResult) -> str:
+    spread = finalist.spread
+    return figure(finalist.value) + ("" if spread is None else f" ± {figure(spread)}")
 
 
-def _seeds(finalist: Mapping[str, Any]) -> str:
-    pairs = [f"{run['seed']}:\N{NO-BREAK SPACE}{figure(run['value'])}" for run in finalist["seeds"]]
-    return ", ".join(pairs)
+def _seeds(finalist: FinalistResult) -> str:
+    return ", ".join(
+        f"{seed}:\N{NO-BREAK SPACE}{figure(value)}" for seed, value in finalist.seed_values.items()
+    )
 
 
-def _note(finalist: Mapping[str, Any], challenger: int | None) -> str:
-    if finalist.get("out"):
-        return f"out: {finalist['out']}"
-    return "challenger" if finalist["trial"] == challenger else ""
+def _note(finalist: FinalistResult, challenger: int | None) -> str:
+    if finalist.out:
+        return f"out: {finalist.out}"
+    return "challenger" if finalist.trial == challenger else ""
 
 
 def _true_boxes(exhibit: Exhibit) -> dict[str, int]:
