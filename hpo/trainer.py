@@ -66,6 +66,9 @@ class Description:
         devices: kinds of device it runs on, for instance ("cpu", "cuda").
         code_version: what, together with the study's spec, decides a trial's figures
             (for instance "ultralytics 8.4.190"); a worker with another one is told so.
+        weights_loader: Python that loads the weights of a registered version without MLflow's
+            model, for people to copy; `{uri}` in it stands for the version's URI as a quoted
+            string. "" where there is no other way than MLflow's.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Description:
     needs_data: bool
     devices: tuple[str, ...]
     code_version: str
+    weights_loader: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +248,7 @@ class Package:
             the signature declares.
         licence: of the weights and of the code that runs them, as an SPDX id; "" when the trainer
             does not say.
+        licence_note: what follows from it for whoever uses the model, in sentences; "" for nothing.
         licence_text: its full text, LICENSE among the model's files; "" for none.
         card: the model card as Markdown, README.md among the model's files; "" for none. Whoever
             registers the model writes it: a trainer knows no figures but its own.
@@ -257,6 +262,7 @@ class Package:
     outputs: Mapping[str, str]
     params: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
+    licence_note: str = ""
     licence_text: str = ""
     card: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -194,6 +194,7 @@ class EvidenceCollector:
             champion=None if self._incumbent is None else self._incumbent.detections,
             pictures=self._pictures,
             decision_id=str(name),
+            weights_loader=load_trainer(study.spec.trainer).describe().weights_loader,
         )
 
     @cached_property

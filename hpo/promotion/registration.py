@@ -118,8 +118,12 @@ class Registration:
             self.order.say("exporting to ONNX, and comparing what it detects")
             artifacts["onnx"] = self.order.workshop.export_onnx(weights, self._job())
         placed = replace(decision, evidence=replace(decision.evidence, run_id=self.run_id))
-        card = model_card(self.evidence.exhibit(placed, self.key))
-        return replace(package, artifacts=artifacts, card=card, metadata=tags)
+        exhibit = replace(
+            self.evidence.exhibit(placed, self.key),
+            licence=package.licence,
+            licence_note=package.licence_note,
+        )
+        return replace(package, artifacts=artifacts, card=model_card(exhibit), metadata=tags)
 
     def _tags(self, decision: Decision) -> dict[str, str]:
         evidence = decision.evidence

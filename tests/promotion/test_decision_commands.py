@@ -56,7 +56,7 @@ def test_the_commands_of_a_decision_work(
 
     load = code["How to load it"] + '\nprint(",".join(boxes.columns))'
     assert ran(sys.executable, "-c", load) == "image,x1,y1,x2,y2,class,name,confidence"
-    weights = code["As Ultralytics weights"] + "\nprint(model.task)"
+    weights = code["How to load the weights alone"] + "\nprint(model.task)"
     assert ran(sys.executable, "-c", weights) == "detect"
 
     port = str(free_port())

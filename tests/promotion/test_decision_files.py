@@ -61,7 +61,8 @@ def test_the_card_says_what_the_figures_do_not() -> None:
     assert "40 test images are few: with others like them mAP50 0.7131" in card
     assert "fewer than 20 true boxes in the test split: truck (19)" in card
     assert "on none from elsewhere" in card
-    assert "AGPL-3.0" in card
+    assert "AGPL-3.0-or-later. The weights were trained with Ultralytics" in card
+    assert 'model = YOLO(folder / "artifacts" / "best.pt")' in card
     assert "scaled to 320 px" in card
     assert "dataset: harbour/data.yaml" in card
     assert "/data/" not in card

@@ -18,6 +18,7 @@ from hpo.promotion.report.context import Exhibit, TrialFigures
 from hpo.promotion.report.files import documents
 from hpo.studies.spec import Promotion
 from hpo.studies.store import Study
+from workers.yolo.trainer import LICENCE, LICENCE_NOTE, WEIGHTS_LOADER
 
 NAMES = ("ship", "truck", "<script>alert(1)</script>", "traffic light", "a|b `c` & d")
 SIDE_PX = 320
@@ -241,6 +242,7 @@ def exhibit(outcome: str = "promoted", **changes: Any) -> Exhibit:
         study=study(), decision=replace(decision, **changes), trials=trials(), curve=curve(),
         challenger=detections(0.85, seed=2), champion=detections(0.72, seed=3),
         decision_id="5f0c8f5e-5b9f-5a52-8f1c-0f6a6c1f5e3d", pictures=picture,
+        weights_loader=WEIGHTS_LOADER, licence=LICENCE, licence_note=LICENCE_NOTE,
     )  # fmt: skip
 
 
@@ -266,8 +268,9 @@ def simulated() -> Exhibit:
     spec = replace(found.study.spec, trainer="simulated", model="simulated", data=None)
     own = replace(found.study, spec=spec, fingerprint=None, code_version="simulated 1")
     return replace(
-        found, study=own, decision=replace(found.decision, evidence=known), pictures=None
-    )
+        found, study=own, decision=replace(found.decision, evidence=known), pictures=None,
+        weights_loader="", licence="", licence_note="",
+    )  # fmt: skip
 
 
 def nothing() -> Exhibit:

@@ -46,7 +46,21 @@ OUTPUTS = {
 }
 
 LICENCE = "AGPL-3.0-or-later"  # of Ultralytics, of the weights that it trains, and of this package
+# Installed Ultralytics says AGPL-3.0 of itself; what that means for weights is its own view:
+# https://www.ultralytics.com/license, https://github.com/ultralytics/ultralytics/issues/14297
+LICENCE_NOTE = (
+    "The weights were trained with Ultralytics, whose code and pretrained weights are under "
+    "AGPL-3.0. Ultralytics holds that models trained with it are so too, and sells other terms "
+    "(https://www.ultralytics.com/license). The images may have terms of their own."
+)
 WEIGHTS_NAME = "best.pt"
+WEIGHTS_LOADER = f"""\
+import mlflow
+from pathlib import Path
+from ultralytics import YOLO
+
+folder = Path(mlflow.artifacts.download_artifacts({{uri}}))
+model = YOLO(folder / "artifacts" / "{WEIGHTS_NAME}")"""
 
 
 class YoloTrainer:
@@ -62,6 +76,7 @@ class YoloTrainer:
             needs_data=True,
             devices=("cpu", "cuda"),
             code_version=code_version(),
+            weights_loader=WEIGHTS_LOADER,
         )
 
     def check(self, spec: TrainSpec) -> Sequence[str]:
@@ -127,6 +142,7 @@ class YoloTrainer:
             outputs=OUTPUTS,
             params={**PREDICT_PARAMS, "imgsz": _settings(job).get("imgsz", _default("imgsz"))},
             licence=LICENCE,
+            licence_note=LICENCE_NOTE,
             licence_text=distribution("ultralytics").read_text("licenses/LICENSE") or "",
         )
 

@@ -37,6 +37,8 @@ class Exhibit:
         decision_id: the name under which it is recorded; "" where that is not known.
         pictures: opens a test image by its name in the detections, upright as it was evaluated;
             gives None for one that is not here. None where the data is not here at all.
+        weights_loader: the trainer's `Description.weights_loader`.
+        licence, licence_note: of the model's `Package`; "" where there is none yet.
     """
 
     study: Study
@@ -47,6 +49,9 @@ class Exhibit:
     champion: Detections | None = None
     decision_id: str = ""
     pictures: Pictures | None = None
+    weights_loader: str = ""
+    licence: str = ""
+    licence_note: str = ""
 
     @property
     def evidence(self) -> Evidence:

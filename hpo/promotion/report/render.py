@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,40 +224,9 @@ FEW_IMAGES = 100  # in a test split: below this the card warns
 FEW_BOXES = 20  # of a class in it
 
 
-@dataclass(frozen=True)
-class Licence:
-    """Under what a model may be used.
-
-    Attributes:
-        name: SPDX identifier.
-        words: what follows from it, in sentences.
-    """
-
-    name: str
-    words: str
-
-
-# Installed Ultralytics says AGPL-3.0 of itself; what that means for weights is its own view:
-# https://www.ultralytics.com/license, https://github.com/ultralytics/ultralytics/issues/14297
-LICENCES = {
-    "yolo": Licence(
-        "AGPL-3.0",
-        "The weights were trained with Ultralytics, whose code and pretrained weights are under "
-        "AGPL-3.0. Ultralytics holds that models trained with it are so too, and sells other terms "
-        "(https://www.ultralytics.com/license). The images may have terms of their own.",
-    ),
-}
-
-
-def model_card(exhibit: Exhibit, licence: Licence | None = None) -> str:
-    """The card as Markdown, for the version's description or its folder.
-
-    Args:
-        exhibit: the decision that made the version.
-        licence: of the model; that of the study's trainer where it is not given.
-    """
-    decision, study = exhibit.decision, exhibit.study
-    licence = licence or LICENCES.get(study.spec.trainer)
+def model_card(exhibit: Exhibit) -> str:
+    """The card of the version that a decision made, as Markdown for its folder."""
+    decision = exhibit.decision
     version = "" if decision.version is None else f" version {decision.version}"
     parts = [
         f"# {plain(decision.model)}{version}",
@@ -268,7 +236,7 @@ def model_card(exhibit: Exhibit, licence: Licence | None = None) -> str:
         "## Figures", candidate(exhibit), plain(difference_sentence(exhibit)),
         grid(tables.classes(exhibit)),
         "## Limits", "\n".join(f"- {plain(limit)}" for limit in limits(exhibit)),
-        "## Licence", _licence(licence),
+        "## Licence", _licence(exhibit),
         "## How to use it",
         *(part for step in own_steps(exhibit)
           for part in (f"### {step.title}", plain(step.text), code(step))),
@@ -281,7 +249,8 @@ def limits(exhibit: Exhibit) -> list[str]:
     """What the figures do not say."""
     images, found = test_images(exhibit), []
     if exhibit.decision.simulated:
-        found.append("It is no model: the trainer `simulated` made its figures up.")
+        trainer = exhibit.study.spec.trainer
+        found.append(f"It is no model: the trainer `{trainer}` made its figures up.")
     if images is None:
         found.append("It was not evaluated on held-out images.")
     else:
@@ -368,7 +337,7 @@ def _scarce(exhibit: Exhibit) -> list[str]:
     return [f"Classes with fewer than {FEW_BOXES} true boxes in the test split: {shown}."]
 
 
-def _licence(licence: Licence | None) -> str:
-    if licence is None:
+def _licence(exhibit: Exhibit) -> str:
+    if not exhibit.licence:
         return "Not stated: the trainer names none."
-    return f"{licence.name}. {plain(licence.words)}"
+    return plain(f"{exhibit.licence}. {exhibit.licence_note}".strip())

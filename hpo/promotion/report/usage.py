@@ -108,17 +108,11 @@ def _load(uri: str) -> Step:
 
 
 def _weights(exhibit: Exhibit, uri: str) -> list[Step]:
-    if exhibit.study.spec.trainer != "yolo":
+    if not exhibit.weights_loader:
         return []
-    code = (
-        "import mlflow\n"
-        "from pathlib import Path\n"
-        "from ultralytics import YOLO\n\n"
-        f"folder = Path(mlflow.artifacts.download_artifacts({_quoted(uri)}))\n"
-        'model = YOLO(folder / "artifacts" / "best.pt")'
-    )
-    return [Step("As Ultralytics weights", "They lie beside it, as they were trained:",
-                 "python", code)]  # fmt: skip
+    code = exhibit.weights_loader.replace("{uri}", _quoted(uri))
+    text = "They lie beside it, as they were trained:"
+    return [Step("How to load the weights alone", text, "python", code)]
 
 
 def _serve(uri: str) -> list[Step]:
