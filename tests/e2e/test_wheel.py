@@ -78,7 +78,7 @@ def test_it_holds_every_file_of_the_packages(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     kinds = {Path(name).suffix for name in sources}
-    assert {".py", ".sql", ".yaml"} <= kinds
+    assert {".py", ".sql", ".yaml", ".html", ".md", ".css"} <= kinds
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.split("/")[0] in PACKAGES}
     assert packed == sources
 

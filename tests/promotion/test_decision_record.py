@@ -288,12 +288,14 @@ def test_many_classes_are_told_without_filling_the_page() -> None:
 def test_a_curve_is_interrupted_where_a_figure_does_not_exist() -> None:
     """A gap, not a line through it; a single epoch is a dot."""
     points = [{"epoch": e, "metrics": {"mAP50": v}} for e, v in enumerate([0.1, 0.2, None, 0.4], 1)]
-    drawn = curves(points, "mAP50", 4)
+    (panel,) = curves(points, "mAP50", 4)
+    assert [len(piece) for piece in panel.lines[0].pieces] == [2, 1]
+    drawn = as_html(replace(exhibits.exhibit(), curve=points))
     assert drawn.count("<polyline") == 1
-    assert drawn.count("<circle") == 1
+    assert drawn.count('<circle class="line0"') == 1
     nan = [{"epoch": 1, "metrics": {"mAP50": math.nan}}]
-    assert curves(nan, "mAP50", None) == ""
-    assert curves([], "mAP50", None) == ""
+    assert curves(nan, "mAP50", None) == []
+    assert curves([], "mAP50", None) == []
 
 
 def test_the_objectives_curve_comes_first_and_losses_are_paired() -> None:
@@ -326,7 +328,9 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_texts_and_lines_stand_out_from_the_paper(theme: int) -> None:
     """4.5 to 1 for texts and 3 to 1 for lines, as WCAG 2 asks at level AA."""
-    style = (Path(hpo.promotion.__file__).parent / "report/page.css").read_text(encoding="utf-8")
+    style = (Path(hpo.promotion.__file__).parent / "report/templates/page.css").read_text(
+        encoding="utf-8"
+    )
     blocks = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in style.split(":root {")[1:]]
     colours: dict[str, Any] = blocks[theme]
     for paper in ("paper", "shade"):

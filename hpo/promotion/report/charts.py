@@ -1,17 +1,17 @@
-"""Charts of a decision as SVG: the forest plot, and the curves of a training.
+"""Geometry of a decision's charts: the forest plot, and the curves of a training.
 
-Each row is a text, a plot and the figures. The plot is an SVG whose horizontal places are shares of
-its width, so that the page's texts keep their size on any screen.
+The templates draw them as SVG. Each row of a forest plot is a text, a plot and the figures; the
+plot's horizontal places are shares of its width, so that texts keep their size on any screen.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hpo.promotion.report.formatting import figure, signed, span
-from hpo.promotion.report.markup import text
 from hpo.trainer import DETECTION_METRICS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _TICKS = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the plot.
+    """One line of a forest plot.
 
     Attributes:
         label: what it is.
@@ -52,11 +52,45 @@ class Line:
     kind: str
 
 
-def differences(exhibit: Exhibit) -> str:
+@dataclass(frozen=True)
+class Forest:
+    """A forest plot.
+
+    Attributes:
+        caption: what it shows.
+        rows: its lines, the first one uppermost.
+        lines: through all of them.
+        notes: what the lines mean, in sentences.
+    """
+
+    caption: str
+    rows: Sequence[Row]
+    lines: Sequence[Line]
+    notes: Sequence[str]
+
+    @cached_property
+    def _span(self) -> tuple[float, float]:
+        ends = [end for row in self.rows for end in (row.low, row.value, row.high)]
+        values = [end for end in ends if end is not None] + [line.value for line in self.lines]
+        return _apart(min(values), max(values))
+
+    def place(self, value: float) -> str:
+        """Where a value is, as a share of the plot's width."""
+        low, high = self._span
+        share = (value - low) / (high - low)
+        return f"{100 * (_MARGIN + share * (1 - 2 * _MARGIN)):.2f}%"
+
+    @property
+    def ticks(self) -> list[float]:
+        """The values beside the axis."""
+        return ticks(*self._span)
+
+
+def differences(exhibit: Exhibit) -> Forest | None:
     """The gain over the champion with its interval, and the difference of each class."""
     found = exhibit.evidence.gain
     if found is None or math.isnan(found.value):
-        return ""
+        return None
     low, high = found.low, found.high
     figures = f"{signed(found.value)} {span((low, high), sign=True)}"
     gain = Row(f"Gain in {exhibit.metric}", found.value, figures, low, high, kind="main")
@@ -72,10 +106,10 @@ def differences(exhibit: Exhibit) -> str:
         notes.append(f"Dotted: no class may lose more than {rules.max_class_loss:g}.")
     if left_out:
         notes.append(f"The {len(rows)} classes that changed most; {left_out} are not shown.")
-    return _figure("Challenger against champion on the test split", [gain, *rows], lines, notes)
+    return Forest("Challenger against champion on the test split", [gain, *rows], lines, notes)
 
 
-def finalists(exhibit: Exhibit) -> str:
+def finalists(exhibit: Exhibit) -> Forest | None:
     """The objective of each finalist on the test split, with its interval."""
     rows = []
     for one in exhibit.evidence.finalists:
@@ -88,7 +122,7 @@ def finalists(exhibit: Exhibit) -> str:
         figures = f"{figure(value)} {span((low, high))}"
         rows.append(Row(label, value, figures, low, high, kind="main" if main else "other"))
     if not rows:
-        return ""
+        return None
     lines, notes = [], ["Best in validation first: the test split did not choose the challenger."]
     champion = exhibit.evidence.champion
     if champion is not None and champion.value is not None:
@@ -96,7 +130,14 @@ def finalists(exhibit: Exhibit) -> str:
         rows.append(Row(label, champion.value, figure(champion.value), kind="champion"))
         lines.append(Line(champion.value, "wanted"))
         notes.append("Dashed: the champion.")
-    return _figure(f"{exhibit.metric} of the finalists on the test split", rows, lines, notes)
+    return Forest(f"{exhibit.metric} of the finalists on the test split", rows, lines, notes)
+
+
+def _apart(low: float, high: float) -> tuple[float, float]:
+    """Ends of a scale; where all is alike any width will do."""
+    if high - low < 1e-9:  # noqa: PLR2004 - less than is drawn
+        return low - 0.05, high + 0.05
+    return low, high
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -120,66 +161,6 @@ def _class_rows(exhibit: Exhibit) -> tuple[list[Row], int]:
     return rows, len(compared) - len(rows)
 
 
-def _figure(caption: str, rows: Sequence[Row], lines: Sequence[Line], notes: Sequence[str]) -> str:
-    scale = _Scale.of(rows, lines)
-    body = "".join(_row(row, lines, scale) for row in rows)
-    return (
-        f'<figure class="forest"><figcaption>{text(caption)}</figcaption>{body}'
-        f'<div class="row axis" aria-hidden="true"><span></span>{scale.axis()}<span></span></div>'
-        f'<p class="note">{text(" ".join(notes))}</p></figure>'
-    )
-
-
-@dataclass(frozen=True)
-class _Scale:
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], lines: Sequence[Line]) -> _Scale:
-        every: list[Any] = [end for row in rows for end in (row.low, row.value, row.high)]
-        values = [value for value in every if value is not None] + [line.value for line in lines]
-        low, high = min(values), max(values)
-        if high - low < 1e-9:  # noqa: PLR2004 - all alike: any width will do
-            low, high = low - 0.05, high + 0.05
-        return cls(low, high)
-
-    def at(self, value: float) -> str:
-        share = (value - self.low) / (self.high - self.low)
-        return f"{100 * (_MARGIN + share * (1 - 2 * _MARGIN)):.2f}%"
-
-    def axis(self) -> str:
-        marks = "".join(
-            f'<line x1="{self.at(value)}" x2="{self.at(value)}" y1="0" y2="5"/>'
-            f'<text x="{self.at(value)}" y="18" text-anchor="middle">{value:g}</text>'
-            for value in ticks(self.low, self.high)
-        )
-        return f'<svg height="22">{marks}</svg>'
-
-
-def _row(row: Row, lines: Sequence[Line], scale: _Scale) -> str:
-    ruled = "".join(
-        f'<line class="{line.kind}" x1="{scale.at(line.value)}" x2="{scale.at(line.value)}" '
-        'y1="0" y2="100%"/>'
-        for line in lines
-    )
-    interval = ""
-    if row.low is not None and row.high is not None:
-        low, high = scale.at(row.low), scale.at(row.high)
-        interval = (
-            f'<line class="span" x1="{low}" x2="{high}" y1="50%" y2="50%"/>'
-            f'<line class="span" x1="{low}" x2="{low}" y1="30%" y2="70%"/>'
-            f'<line class="span" x1="{high}" x2="{high}" y1="30%" y2="70%"/>'
-        )
-    mark = f'<circle cx="{scale.at(row.value)}" cy="50%" r="{6 if row.kind == "main" else 4}"/>'
-    label = text(f"{row.label}: {row.figures}")
-    return (
-        f'<div class="row {row.kind}"><span class="label">{text(row.label)}</span>'
-        f'<svg height="32" role="img" aria-label="{label}">{ruled}{interval}{mark}</svg>'
-        f'<span class="figures">{text(row.figures)}</span></div>'
-    )
-
-
 MOST_LOSSES = 5
 _WIDTH, _HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 34  # room around the lines
@@ -194,19 +175,18 @@ class Panel:
     series: Mapping[str, Sequence[float | None]]
 
 
-def curves(curve: Sequence[Mapping[str, Any]], metric: str, best_epoch: int | None) -> str:
-    """All panels; "" where no epoch is known.
+def curves(
+    curve: Sequence[Mapping[str, Any]], metric: str, best_epoch: int | None
+) -> list[PanelDrawing]:
+    """All panels as they are drawn; empty where no epoch is known.
 
     Args:
         curve: `epoch` and `metrics` of each epoch.
         metric: the objective's, drawn first.
         best_epoch: marked by a line.
     """
-    if not curve:
-        return ""
     epochs = [int(point["epoch"]) for point in curve]
-    drawn = "".join(_panel(panel, epochs, best_epoch) for panel in panels(curve, metric))
-    return f'<div class="panels">{drawn}</div>' if drawn else ""
+    return [PanelDrawing.of(panel, epochs, best_epoch) for panel in panels(curve, metric)]
 
 
 def panels(curve: Sequence[Mapping[str, Any]], metric: str) -> list[Panel]:
@@ -229,26 +209,82 @@ def _series(
     return {name: [_finite(point["metrics"].get(name)) for point in curve] for name in names}
 
 
-def _panel(panel: Panel, epochs: Sequence[int], best_epoch: int | None) -> str:
-    values = _known(panel)
-    low, high = min(values), max(values)
-    if high - low < 1e-9:  # noqa: PLR2004 - a flat line: any height will do
-        low, high = low - 0.05, high + 0.05
-    place = _Place(epochs[0], epochs[-1], low, high)
-    lines = "".join(
-        _line(series, epochs, place, at) for at, series in enumerate(panel.series.values())
-    )
-    best = ""
-    if best_epoch is not None and best_epoch in epochs:
-        best = _best(best_epoch, panel, epochs, place)
-    keys = "".join(_key(name, at) for at, name in enumerate(panel.series))
-    title = text(f"{panel.title} by epoch: {', '.join(panel.series)}")
-    return (
-        f"<figure><figcaption>{text(panel.title)}</figcaption>"
-        f'<svg class="curves" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}">'
-        f"{place.grid()}{best}{lines}</svg>"
-        f'<p class="keys">{keys}</p></figure>'
-    )
+@dataclass(frozen=True)
+class Mark:
+    """A figure beside an axis: its place in px, that of its text's foot, and the text."""
+
+    at: str
+    text: str
+    text_at: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestEpoch:
+    """The line at the best epoch, and its text where the curves are not; places in px."""
+
+    epoch: int
+    x: str
+    text_x: str
+    y: int
+    anchor: str
+
+
+@dataclass(frozen=True)
+class DrawnSeries:
+    """A series as lines.
+
+    Attributes:
+        name: of the series.
+        kind: CSS class, which has its colour.
+        dash: pattern of the line; "" for none.
+        pieces: points in px of each part without a gap; one alone is a dot.
+    """
+
+    name: str
+    kind: str
+    dash: str
+    pieces: tuple[tuple[tuple[str, str], ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelDrawing:
+    """A panel as it is drawn, in px.
+
+    Attributes:
+        title: what its series are.
+        values, epochs: figures beside the axes.
+        best: the best epoch; None where it is not among those drawn.
+        lines: the series.
+    """
+
+    title: str
+    values: list[Mark]
+    epochs: list[Mark]
+    best: BestEpoch | None
+    lines: list[DrawnSeries]
+    width: int = _WIDTH
+    height: int = _HEIGHT
+    left: int = _LEFT
+    right: int = _WIDTH - _RIGHT
+    top: int = _TOP
+    bottom: int = _HEIGHT - _BOTTOM
+
+    @classmethod
+    def of(cls, panel: Panel, epochs: Sequence[int], best_epoch: int | None) -> PanelDrawing:
+        """The panel with its epochs, best epoch marked."""
+        values = _known(panel)
+        low, high = _apart(min(values), max(values))
+        place = _Place(epochs[0], epochs[-1], low, high)
+        return cls(
+            title=panel.title,
+            values=place.value_marks(),
+            epochs=place.epoch_marks(),
+            best=_best(best_epoch, panel, epochs, place),
+            lines=[
+                _drawn(name, series, epochs, place, at)
+                for at, (name, series) in enumerate(panel.series.items())
+            ],
+        )
 
 
 @dataclass(frozen=True)
@@ -268,21 +304,15 @@ class _Place:
         share = (value - self.low) / (self.high - self.low)
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
-    def grid(self) -> str:
-        values = "".join(
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{self.y(value):.1f}" '
-            f'y2="{self.y(value):.1f}"/><text x="{_LEFT - 5}" y="{self.y(value) + 4:.1f}" '
-            f'text-anchor="end">{value:g}</text>'
+    def value_marks(self) -> list[Mark]:
+        return [
+            Mark(f"{self.y(value):.1f}", f"{value:g}", f"{self.y(value) + 4:.1f}")
             for value in ticks(self.low, self.high)
-        )
-        marks = sorted({round(one) for one in self._epochs()})
-        epochs = "".join(
-            f'<text x="{self.x(epoch):.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{epoch}</text>'
-            for epoch in marks
-        )
-        middle = (_LEFT + _WIDTH - _RIGHT) / 2
-        name = f'<text x="{middle}" y="{_HEIGHT - 3}" text-anchor="middle">epoch</text>'
-        return values + epochs + name
+        ]
+
+    def epoch_marks(self) -> list[Mark]:
+        epochs = sorted({round(one) for one in self._epochs()})
+        return [Mark(f"{self.x(epoch):.1f}", str(epoch)) for epoch in epochs]
 
     def _epochs(self) -> list[float]:
         if self.last == self.first:
@@ -296,26 +326,25 @@ class _Place:
         return self.first + room <= epoch <= self.last - room
 
 
-def _line(series: Sequence[float | None], epochs: Sequence[int], place: _Place, at: int) -> str:
+def _drawn(
+    name: str, series: Sequence[float | None], epochs: Sequence[int], place: _Place, at: int
+) -> DrawnSeries:
     """A series, interrupted where it has no value."""
-    pieces: list[list[str]] = [[]]
+    pieces: list[list[tuple[str, str]]] = [[]]
     for epoch, value in zip(epochs, series, strict=True):
         if value is None:
             pieces.append([])
         else:
-            pieces[-1].append(f"{place.x(epoch):.1f},{place.y(value):.1f}")
-    dash = f' stroke-dasharray="{_STYLES[at % len(_STYLES)]}"' if at % len(_STYLES) else ""
-    drawn = []
-    for points in pieces:
-        if len(points) == 1:
-            x, y = points[0].split(",")
-            drawn.append(f'<circle class="line{at % 4}" cx="{x}" cy="{y}" r="3"/>')
-        elif points:
-            drawn.append(f'<polyline class="line{at % 4}"{dash} points="{" ".join(points)}"/>')
-    return "".join(drawn)
+            pieces[-1].append((f"{place.x(epoch):.1f}", f"{place.y(value):.1f}"))
+    kept = tuple(tuple(points) for points in pieces if points)
+    return DrawnSeries(name, f"line{at % len(_STYLES)}", _STYLES[at % len(_STYLES)], kept)
 
 
-def _best(best_epoch: int, panel: Panel, epochs: Sequence[int], place: _Place) -> str:
+def _best(
+    best_epoch: int | None, panel: Panel, epochs: Sequence[int], place: _Place
+) -> BestEpoch | None:
+    if best_epoch is None or best_epoch not in epochs:
+        return None
     x, at = place.x(best_epoch), epochs.index(best_epoch)
     here = [series[at] for series in panel.series.values()]
     known = [value for value in here if value is not None] or [place.high]
@@ -323,19 +352,7 @@ def _best(best_epoch: int, panel: Panel, epochs: Sequence[int], place: _Place) -
     high = sum(known) / len(known) < (place.low + place.high) / 2
     y = _TOP + 10 if high else _HEIGHT - _BOTTOM - 6
     anchor, shift = ("end", -4) if x > _WIDTH / 2 else ("start", 4)
-    return (
-        f'<line class="best" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
-        f'<text x="{x + shift:.1f}" y="{y}" text-anchor="{anchor}">'
-        f"best: {best_epoch}</text>"
-    )
-
-
-def _key(name: str, at: int) -> str:
-    dash = f' stroke-dasharray="{_STYLES[at % len(_STYLES)]}"' if at % len(_STYLES) else ""
-    return (
-        '<span class="key"><svg width="28" height="10" aria-hidden="true">'
-        f'<line class="line{at % 4}"{dash} x1="0" x2="28" y1="5" y2="5"/></svg>{text(name)}</span>'
-    )
+    return BestEpoch(epoch=best_epoch, x=f"{x:.1f}", text_x=f"{x + shift:.1f}", y=y, anchor=anchor)
 
 
 def _known(panel: Panel) -> list[float]:

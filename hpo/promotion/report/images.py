@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpo.evaluation.confusion import CONFIDENCE, OVERLAP, by_image, confusion
-from hpo.promotion.report.markup import jpeg, paragraph, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,33 @@ _TEXT_PX = 20
 _MOST_LABELS = 25  # in one picture: more hide what they name
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShownSide:
+    """One model's detections on a test image: the picture as JPEG in base64, size and words."""
+
+    base64: str
+    width: int
+    height: int
+    words: str
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """A test image as each model saw it."""
+
+    name: str
+    sides: list[ShownSide]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Test images with boxes; `single` where there is one model."""
+
+    note: str
+    images: list[ShownImage]
+    single: bool
+
+
 @dataclass(frozen=True)
 class _Side:
     title: str
@@ -40,10 +67,10 @@ class _Side:
     matches: list[ImageMatches]
 
 
-def samples(exhibit: Exhibit) -> str:
-    """About six images on which the two differ most; "" where the images are not here."""
+def samples(exhibit: Exhibit) -> Samples | None:
+    """About six images on which the two differ most; None where the images are not here."""
     if exhibit.pictures is None or exhibit.challenger is None:
-        return ""
+        return None
     sides = [_Side("Challenger", exhibit.challenger, by_image(exhibit.challenger))]
     if exhibit.same_images and exhibit.champion is not None:
         title = f"Champion, version {exhibit.decision.previous_version}"
@@ -55,14 +82,13 @@ def samples(exhibit: Exhibit) -> str:
             with picture:
                 drawn.append(_sample(picture, at, sides))
     if not drawn:
-        return ""
+        return None
     which = "on which the two differ most" if len(sides) > 1 else "with the most mistakes"
     note = (
         f"The {len(drawn)} test images {which}, detections above {CONFIDENCE:g} confidence. Blue: "
         "right. Orange and !: a wrong class, or nothing there. Dashed white: the true boxes."
     )
-    kind = "samples" if len(sides) > 1 else "samples single"
-    return f'{paragraph(note, "note")}<div class="{kind}">{"".join(drawn)}</div>'
+    return Samples(note, drawn, single=len(sides) == 1)
 
 
 def chosen(matches: Sequence[Sequence[ImageMatches]], most: int = SHOWN) -> list[int]:
@@ -111,9 +137,8 @@ def encoded(picture: Image) -> bytes:
         picture = picture.resize((max(picture.width // 2, 1), max(picture.height // 2, 1)))
 
 
-def _sample(picture: Image, at: int, sides: Sequence[_Side]) -> str:
-    name = sides[0].found.images[at]
-    parts = []
+def _sample(picture: Image, at: int, sides: Sequence[_Side]) -> ShownImage:
+    shown = []
     for side in sides:
         matches = side.matches[at]
         canvas = drawn_on(picture, side.found, at, matches)
@@ -121,9 +146,9 @@ def _sample(picture: Image, at: int, sides: Sequence[_Side]) -> str:
             f"{side.title}: {len(matches.right)} right, {len(matches.wrong)} wrong, "
             f"{len(matches.missed)} missed"
         )
-        image = jpeg(encoded(canvas), f"{name}. {words}", canvas.width, canvas.height)
-        parts.append(f"<div>{image}<p>{text(words)}</p></div>")
-    return f'<figure class="pair">{"".join(parts)}<figcaption>{text(name)}</figcaption></figure>'
+        data = base64.b64encode(encoded(canvas)).decode("ascii")
+        shown.append(ShownSide(base64=data, width=canvas.width, height=canvas.height, words=words))
+    return ShownImage(sides[0].found.images[at], shown)
 
 
 def _ordered(corners: Sequence[float]) -> tuple[float, float, float, float]:
@@ -171,8 +196,26 @@ BACKGROUND = "background"
 _WIDE = 7  # from so many columns on they stand below each other
 
 
-def matrices(exhibit: Exhibit) -> str:
-    """The challenger's beside the champion's; "" where no detections are known."""
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix: its columns, and each row's name with its counts."""
+
+    title: str
+    names: list[str]
+    rows: list[tuple[str, list[int]]]
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Confusion matrices, one for each model; `wide` where they stand below each other."""
+
+    note: str
+    matrices: list[Matrix]
+    wide: bool
+
+
+def matrices(exhibit: Exhibit) -> Matrices | None:
+    """The challenger's beside the champion's; None where no detections are known."""
     shown = [
         (title, found)
         for title, found in (
@@ -182,18 +225,16 @@ def matrices(exhibit: Exhibit) -> str:
         if found is not None
     ]
     if not shown:
-        return ""
+        return None
     kept = _frequent(shown[0][1])
-    drawn = "".join(_matrix(title, found, kept) for title, found in shown)
+    drawn = [_matrix(title, found, kept) for title, found in shown]
     note = (
         "A row is a true class, a column what was found in its place: detections above "
         f"{CONFIDENCE:g} confidence that overlap a true box by more than {OVERLAP:g}. Each row "
-        "adds "
-        "up to 100%, the small figures are counts. Column background: missed. Row background: "
+        "adds up to 100%, the small figures are counts. Column background: missed. Row background: "
         "found where nothing is."
     )
-    kind = "matrices wide" if len(kept) + 1 >= _WIDE else "matrices"
-    return f'<div class="{kind}">{drawn}</div>{paragraph(note, "note")}'
+    return Matrices(note, drawn, wide=len(kept) + 1 >= _WIDE)
 
 
 def _frequent(found: Detections) -> list[int]:
@@ -202,23 +243,14 @@ def _frequent(found: Detections) -> list[int]:
     return sorted(np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist())
 
 
-def _matrix(title: str, found: Detections, kept: list[int]) -> str:
+def _matrix(title: str, found: Detections, kept: list[int]) -> Matrix:
     counts = confusion(found)
     names = [found.names[kind] for kind in kept if kind < len(found.names)]
     if len(found.names) > len(names):
         counts = _merged(counts, kept)
         names.append(f"{len(found.names) - len(kept)} others")
     names.append(BACKGROUND)
-    head = "".join(
-        f'<th scope="col" title="{text(name)}"><span>{text(name)}</span></th>' for name in names
-    )
-    rows = "".join(_row(name, line) for name, line in zip(names, counts, strict=True))
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(title)}">'
-        f'<table class="matrix"><caption>{text(title)}</caption><thead><tr>'
-        f'<td class="corner">true ↓ found →</td>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    return Matrix(title, names, list(zip(names, counts.tolist(), strict=True)))
 
 
 def _merged(counts: NDArray[Any], kept: list[int]) -> NDArray[Any]:
@@ -230,16 +262,3 @@ def _merged(counts: NDArray[Any], kept: list[int]) -> NDArray[Any]:
     merged = np.zeros((len(kept) + 2, len(kept) + 2), dtype=np.int64)
     np.add.at(merged, (group[:, None], group[None, :]), counts)
     return merged
-
-
-def _row(name: str, counts: Sequence[int] | NDArray[Any]) -> str:
-    total = int(sum(counts))
-    cells = "".join(_cell(int(count), total) for count in counts)
-    return f'<tr><th scope="row">{text(name)}</th>{cells}</tr>'
-
-
-def _cell(count: int, total: int) -> str:
-    if not count:
-        return "<td>·</td>"
-    share = count / total
-    return f'<td style="--share:{share:.3f}">{share * 100:.0f}%<small>{count}</small></td>'

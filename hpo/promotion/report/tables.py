@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hpo.promotion.report.context import Exhibit
 
 SHOWN_TRIALS = 10
+_NUMBER = re.compile(r"[-+]?[\d.,]+(%| ms| MB| h| s| min)?( ± [\d.]+)?|—|")
 # Intervals are in the plot above it
 _DETAILS = ("interval", "precision on test", "recall on test", "ms p95", "parameters", "GFLOPs")
 DIGITS = 5  # of validation figures, which are compared with those of `hpo trials`
@@ -48,6 +50,11 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     marked: frozenset[int] = frozenset()
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Of each column, whether figures alone stand in it."""
+        return [all(map(_NUMBER.fullmatch, column)) for column in zip(*self.rows, strict=True)]
 
 
 def rules(exhibit: Exhibit) -> Table | None:
