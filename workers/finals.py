@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpo.errors import HpoError
-from hpo.promotion.candidates import call_finals, standing
+from hpo.promotion.candidates import call_finals, study_completion
 from workers.events import Watch, nobody
 from workers.worker import Worker
 
@@ -60,5 +60,5 @@ def run_finals(
 
 def _are_over(engine: Engine, finals: Study) -> bool:
     with engine.connect() as connection:
-        stands = standing(connection, finals)
-    return stands is not None and not stands.open_because
+        completion = study_completion(connection, finals)
+    return completion is not None and not completion.open_because

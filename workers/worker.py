@@ -220,11 +220,11 @@ class Worker:
 
 def _called(context: WorkerContext, study: Study) -> tuple[bool, Study | None]:
     """(whether the study is over, its finals: None when there is nothing to look at again)."""
-    from hpo.promotion.candidates import call_finals, standing
+    from hpo.promotion.candidates import call_finals, study_completion
 
     with context.database.connect() as connection:
-        stands = standing(connection, study)
-    if stands is None or stands.open_because:
+        completion = study_completion(connection, study)
+    if completion is None or completion.open_because:
         return False, None
     return True, call_finals(context.database.engine, study)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Standing:
+class StudyCompletion:
     """Where a study stands.
 
     Attributes:
@@ -78,7 +78,7 @@ class Candidate:
     weights_sha256: str | None
 
 
-def standing(connection: Connection, study: Study) -> Standing | None:
+def study_completion(connection: Connection, study: Study) -> StudyCompletion | None:
     """Where the study stands; None when it was deleted."""
     row = completion_row(connection, study)
     if row is None:
@@ -89,7 +89,7 @@ def standing(connection: Connection, study: Study) -> Standing | None:
         because = f"{row.running} of its trials still run"
     elif row.claimed < row.trials and not row.timed_out:
         because = f"{row.claimed} of {row.trials} trials were claimed"
-    return Standing(because, counts)
+    return StudyCompletion(because, counts)
 
 
 def ranked_candidates(connection: Connection, study: Study, limit: int) -> list[Candidate]:

@@ -32,7 +32,7 @@ from hpo.tracking.registry import Registry
 if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections
     from hpo.promotion.alias import Settled
-    from hpo.promotion.candidates import Finalist, SeedRun, Standing
+    from hpo.promotion.candidates import Finalist, SeedRun, StudyCompletion
     from hpo.promotion.champion_evaluation import Incumbent
     from hpo.promotion.gate import Weighing
     from hpo.promotion.request import Order
@@ -46,11 +46,11 @@ class Contest:
         key: the name of its promotion.
     """
 
-    def __init__(self, order: Order, stands: Standing, field: list[Finalist]) -> None:
+    def __init__(self, order: Order, completion: StudyCompletion, field: list[Finalist]) -> None:
         """`field`: every finalist, best by validation first; one of them at least can challenge."""
         self._order, self._study = order, order.study
         self._store = open_store(order.settings)
-        self._evidence = EvidenceCollector(order, stands, field, self._store)
+        self._evidence = EvidenceCollector(order, completion, field, self._store)
         self._trial: int = self._evidence.challenger.candidate.number
         self._run: SeedRun = self._evidence.run
         self.key = self._evidence.key

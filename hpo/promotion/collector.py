@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from hpo.evaluation.detections import Detections
-    from hpo.promotion.candidates import Finalist, Standing
+    from hpo.promotion.candidates import Finalist, StudyCompletion
     from hpo.promotion.champion_evaluation import Incumbent
     from hpo.promotion.gate import Weighing
     from hpo.promotion.report.context import Pictures
@@ -53,12 +53,17 @@ class EvidenceCollector:
     def __init__(
         self,
         order: Order,
-        stands: Standing,
+        completion: StudyCompletion,
         field: Sequence[Finalist],
         store: ArtifactStore,
     ) -> None:
         """Choose the challenger: the first finalist, by validation, that nothing speaks against."""
-        self._order, self._study, self._stands, self._field = order, order.study, stands, field
+        self._order, self._study, self._completion, self._field = (
+            order,
+            order.study,
+            completion,
+            field,
+        )
         self.challenger = next(one for one in field if not one.out)
         self.run = self.challenger.best(order.study)
         self.key = promotion_id(
@@ -129,7 +134,7 @@ class EvidenceCollector:
             trainer=spec.trainer,
             code_version=study.code_version,
             simulated=described.simulated,
-            trials=self._stands.counts,
+            trials=self._completion.counts,
             evaluation=evaluated,
             finalists=finalists_evidence(study, self._field, self._stored),
             cost=self._cost(),

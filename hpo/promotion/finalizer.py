@@ -20,7 +20,7 @@ from hpo.promotion.candidates import (
     finalists,
     finals_missing,
     ranked_candidates,
-    standing,
+    study_completion,
     unexamined,
 )
 from hpo.promotion.decision import Decision, Outcome, none_id
@@ -32,7 +32,7 @@ from hpo.tracking.client import error_code
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hpo.promotion.candidates import Candidate, Finalist, Standing
+    from hpo.promotion.candidates import Candidate, Finalist, StudyCompletion
     from hpo.promotion.champion_evaluation import Workshop
     from hpo.promotion.request import Override
     from hpo.settings import Settings
@@ -117,28 +117,28 @@ def _decided(order: Order) -> Decision:
 def _decide(order: Order) -> Decision:
     """Whether there is anything to decide; what needs MLflow comes after that."""
     connection, study = order.connection, order.study
-    stands = standing(connection, study)
-    if stands is None:
+    completion = study_completion(connection, study)
+    if completion is None:
         return _nothing(order, "the study was deleted")
     if order.override is not None:
-        return _contested(order, stands, [_overriding(order, order.override)])
-    if reason := _too_early(order, stands):
+        return _contested(order, completion, [_overriding(order, order.override)])
+    if reason := _too_early(order, completion):
         return _nothing(order, reason)
     candidates = ranked_candidates(connection, study, study.spec.promotion.finalists)
     if missing := finals_missing(connection, study, candidates):
         return _waiting(order, candidates, missing)
     field = finalists(connection, order.settings, study, candidates)
     if all(one.out for one in field):
-        return _record_nothing(order, stands, field)
-    return _contested(order, stands, field)
+        return _record_nothing(order, completion, field)
+    return _contested(order, completion, field)
 
 
-def _too_early(order: Order, stands: Standing) -> str:
+def _too_early(order: Order, completion: StudyCompletion) -> str:
     """Why there is nothing to decide yet, or ever; "" where there is."""
     if not order.study.spec.promotion.wanted:
         return "the study promotes nothing (promotion: none)"
-    if stands.open_because and not order.open_ok:
-        return f"the study is not finished: {stands.open_because}"
+    if completion.open_because and not order.open_ok:
+        return f"the study is not finished: {completion.open_because}"
     return ""
 
 
@@ -162,11 +162,11 @@ def _waiting(order: Order, candidates: list[Candidate], missing: str) -> Decisio
     )
 
 
-def _contested(order: Order, stands: Standing, field: list[Finalist]) -> Decision:
+def _contested(order: Order, completion: StudyCompletion, field: list[Finalist]) -> Decision:
     """The decision about the first finalist that nothing speaks against."""
     from hpo.promotion.challenge import Contest
 
-    contest = Contest(order, stands, field)
+    contest = Contest(order, completion, field)
     done = None if order.override else ledger.recorded(order.connection, contest.key)
     if done is None:
         return contest.decide()
@@ -193,16 +193,16 @@ def _nothing(order: Order, reason: str) -> Decision:
     )
 
 
-def _record_nothing(order: Order, stands: Standing, field: list[Finalist]) -> Decision:
+def _record_nothing(order: Order, completion: StudyCompletion, field: list[Finalist]) -> Decision:
     """A finished study without a challenger is recorded, once for each state of its trials."""
     faults = "; ".join(f"trial {one.candidate.number}: {one.out}" for one in field)
     of_finals = f"no finalist can be promoted: {faults}" if field else ""
-    decision = _nothing(order, of_finals or stands.no_candidate())
-    if stands.open_because or order.dry_run:
+    decision = _nothing(order, of_finals or completion.no_candidate())
+    if completion.open_because or order.dry_run:
         return decision
-    name = none_id(order.study, stands.counts, of_finals)
+    name = none_id(order.study, completion.counts, of_finals)
     before = ledger.recorded(order.connection, name)
-    decision = replace(decision, evidence=replace(decision.evidence, trials=stands.counts))
+    decision = replace(decision, evidence=replace(decision.evidence, trials=completion.counts))
     if before is None:
         ledger.insert(order.connection, order.study, name, decision)
     return before or decision
