@@ -91,8 +91,8 @@ def run(task: Task) -> tuple[Task, Counter[tuple[str, str]], float]:
             GATE: gains.gain(RULES.confidence, luck),
         }
         for method in METHODS:
-            verdict = judge(RULES, challenger, champion, found[method], METRIC, "maximize")
-            outcomes[method, verdict.outcome] += 1
+            result = judge(RULES, challenger, champion, found[method], METRIC, "maximize")
+            outcomes[method, result.outcome] += 1
     return task, outcomes, time.process_time() - began
 
 

@@ -233,10 +233,10 @@ def _outcome(weighing: Weighing | None, override: Override | None) -> tuple[Outc
         said = f"{override.actor} promoted it past the gate: {override.why}"
         if weighing is None:
             return Outcome.PROMOTED, f"{said}; it was never evaluated on the test split"
-        gate = weighing.incomparable or f"{weighing.verdict.outcome}, {weighing.verdict.reason}"
+        gate = weighing.incomparable or f"{weighing.result.outcome}, {weighing.result.reason}"
         return Outcome.PROMOTED, f"{said}; the gate says: {gate}"
     if weighing is None:
         return Outcome.INCONCLUSIVE, "it was never evaluated on the test split"
     if weighing.incomparable:
         return Outcome.INCONCLUSIVE, weighing.incomparable
-    return Outcome(weighing.verdict.outcome), weighing.verdict.reason
+    return Outcome(weighing.result.outcome), weighing.result.reason

@@ -34,7 +34,7 @@ _OF_LUCK, _HOW_OFTEN = " of luck", ": how often two equal models would show such
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateResult:
     """What the gate says.
 
     Attributes:
@@ -55,7 +55,7 @@ def judge(  # noqa: PLR0917 - two figures, their difference, and what they are f
     difference: Gain | None,
     metric: str,
     direction: str,
-) -> Verdict:
+) -> GateResult:
     """The outcome: promoted when every rule is met.
 
     Inconclusive is a gain that is large enough, but not sure enough, with every other rule met.
@@ -77,14 +77,14 @@ def judge(  # noqa: PLR0917 - two figures, their difference, and what they are f
     broken = [rule for rule in seen if not rule.met]
     value = challenger.metrics.get(metric, math.nan)
     if not broken:
-        return Verdict(PROMOTED, _why_promoted(metric, value, challenger, difference), seen)
+        return GateResult(PROMOTED, _why_promoted(metric, value, challenger, difference), seen)
     unsure = difference is not None and difference.value > rules.min_gain
     names = {rule.rule for rule in broken}
     if unsure and names <= {"gain", "luck"}:
-        return Verdict(INCONCLUSIVE, _why_inconclusive(rules, metric, difference), seen)
+        return GateResult(INCONCLUSIVE, _why_inconclusive(rules, metric, difference), seen)
     # A gain that is not one says enough of its luck
     told = [rule for rule in broken if rule.rule != "luck" or "gain" not in names]
-    return Verdict(KEPT, "; ".join(_unmet(rule, metric) for rule in told), seen)
+    return GateResult(KEPT, "; ".join(_unmet(rule, metric) for rule in told), seen)
 
 
 def signed(difference: Gain) -> str:
@@ -230,13 +230,13 @@ class Weighing:
     """What the test split says.
 
     Attributes:
-        verdict: of the gate.
+        result: of the gate.
         difference: challenger less champion; None without a champion, or where the two cannot
             be compared.
         incomparable: why they cannot be; "" when they can.
     """
 
-    verdict: Verdict
+    result: GateResult
     difference: Gain | None
     incomparable: str
 
@@ -244,9 +244,9 @@ class Weighing:
         """The evidence with what was found here."""
         return replace(
             evidence,
-            reason=self.incomparable or self.verdict.reason,
+            reason=self.incomparable or self.result.reason,
             gain=self.difference,
-            rules=tuple(self.verdict.rules),
+            rules=tuple(self.result.rules),
             comparable=not self.incomparable,
         )
 

@@ -12,7 +12,7 @@ from hpo.evaluation.average_precision import figures
 from hpo.evaluation.record import Evaluated
 from hpo.evaluation.significance import EXPANDED, Gain, measure_gain
 from hpo.promotion.evidence import RuleResult
-from hpo.promotion.gate import Verdict, chance, images_needed, judge
+from hpo.promotion.gate import GateResult, chance, images_needed, judge
 from hpo.studies.spec import Promotion
 
 RULES = Promotion(model="model", alias="champion")
@@ -34,26 +34,28 @@ def evaluated(value: float = 0.5, **changes: Any) -> Evaluated:
     return Evaluated(weights_sha256="sha", test_fingerprint="print", **{**fields, **changes})
 
 
-def judged(gain: Gain | None = GAIN, challenger: Evaluated | None = None, **rules: Any) -> Verdict:
+def judged(
+    gain: Gain | None = GAIN, challenger: Evaluated | None = None, **rules: Any
+) -> GateResult:
     """A challenger against a champion of 0.45."""
     asked = replace(RULES, **rules)
     return judge(asked, challenger or evaluated(), evaluated(0.45), gain, "mAP50", "maximize")
 
 
-def first(challenger: Evaluated, direction: str = "maximize", **rules: Any) -> Verdict:
+def first(challenger: Evaluated, direction: str = "maximize", **rules: Any) -> GateResult:
     """A challenger where there is no champion."""
     return judge(replace(RULES, **rules), challenger, None, None, "mAP50", direction)
 
 
 def test_a_sure_gain_is_promoted() -> None:
     """The lower bound is above the gain that is asked for; rules not set are not listed."""
-    verdict = judged()
-    assert verdict.outcome == "promoted"
-    assert verdict.reason == (
+    result = judged()
+    assert result.outcome == "promoted"
+    assert result.reason == (
         "better than the champion in mAP50 by +0.0500 [+0.0100, +0.0900] on 100 test images, "
         "each bound at 95%; chance of such a gain by luck alone: 2.1%"
     )
-    assert verdict.rules == [
+    assert result.rules == [
         RuleResult(
             rule="gain",
             wanted="95% lower bound above 0",
@@ -71,26 +73,26 @@ def test_a_sure_gain_is_promoted() -> None:
 
 def test_an_unsure_gain_is_inconclusive() -> None:
     """It may be luck: the reason says how many images would show it."""
-    verdict = judged(replace(GAIN, low=-0.05, p_value=0.17))
-    assert verdict.outcome == "inconclusive"
-    assert verdict.reason == (
+    result = judged(replace(GAIN, low=-0.05, p_value=0.17))
+    assert result.outcome == "inconclusive"
+    assert result.reason == (
         "better than the champion in mAP50 by +0.0500 [-0.0500, +0.0900], but that may be luck: "
         "to be 95% sure takes about 400 test images, there are 100; chance of such a gain by luck "
         "alone: 17.0%"
     )
-    assert [rule.met for rule in verdict.rules] == [False, False]
+    assert [rule.met for rule in result.rules] == [False, False]
 
 
 def test_a_gain_that_equal_models_often_show_is_inconclusive() -> None:
     """The bound alone promotes nothing; how many more images it takes is not known from it."""
-    verdict = judged(replace(GAIN, p_value=0.056))
-    assert verdict.outcome == "inconclusive"
-    assert verdict.reason == (
+    result = judged(replace(GAIN, p_value=0.056))
+    assert result.outcome == "inconclusive"
+    assert result.reason == (
         "better than the champion in mAP50 by +0.0500 [+0.0100, +0.0900], but that may be luck: "
         "to be 95% sure takes somewhat more test images, there are 100; chance of such a gain by "
         "luck alone: 5.6%"
     )
-    assert [rule.met for rule in verdict.rules] == [True, False]
+    assert [rule.met for rule in result.rules] == [True, False]
 
 
 def test_little_luck_does_not_make_up_for_the_bound() -> None:
@@ -106,8 +108,8 @@ def test_the_luck_allowed_is_what_the_confidence_leaves(
     confidence: float, luck: float, met: bool
 ) -> None:
     """Exactly so much is allowed still."""
-    verdict = judged(replace(GAIN, p_value=luck), confidence=confidence)
-    assert verdict.outcome == ("promoted" if met else "inconclusive")
+    result = judged(replace(GAIN, p_value=luck), confidence=confidence)
+    assert result.outcome == ("promoted" if met else "inconclusive")
 
 
 def test_a_chance_is_never_told_as_none() -> None:
@@ -118,9 +120,9 @@ def test_a_chance_is_never_told_as_none() -> None:
 
 def test_much_luck_is_told_of_a_gain_that_breaks_another_rule() -> None:
     """It is a fault of its own where the bound is met."""
-    verdict = judged(replace(GAIN, p_value=0.056), max_size_mb=1.0)
-    assert verdict.outcome == "kept"
-    assert verdict.reason == (
+    result = judged(replace(GAIN, p_value=0.056), max_size_mb=1.0)
+    assert result.outcome == "kept"
+    assert result.reason == (
         "size 6.2 MB, wanted at most 1 MB; "
         "chance of such a gain by luck alone 5.6%, wanted at most 5%"
     )
@@ -161,9 +163,9 @@ def test_a_bound_above_its_value_counts_as_no_gain() -> None:
 
 def test_a_champion_that_cannot_be_compared_is_kept() -> None:
     """Nothing is promoted over it unseen."""
-    verdict = judged(None)
-    assert verdict.outcome == "kept"
-    assert verdict.reason == "gain in mAP50 not compared, wanted 95% lower bound above 0"
+    result = judged(None)
+    assert result.outcome == "kept"
+    assert result.reason == "gain in mAP50 not compared, wanted 95% lower bound above 0"
 
 
 @pytest.mark.parametrize(
@@ -182,11 +184,11 @@ def test_a_limit_is_kept_with_and_without_a_champion(
     *, rules: dict[str, float], rule: str, wanted: str, seen: str, met: bool, against: bool
 ) -> None:
     """What is over it is not promoted however much better, and the reason says both figures."""
-    verdict = judged(**rules) if against else first(evaluated(), **rules)
-    assert RuleResult(rule=rule, wanted=wanted, seen=seen, met=met) in verdict.rules
-    assert verdict.outcome == ("promoted" if met else "kept")
+    result = judged(**rules) if against else first(evaluated(), **rules)
+    assert RuleResult(rule=rule, wanted=wanted, seen=seen, met=met) in result.rules
+    assert result.outcome == ("promoted" if met else "kept")
     if not met:
-        assert f"{seen}, wanted {wanted}" in verdict.reason
+        assert f"{seen}, wanted {wanted}" in result.reason
 
 
 @pytest.mark.parametrize(
@@ -203,9 +205,9 @@ def test_a_limit_whose_figure_is_missing_is_not_met(
     rules: dict[str, float], missing: dict[str, Any]
 ) -> None:
     """What was not measured is not promoted."""
-    verdict = judged(challenger=evaluated(**missing), **rules)
-    assert verdict.outcome == "kept"
-    assert "not measured" in verdict.reason
+    result = judged(challenger=evaluated(**missing), **rules)
+    assert result.outcome == "kept"
+    assert "not measured" in result.reason
 
 
 def test_no_class_may_lose_more_than_is_allowed() -> None:
@@ -217,9 +219,9 @@ def test_no_class_may_lose_more_than_is_allowed() -> None:
     assert classes.wanted == "no class loses more than 0.02 AP50"
     assert classes.seen == "bird -0.0200"
     assert classes.met
-    verdict = judged(challenger=challenger, max_class_loss=0.01)
-    assert verdict.outcome == "kept"
-    assert verdict.reason == "classes bird -0.0200, wanted no class loses more than 0.01 AP50"
+    result = judged(challenger=challenger, max_class_loss=0.01)
+    assert result.outcome == "kept"
+    assert result.reason == "classes bird -0.0200, wanted no class loses more than 0.01 AP50"
 
 
 def test_a_champion_without_figures_by_class_leaves_the_rule_unmet() -> None:
@@ -231,9 +233,9 @@ def test_a_champion_without_figures_by_class_leaves_the_rule_unmet() -> None:
 
 def test_a_broken_rule_outweighs_an_unsure_gain() -> None:
     """More images would not help: it is kept, not inconclusive, and every fault is told."""
-    verdict = judged(replace(GAIN, low=-0.05, p_value=0.17), max_size_mb=1.0)
-    assert verdict.outcome == "kept"
-    assert verdict.reason == (
+    result = judged(replace(GAIN, low=-0.05, p_value=0.17), max_size_mb=1.0)
+    assert result.outcome == "kept"
+    assert result.reason == (
         "size 6.2 MB, wanted at most 1 MB; "
         "gain in mAP50 +0.0500 [-0.0500, +0.0900], wanted 95% lower bound above 0"
     )
@@ -241,18 +243,18 @@ def test_a_broken_rule_outweighs_an_unsure_gain() -> None:
 
 def test_a_first_champion_needs_absolute_rules_only() -> None:
     """No gain and no class is compared; finding something is enough where no value is asked."""
-    verdict = first(evaluated(0.5), max_class_loss=0.01)
-    assert verdict.outcome == "promoted"
-    assert verdict.reason == "it is the model's first champion: mAP50 0.5000 on 100 test images"
-    assert [rule.rule for rule in verdict.rules] == ["value"]
+    result = first(evaluated(0.5), max_class_loss=0.01)
+    assert result.outcome == "promoted"
+    assert result.reason == "it is the model's first champion: mAP50 0.5000 on 100 test images"
+    assert [rule.rule for rule in result.rules] == ["value"]
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_what_finds_nothing_is_never_a_first_champion(value: float) -> None:
     """Neither is what has no figure."""
-    verdict = first(evaluated(value))
-    assert verdict.outcome == "kept"
-    assert verdict.reason.endswith("wanted above 0")
+    result = first(evaluated(value))
+    assert result.outcome == "kept"
+    assert result.reason.endswith("wanted above 0")
 
 
 def test_a_minimized_objective_turns_the_value_rule() -> None:
@@ -280,6 +282,6 @@ def test_too_few_images_to_be_sure_at_all_are_told() -> None:
     challenger = Evaluated(
         weights_sha256="", test_fingerprint="", metrics=figures(one).metrics, images=4
     )
-    verdict = judge(RULES, challenger, evaluated(0.1), gain, "mAP50", "maximize")
-    assert verdict.outcome == "inconclusive"
-    assert "takes at least 5 test images, there are 4" in verdict.reason
+    result = judge(RULES, challenger, evaluated(0.1), gain, "mAP50", "maximize")
+    assert result.outcome == "inconclusive"
+    assert "takes at least 5 test images, there are 4" in result.reason

@@ -46,7 +46,7 @@ def test_the_evidence_is_the_difference_with_its_luck() -> None:
         GOOD, POOR, "mAP50",
         resamples=rules.resamples, seed=rules.seed, confidence=rules.confidence,
     )  # fmt: skip
-    assert found.verdict.outcome == "promoted"
+    assert found.result.outcome == "promoted"
     evidence = found.added_to(Evidence())
     assert evidence.gain == expected
     assert evidence.to_json()["difference"]["luck"] == 1 / 2001
@@ -71,5 +71,5 @@ def test_what_cannot_be_compared_is_said(champion: Detections | None, why: str) 
     found = weighed(GOOD, champion)
     assert found.incomparable.startswith(why)
     assert found.difference is None
-    assert found.verdict.outcome == "kept"
+    assert found.result.outcome == "kept"
     assert found.added_to(Evidence()).reason == found.incomparable
