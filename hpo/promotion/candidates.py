@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import UsageError, WeightsError
 from hpo.evaluation.record import Evaluated
 from hpo.storage.artifacts.opening import open_store
-from hpo.studies.finals import SUFFIX, Wanted, asked, ensure_finals, final_results
+from hpo.studies.finals import SUFFIX, FinalistRef, asked, ensure_finals, final_results
 from hpo.studies.status import completion_row
 from hpo.studies.trials import best_trials, trial_rows
 
@@ -211,7 +211,9 @@ def call_finals(engine: Engine, study: Study, numbers: Sequence[int] | None = No
             called = [candidate_of(connection, study, number) for number in numbers]
     if not called:
         return None
-    return ensure_finals(engine, study, [Wanted(c.trial_id, c.number, c.stored) for c in called])
+    return ensure_finals(
+        engine, study, [FinalistRef(c.trial_id, c.number, c.stored) for c in called]
+    )
 
 
 def finals_missing(connection: Connection, study: Study, candidates: list[Candidate]) -> str:

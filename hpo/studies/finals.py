@@ -41,7 +41,7 @@ SEEDS = 2**32  # seeds are below this
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FinalistRef:
     """A trial that is to be looked at again.
 
     Attributes:
@@ -101,7 +101,7 @@ def asked(spec: StudySpec) -> list[tuple[int, bool]]:
     return [(seed, not (own and index == 0)) for index, seed in enumerate(seeds)]
 
 
-def ensure_finals(engine: Engine, study: Study, finalists: Sequence[Wanted]) -> Study:
+def ensure_finals(engine: Engine, study: Study, finalists: Sequence[FinalistRef]) -> Study:
     """Create the finals of at least one finalist where they are missing; safe to repeat.
 
     Raises:
@@ -134,7 +134,7 @@ def ensure_finals(engine: Engine, study: Study, finalists: Sequence[Wanted]) -> 
 def _fill(
     connection: Connection,
     finals: int,
-    finalists: Sequence[Wanted],
+    finalists: Sequence[FinalistRef],
     trainings: Sequence[tuple[int, bool]],
 ) -> int:
     """Put what was not asked for before in the queue; how many trials."""
