@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hpo.promotion.candidates import Finalist, SeedRun, StudyCompletion
     from hpo.promotion.champion_evaluation import Incumbent
     from hpo.promotion.gate import Weighing
-    from hpo.promotion.request import Order
+    from hpo.promotion.request import FinalizeRequest
     from hpo.tracking.registry import Version
 
 
@@ -46,28 +46,32 @@ class Contest:
         key: the name of its promotion.
     """
 
-    def __init__(self, order: Order, completion: StudyCompletion, field: list[Finalist]) -> None:
+    def __init__(
+        self, request: FinalizeRequest, completion: StudyCompletion, field: list[Finalist]
+    ) -> None:
         """`field`: every finalist, best by validation first; one of them at least can challenge."""
-        self._order, self._study = order, order.study
-        self._store = open_store(order.settings)
-        self._evidence = EvidenceCollector(order, completion, field, self._store)
+        self._request, self._study = request, request.study
+        self._store = open_store(request.settings)
+        self._evidence = EvidenceCollector(request, completion, field, self._store)
         self._trial: int = self._evidence.challenger.candidate.number
         self._run: SeedRun = self._evidence.run
         self.key = self._evidence.key
         self._registry = Registry(
-            open_client(order.settings, storage_url(order.settings), through=order.database.engine)
+            open_client(
+                request.settings, storage_url(request.settings), through=request.database.engine
+            )
         )
 
     def decide(self) -> Decision:
         """Weigh against the champion, then act; see `finalize` for what is raised."""
-        target, order = self._study.spec.promotion, self._order
+        target, request = self._study.spec.promotion, self._request
         settled = self._settled(target.model, target.alias)
         champion = settled.champion
         if in_the_way := self._in_the_way(settled):
             return self._stand_aside(settled, in_the_way)
         if champion is not None and champion.decision == str(self.key):
             return self._already_there(champion)  # also by one who was killed: completed just now
-        before = None if order.override is not None else self._before(settled)
+        before = None if request.override is not None else self._before(settled)
         if before is not None:
             return before
         lost = self._lost() if champion is None else ""
@@ -82,28 +86,28 @@ class Contest:
             and record.override
             and record.study_id == self._study.study_id
             # A person chose another trial of this study, knowing of this one
-            and ledger.is_known(self._order.connection, self._study, self._trial, record.seq)
+            and ledger.is_known(self._request.connection, self._study, self._trial, record.seq)
         ):
             return Decision.from_row(record)
         return self._kept_before(settled.champion)
 
     def _settled(self, model: str, alias: str) -> Settled:
         """How alias and record stand; an interrupted move is completed, but for a dry run."""
-        if self._order.dry_run:
-            return look(self._order.connection, self._registry, model, alias)
-        return settle(self._order.connection, self._registry, model, alias)
+        if self._request.dry_run:
+            return look(self._request.connection, self._registry, model, alias)
+        return settle(self._request.connection, self._registry, model, alias)
 
     def _name(self, settled: Settled) -> uuid.UUID:
         """The row's name, should the alias move."""
-        if self._order.override is None:
+        if self._request.override is None:
             return self.key
         return override_id(self.key, 0 if settled.record is None else settled.record.seq)
 
     def _lost(self) -> str:
         """That MLflow lost the champion before, in words; "" where it did not."""
-        target, order = self._study.spec.promotion, self._order
+        target, request = self._study.spec.promotion, self._request
         lost = require_restored(
-            order.connection, self._registry, self._study, target.model, target.alias
+            request.connection, self._registry, self._study, target.model, target.alias
         )
         if lost is None:
             return ""
@@ -111,18 +115,18 @@ class Contest:
 
     def _incumbent(self, champion: Version | None) -> tuple[Incumbent | None, str]:
         """The champion with its figures, or why it has none here."""
-        order = self._order
+        request = self._request
         if champion is None:
             return None, ""
         scout = Scout(
-            connection=order.connection,
+            connection=request.connection,
             study=self._study,
             registry=self._registry,
             store=self._store,
-            workshop=order.workshop,
+            workshop=request.workshop,
             ground=self._ground,
-            progress=order.say,
-            keep=not order.dry_run,
+            progress=request.say,
+            keep=not request.dry_run,
         )
         try:
             return scout.incumbent(champion), ""
@@ -155,8 +159,8 @@ class Contest:
         incumbent: Incumbent | None,
         lost: str,
     ) -> Decision:
-        order, champion = self._order, settled.champion
-        decision = self._evidence.decision(champion, weighing, incumbent, order.override)
+        request, champion = self._request, settled.champion
+        decision = self._evidence.decision(champion, weighing, incumbent, request.override)
         if lost and decision.outcome is Outcome.PROMOTED:
             reason = f"{lost}; {decision.reason}"
             evidence = replace(decision.evidence, reason=reason)
@@ -174,7 +178,7 @@ class Contest:
             return decision
         version = self._registration.version(weights, decision)
         before = None if settled.champion is None else settled.champion.number
-        name, connection = self._name(settled), self._order.connection
+        name, connection = self._name(settled), self._request.connection
         decision = self._publish(replace(decision, version=version.number), name)
         row = ledger.row_of(self._study, name, decision)
         require_held(connection)
@@ -186,7 +190,7 @@ class Contest:
         return decision
 
     def _already_there(self, champion: Version) -> Decision:
-        row = ledger.promotion_of(self._order.connection, str(self.key))
+        row = ledger.promotion_of(self._request.connection, str(self.key))
         if row is None:
             raise WeightsError(f"version {champion.number} is not on record as a promotion")
         return replace(Decision.from_row(row), version=champion.number)
@@ -211,7 +215,7 @@ class Contest:
     def _stand_aside(self, settled: Settled, reason: str) -> Decision:
         """It is said and recorded, and nothing made outside this service is overwritten."""
         stays = None if settled.record is None else settled.record.version
-        if self._order.override is not None:
+        if self._request.override is not None:
             raise ChampionError(reason, hint="Settle that first; then promote the trial again.")
         decision = replace(
             self._evidence.decision(settled.champion, None, None, None),
@@ -222,7 +226,7 @@ class Contest:
         if decision.dry_run:
             return decision
         name = uuid.uuid5(self.key, f"stood aside {decision.reason}")
-        before = ledger.recorded(self._order.connection, name)
+        before = ledger.recorded(self._request.connection, name)
         return before or self._record(decision, name)
 
     def restore(self, done: Decision) -> Decision:
@@ -234,13 +238,13 @@ class Contest:
         if self._registry.find(str(self.key), done.model) is not None:
             return done  # also where its alias was taken away: an undone promotion stays undone
         reason = f"{done.reason}; MLflow had lost it"
-        if self._order.dry_run:
+        if self._request.dry_run:
             return replace(done, reason=f"{reason}, it would be made again", dry_run=True)
         version = self._registration.version(self._weights(), done)
-        last = recorded_champion(self._order.connection, done.model, done.alias)
+        last = recorded_champion(self._request.connection, done.model, done.alias)
         champion = self._registry.champion(done.model, done.alias)
         if champion is None and last is not None and ledger.made_by(last) == str(self.key):
-            put_back(self._order.connection, self._registry, version, done.alias)
+            put_back(self._request.connection, self._registry, version, done.alias)
         self._publish(replace(done, version=version.number), self.key)
         return replace(
             done, version=version.number,
@@ -253,7 +257,7 @@ class Contest:
             return decision
         comparable = decision.evidence.comparable
         name = kept_id(self.key, champion, comparable=comparable)
-        before = ledger.recorded(self._order.connection, name)
+        before = ledger.recorded(self._request.connection, name)
         return before or self._record(decision, name)
 
     def _kept_before(self, champion: Version | None) -> Decision | None:
@@ -261,16 +265,16 @@ class Contest:
         if champion is None:
             return None
         # A person who asks again wants another try where the two could not be compared.
-        for comparable in (True,) if self._order.open_ok else (True, False):
+        for comparable in (True,) if self._request.open_ok else (True, False):
             name = kept_id(self.key, _identity(champion), comparable=comparable)
-            if (kept := ledger.recorded(self._order.connection, name)) is not None:
+            if (kept := ledger.recorded(self._request.connection, name)) is not None:
                 return kept
         return None
 
     def _record(self, decision: Decision, name: uuid.UUID) -> Decision:
         """The decision's files, then the row."""
         decision = self._publish(decision, name)
-        ledger.insert(self._order.connection, self._study, name, decision)
+        ledger.insert(self._request.connection, self._study, name, decision)
         return decision
 
     def _publish(self, decision: Decision, name: uuid.UUID) -> Decision:
@@ -284,7 +288,9 @@ class Contest:
     def _weights(self) -> Path:
         """The challenger's weights, their content checked."""
         name, sha256 = self._run.weights_name, self._run.weights_sha256
-        return self._store.fetch(sha256, self._order.scratch / "weights" / name.rpartition("/")[2])
+        return self._store.fetch(
+            sha256, self._request.scratch / "weights" / name.rpartition("/")[2]
+        )
 
     def _detections(self) -> Detections | None:
         evaluated = self._run.evaluated
@@ -292,16 +298,16 @@ class Contest:
         return None if sha256 is None else load_detections(self._store, sha256)
 
     def _ground(self) -> Ground:
-        order = self._order
+        request = self._request
         data, fingerprint = require_test_split(
-            self._study, order.settings, order.database.engine, say=order.say
+            self._study, request.settings, request.database.engine, say=request.say
         )
-        folder = Path(tempfile.mkdtemp(dir=self._order.scratch))
-        return Ground(data, fingerprint, self._order.device, folder)
+        folder = Path(tempfile.mkdtemp(dir=self._request.scratch))
+        return Ground(data, fingerprint, self._request.device, folder)
 
     @cached_property
     def _registration(self) -> Registration:
-        return Registration(self._order, self._evidence, self._registry, self.key)
+        return Registration(self._request, self._evidence, self._registry, self.key)
 
 
 def _identity(champion: Version) -> str:

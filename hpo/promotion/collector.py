@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hpo.promotion.champion_evaluation import Incumbent
     from hpo.promotion.gate import Weighing
     from hpo.promotion.report.context import Pictures
-    from hpo.promotion.request import Order, Override
+    from hpo.promotion.request import FinalizeRequest, Override
     from hpo.storage.artifacts.store import ArtifactStore
     from hpo.tracking.registry import Version
 
@@ -52,22 +52,22 @@ class EvidenceCollector:
 
     def __init__(
         self,
-        order: Order,
+        request: FinalizeRequest,
         completion: StudyCompletion,
         field: Sequence[Finalist],
         store: ArtifactStore,
     ) -> None:
         """Choose the challenger: the first finalist, by validation, that nothing speaks against."""
-        self._order, self._study, self._completion, self._field = (
-            order,
-            order.study,
+        self._request, self._study, self._completion, self._field = (
+            request,
+            request.study,
             completion,
             field,
         )
         self.challenger = next(one for one in field if not one.out)
-        self.run = self.challenger.best(order.study)
+        self.run = self.challenger.best(request.study)
         self.key = promotion_id(
-            order.study, self.challenger.candidate.number, self.run.weights_sha256
+            request.study, self.challenger.candidate.number, self.run.weights_sha256
         )
         self._store = store
         self._incumbent: Incumbent | None = None
@@ -108,7 +108,7 @@ class EvidenceCollector:
             override=override is not None,
             why=why,
             actor=actor,
-            dry_run=self._order.dry_run,
+            dry_run=self._request.dry_run,
         )
 
     def _own(self) -> Evidence:
@@ -164,7 +164,7 @@ class EvidenceCollector:
 
     def _cost(self) -> Cost:
         """Seconds of training and validation by kind of device."""
-        rows = training_cost(self._order.connection, self._study)
+        rows = training_cost(self._request.connection, self._study)
         of_trials: dict[str, float] = {}
         of_finals: dict[str, float] = {}
         for row in rows:
@@ -185,7 +185,7 @@ class EvidenceCollector:
 
     def exhibit(self, decision: Decision, name: uuid.UUID) -> Exhibit:
         """The decision of that name with everything that can be shown of it."""
-        connection, study = self._order.connection, self._study
+        connection, study = self._request.connection, self._study
         params = {row.number: row.params for row in trial_rows(connection, study)}
         epochs = trial_epochs(connection, self.run.trial_id)
         evaluated = self.run.evaluated
@@ -206,9 +206,9 @@ class EvidenceCollector:
     def _pictures(self) -> Pictures | None:
         """Opens test images by name, where this machine has the split as it was."""
         try:
-            order = self._order
+            request = self._request
             data, _ = require_test_split(
-                self._study, order.settings, order.database.engine, fetch=False
+                self._study, request.settings, request.database.engine, fetch=False
             )
         except HpoError:
             return None

@@ -26,7 +26,7 @@ from hpo.promotion.candidates import (
 from hpo.promotion.decision import Decision, Outcome, none_id
 from hpo.promotion.evidence import Evidence
 from hpo.promotion.lock import promotion_lock
-from hpo.promotion.request import Order
+from hpo.promotion.request import FinalizeRequest
 from hpo.tracking.client import error_code
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def finalize(
         promotion_lock(database, model, lambda: say(wait)) as connection,
         tempfile.TemporaryDirectory(prefix="hpo-finalize-") as scratch,
     ):
-        order = Order(
+        request = FinalizeRequest(
             database=database,
             settings=settings,
             study=study,
@@ -97,112 +97,116 @@ def finalize(
             connection=connection,
             scratch=Path(scratch),
         )
-        return _decided(order)
+        return _decided(request)
 
 
-def _decided(order: Order) -> Decision:
+def _decided(request: FinalizeRequest) -> Decision:
     """The decision; what MLflow refuses is told in our words."""
     try:
-        return _decide(order)
+        return _decide(request)
     except Exception as error:
         if not error_code(error):
             raise
-        model = order.study.spec.promotion.model
+        model = request.study.spec.promotion.model
         raise TrackingError(
             f"MLflow refused to go on with the promotion to '{model}': {error}",
             hint="Nothing was recorded; mend it and run `hpo finalize` again.",
         ) from error
 
 
-def _decide(order: Order) -> Decision:
+def _decide(request: FinalizeRequest) -> Decision:
     """Whether there is anything to decide; what needs MLflow comes after that."""
-    connection, study = order.connection, order.study
+    connection, study = request.connection, request.study
     completion = study_completion(connection, study)
     if completion is None:
-        return _nothing(order, "the study was deleted")
-    if order.override is not None:
-        return _contested(order, completion, [_overriding(order, order.override)])
-    if reason := _too_early(order, completion):
-        return _nothing(order, reason)
+        return _nothing(request, "the study was deleted")
+    if request.override is not None:
+        return _contested(request, completion, [_overriding(request, request.override)])
+    if reason := _too_early(request, completion):
+        return _nothing(request, reason)
     candidates = ranked_candidates(connection, study, study.spec.promotion.finalists)
     if missing := finals_missing(connection, study, candidates):
-        return _waiting(order, candidates, missing)
-    field = finalists(connection, order.settings, study, candidates)
+        return _waiting(request, candidates, missing)
+    field = finalists(connection, request.settings, study, candidates)
     if all(one.out for one in field):
-        return _record_nothing(order, completion, field)
-    return _contested(order, completion, field)
+        return _record_nothing(request, completion, field)
+    return _contested(request, completion, field)
 
 
-def _too_early(order: Order, completion: StudyCompletion) -> str:
+def _too_early(request: FinalizeRequest, completion: StudyCompletion) -> str:
     """Why there is nothing to decide yet, or ever; "" where there is."""
-    if not order.study.spec.promotion.wanted:
+    if not request.study.spec.promotion.wanted:
         return "the study promotes nothing (promotion: none)"
-    if completion.open_because and not order.open_ok:
+    if completion.open_because and not request.open_ok:
         return f"the study is not finished: {completion.open_because}"
     return ""
 
 
-def _overriding(order: Order, override: Override) -> Finalist:
+def _overriding(request: FinalizeRequest, override: Override) -> Finalist:
     """The trial that a person wants, with what its finals say where they are over."""
-    connection, study = order.connection, order.study
+    connection, study = request.connection, request.study
     candidate = candidate_of(connection, study, override.trial)
     if finals_missing(connection, study, [candidate]):
         return unexamined(study, candidate)
-    (found,) = finalists(connection, order.settings, study, [candidate])
+    (found,) = finalists(connection, request.settings, study, [candidate])
     return replace(found, out="") if found.runs else unexamined(study, candidate)
 
 
-def _waiting(order: Order, candidates: list[Candidate], missing: str) -> Decision:
+def _waiting(request: FinalizeRequest, candidates: list[Candidate], missing: str) -> Decision:
     numbers = ", ".join(str(one.number) for one in candidates)
-    name = order.study.name
+    name = request.study.name
     return _nothing(
-        order,
+        request,
         f"trials {numbers} are to be looked at again first, {missing}; "
         f"`hpo finalize --study {name}` runs what is left",
     )
 
 
-def _contested(order: Order, completion: StudyCompletion, field: list[Finalist]) -> Decision:
+def _contested(
+    request: FinalizeRequest, completion: StudyCompletion, field: list[Finalist]
+) -> Decision:
     """The decision about the first finalist that nothing speaks against."""
     from hpo.promotion.challenge import Contest
 
-    contest = Contest(order, completion, field)
-    done = None if order.override else ledger.recorded(order.connection, contest.key)
+    contest = Contest(request, completion, field)
+    done = None if request.override else ledger.recorded(request.connection, contest.key)
     if done is None:
         return contest.decide()
-    if not order.open_ok:
+    if not request.open_ok:
         return done
     # A person who asks again may do so because MLflow lost the version.
     try:
         return contest.restore(done)
     except TrackingError as error:
-        order.say(f"whether MLflow still holds it is not known: {error}")
+        request.say(f"whether MLflow still holds it is not known: {error}")
         return done
 
 
-def _nothing(order: Order, reason: str) -> Decision:
-    target = order.study.spec.promotion
+def _nothing(request: FinalizeRequest, reason: str) -> Decision:
+    target = request.study.spec.promotion
     return Decision(
         outcome=Outcome.NONE,
-        study=order.study.name,
+        study=request.study.name,
         model=target.model,
         alias=target.alias,
         reason=reason,
         evidence=Evidence(reason=reason),
-        dry_run=order.dry_run,
+        dry_run=request.dry_run,
     )
 
 
-def _record_nothing(order: Order, completion: StudyCompletion, field: list[Finalist]) -> Decision:
+def _record_nothing(
+    request: FinalizeRequest, completion: StudyCompletion, field: list[Finalist]
+) -> Decision:
     """A finished study without a challenger is recorded, once for each state of its trials."""
     faults = "; ".join(f"trial {one.candidate.number}: {one.out}" for one in field)
     of_finals = f"no finalist can be promoted: {faults}" if field else ""
-    decision = _nothing(order, of_finals or completion.no_candidate())
-    if completion.open_because or order.dry_run:
+    decision = _nothing(request, of_finals or completion.no_candidate())
+    if completion.open_because or request.dry_run:
         return decision
-    name = none_id(order.study, completion.counts, of_finals)
-    before = ledger.recorded(order.connection, name)
+    name = none_id(request.study, completion.counts, of_finals)
+    before = ledger.recorded(request.connection, name)
     decision = replace(decision, evidence=replace(decision.evidence, trials=completion.counts))
     if before is None:
-        ledger.insert(order.connection, order.study, name, decision)
+        ledger.insert(request.connection, request.study, name, decision)
     return before or decision

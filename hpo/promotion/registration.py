@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hpo.promotion.collector import EvidenceCollector
     from hpo.promotion.decision import Decision
-    from hpo.promotion.request import Order
+    from hpo.promotion.request import FinalizeRequest
     from hpo.settings import Settings
     from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
@@ -75,13 +75,13 @@ class Registration:
     """What the registry is to hold of one challenger.
 
     Attributes:
-        order: what was asked.
+        request: what was asked.
         evidence: about the challenger.
         registry: where to.
         key: the version's name: of the promotion that it was made for.
     """
 
-    order: Order
+    request: FinalizeRequest
     evidence: EvidenceCollector
     registry: Registry
     key: uuid.UUID
@@ -89,10 +89,10 @@ class Registration:
     @cached_property
     def run_id(self) -> str:
         """The MLflow run of the training whose weights it is, made where it is missing."""
-        study, run = self.order.study, self.evidence.run
-        database = self.order.database
+        study, run = self.request.study, self.evidence.run
+        database = self.request.database
         finals = None if run.own else finals_of(database.engine, study)
-        return trial_run_id(database, self.order.settings, finals or study, run.trial_id)
+        return trial_run_id(database, self.request.settings, finals or study, run.trial_id)
 
     def version(self, weights: Path, decision: Decision) -> Version:
         """The version with these weights, made or found; no alias is moved yet.
@@ -112,11 +112,11 @@ class Registration:
         )  # fmt: skip
 
     def _package(self, weights: Path, decision: Decision, tags: dict[str, str]) -> Package:
-        package = self.order.workshop.package(weights, self._job())
+        package = self.request.workshop.package(weights, self._job())
         artifacts = dict(package.artifacts)
-        if self.order.onnx and self.order.study.spec.promotion.onnx:
-            self.order.say("exporting to ONNX, and comparing what it detects")
-            artifacts["onnx"] = self.order.workshop.export_onnx(weights, self._job())
+        if self.request.onnx and self.request.study.spec.promotion.onnx:
+            self.request.say("exporting to ONNX, and comparing what it detects")
+            artifacts["onnx"] = self.request.workshop.export_onnx(weights, self._job())
         placed = replace(decision, evidence=replace(decision.evidence, run_id=self.run_id))
         exhibit = replace(
             self.evidence.exhibit(placed, self.key),
@@ -147,15 +147,15 @@ class Registration:
 
     def _job(self) -> Job:
         """The challenger's training, as the context of a packaging."""
-        spec, candidate = self.order.study.spec, self.evidence.challenger.candidate
+        spec, candidate = self.request.study.spec, self.evidence.challenger.candidate
         params = candidate.params
         return Job(
             trial=candidate.number, model=spec.model, params=params, train=spec.train,
             epochs=spec.budget.epochs or int(params["epochs"]), seed=self.evidence.run.seed,
             metric=spec.objective.metric, direction=spec.objective.direction, data=self._data(),
-            device=self.order.device, run_dir=Path(tempfile.mkdtemp(dir=self.order.scratch)),
+            device=self.request.device, run_dir=Path(tempfile.mkdtemp(dir=self.request.scratch)),
         )  # fmt: skip
 
     def _data(self) -> Path | None:
         """The dataset on this machine; packaging does without it."""
-        return data_here(self.order.study, self.order.settings)
+        return data_here(self.request.study, self.request.settings)

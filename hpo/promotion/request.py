@@ -33,7 +33,7 @@ class Override:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class FinalizeRequest:
     """What `finalize` was asked; its docstring explains each.
 
     Attributes:
