@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from hpo.tracking.registry import Version
 
 
-class Contest:
+class ChampionChallenge:
     """The decision about the first finalist that nothing speaks against.
 
     Attributes:

@@ -121,7 +121,7 @@ def _decide(request: FinalizeRequest) -> Decision:
     if completion is None:
         return _nothing(request, "the study was deleted")
     if request.override is not None:
-        return _contested(request, completion, [_overriding(request, request.override)])
+        return _challenged(request, completion, [_overriding(request, request.override)])
     if reason := _too_early(request, completion):
         return _nothing(request, reason)
     candidates = ranked_candidates(connection, study, study.spec.promotion.finalists)
@@ -130,7 +130,7 @@ def _decide(request: FinalizeRequest) -> Decision:
     field = finalists(connection, request.settings, study, candidates)
     if all(one.out for one in field):
         return _record_nothing(request, completion, field)
-    return _contested(request, completion, field)
+    return _challenged(request, completion, field)
 
 
 def _too_early(request: FinalizeRequest, completion: StudyCompletion) -> str:
@@ -162,21 +162,21 @@ def _waiting(request: FinalizeRequest, candidates: list[Candidate], missing: str
     )
 
 
-def _contested(
+def _challenged(
     request: FinalizeRequest, completion: StudyCompletion, field: list[Finalist]
 ) -> Decision:
     """The decision about the first finalist that nothing speaks against."""
-    from hpo.promotion.challenge import Contest
+    from hpo.promotion.challenge import ChampionChallenge
 
-    contest = Contest(request, completion, field)
-    done = None if request.override else ledger.recorded(request.connection, contest.key)
+    challenge = ChampionChallenge(request, completion, field)
+    done = None if request.override else ledger.recorded(request.connection, challenge.key)
     if done is None:
-        return contest.decide()
+        return challenge.decide()
     if not request.open_ok:
         return done
     # A person who asks again may do so because MLflow lost the version.
     try:
-        return contest.restore(done)
+        return challenge.restore(done)
     except TrackingError as error:
         request.say(f"whether MLflow still holds it is not known: {error}")
         return done
