@@ -227,7 +227,7 @@ def finals_missing(connection: Connection, study: Study, candidates: list[Candid
     return f"{len(ended)} of {len(wanted)} finals are over"
 
 
-def finalists(
+def finalists_of(
     connection: Connection, settings: Settings, study: Study, candidates: Iterable[Candidate]
 ) -> list[Finalist]:
     """What came of the candidates in the finals, best by validation first."""

@@ -47,12 +47,12 @@ class ChampionChallenge:
     """
 
     def __init__(
-        self, request: FinalizeRequest, completion: StudyCompletion, field: list[Finalist]
+        self, request: FinalizeRequest, completion: StudyCompletion, finalists: list[Finalist]
     ) -> None:
-        """`field`: every finalist, best by validation first; one of them at least can challenge."""
+        """`finalists`: best by validation first; one of them at least can challenge."""
         self._request, self._study = request, request.study
         self._store = open_store(request.settings)
-        self._evidence = EvidenceCollector(request, completion, field, self._store)
+        self._evidence = EvidenceCollector(request, completion, finalists, self._store)
         self._trial: int = self._evidence.challenger.candidate.number
         self._run: SeedRun = self._evidence.run
         self.key = self._evidence.key

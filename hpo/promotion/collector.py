@@ -54,17 +54,17 @@ class EvidenceCollector:
         self,
         request: FinalizeRequest,
         completion: StudyCompletion,
-        field: Sequence[Finalist],
+        finalists: Sequence[Finalist],
         store: ArtifactStore,
     ) -> None:
         """Choose the challenger: the first finalist, by validation, that nothing speaks against."""
-        self._request, self._study, self._completion, self._field = (
+        self._request, self._study, self._completion, self._finalists = (
             request,
             request.study,
             completion,
-            field,
+            finalists,
         )
-        self.challenger = next(one for one in field if not one.out)
+        self.challenger = next(one for one in finalists if not one.out)
         self.run = self.challenger.best(request.study)
         self.key = promotion_id(
             request.study, self.challenger.candidate.number, self.run.weights_sha256
@@ -136,7 +136,7 @@ class EvidenceCollector:
             simulated=described.simulated,
             trials=self._completion.counts,
             evaluation=evaluated,
-            finalists=finalists_evidence(study, self._field, self._stored),
+            finalists=finalists_evidence(study, self._finalists, self._stored),
             cost=self._cost(),
             stated=ABOUT_A_CHALLENGER,
         )

@@ -17,7 +17,7 @@ from hpo.errors import TrackingError
 from hpo.promotion import ledger
 from hpo.promotion.candidates import (
     candidate_of,
-    finalists,
+    finalists_of,
     finals_missing,
     ranked_candidates,
     study_completion,
@@ -127,10 +127,10 @@ def _decide(request: FinalizeRequest) -> Decision:
     candidates = ranked_candidates(connection, study, study.spec.promotion.finalists)
     if missing := finals_missing(connection, study, candidates):
         return _waiting(request, candidates, missing)
-    field = finalists(connection, request.settings, study, candidates)
-    if all(one.out for one in field):
-        return _record_nothing(request, completion, field)
-    return _challenged(request, completion, field)
+    finalists = finalists_of(connection, request.settings, study, candidates)
+    if all(one.out for one in finalists):
+        return _record_nothing(request, completion, finalists)
+    return _challenged(request, completion, finalists)
 
 
 def _too_early(request: FinalizeRequest, completion: StudyCompletion) -> str:
@@ -148,7 +148,7 @@ def _overriding(request: FinalizeRequest, override: Override) -> Finalist:
     candidate = candidate_of(connection, study, override.trial)
     if finals_missing(connection, study, [candidate]):
         return unexamined(study, candidate)
-    (found,) = finalists(connection, request.settings, study, [candidate])
+    (found,) = finalists_of(connection, request.settings, study, [candidate])
     return replace(found, out="") if found.runs else unexamined(study, candidate)
 
 
@@ -163,12 +163,12 @@ def _waiting(request: FinalizeRequest, candidates: list[Candidate], missing: str
 
 
 def _challenged(
-    request: FinalizeRequest, completion: StudyCompletion, field: list[Finalist]
+    request: FinalizeRequest, completion: StudyCompletion, finalists: list[Finalist]
 ) -> Decision:
     """The decision about the first finalist that nothing speaks against."""
     from hpo.promotion.challenge import ChampionChallenge
 
-    challenge = ChampionChallenge(request, completion, field)
+    challenge = ChampionChallenge(request, completion, finalists)
     done = None if request.override else ledger.recorded(request.connection, challenge.key)
     if done is None:
         return challenge.decide()
@@ -196,11 +196,11 @@ def _nothing(request: FinalizeRequest, reason: str) -> Decision:
 
 
 def _record_nothing(
-    request: FinalizeRequest, completion: StudyCompletion, field: list[Finalist]
+    request: FinalizeRequest, completion: StudyCompletion, finalists: list[Finalist]
 ) -> Decision:
     """A finished study without a challenger is recorded, once for each state of its trials."""
-    faults = "; ".join(f"trial {one.candidate.number}: {one.out}" for one in field)
-    of_finals = f"no finalist can be promoted: {faults}" if field else ""
+    faults = "; ".join(f"trial {one.candidate.number}: {one.out}" for one in finalists)
+    of_finals = f"no finalist can be promoted: {faults}" if finalists else ""
     decision = _nothing(request, of_finals or completion.no_candidate())
     if completion.open_because or request.dry_run:
         return decision

@@ -283,16 +283,16 @@ def _incomparable(metric: str, one: Detections | None, other: Detections | None)
 
 
 def finalists_evidence(
-    study: Study, field: Sequence[Finalist], detections: Callable[[str], Detections | None]
+    study: Study, finalists: Sequence[Finalist], detections: Callable[[str], Detections | None]
 ) -> tuple[FinalistResult, ...]:
     """Every finalist with its figures and the interval of its value on the test split.
 
     Args:
         study: the study.
-        field: the finalists, best by validation first.
+        finalists: the finalists, best by validation first.
         detections: gives the stored detections of a sha256; None where they are gone.
     """
-    return tuple(_finalist(study, one, detections) for one in field)
+    return tuple(_finalist(study, one, detections) for one in finalists)
 
 
 def _finalist(
