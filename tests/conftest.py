@@ -38,7 +38,7 @@ FIXTURES = {
     "training": {"trained"},
     "process": {
         "backing", "new_home", "process", "project", "pusher", "start_worker", "stopped_home",
-        "workshop", "_s3_process",
+        "runtime", "_s3_process",
     },
     "mlflow": {"mlflow_template"},
     "db": {"postgres_url", "new_home", "stopped_home"},

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hpo.errors import ChampionError, HpoError, ServiceError, WeightsError
 from hpo.promotion import ledger
 from hpo.promotion.alias import Move, command, look, move, put_back, settle
-from hpo.promotion.champion_evaluation import Ground, Scout, load_detections
+from hpo.promotion.champion_evaluation import ChampionEvaluator, TestSplit, load_detections
 from hpo.promotion.collector import EvidenceCollector
 from hpo.promotion.decision import Decision, Outcome, kept_id, override_id
 from hpo.promotion.gate import weigh
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections
     from hpo.promotion.alias import Settled
     from hpo.promotion.candidates import Finalist, SeedRun, StudyCompletion
-    from hpo.promotion.champion_evaluation import Incumbent
+    from hpo.promotion.champion_evaluation import EvaluatedChampion
     from hpo.promotion.gate import Weighing
     from hpo.promotion.request import FinalizeRequest
     from hpo.tracking.registry import Version
@@ -113,29 +113,29 @@ class ChampionChallenge:
             return ""
         return f"MLflow lost the champion before it, version {lost.version} of '{lost.study_name}'"
 
-    def _incumbent(self, champion: Version | None) -> tuple[Incumbent | None, str]:
+    def _incumbent(self, champion: Version | None) -> tuple[EvaluatedChampion | None, str]:
         """The champion with its figures, or why it has none here."""
         request = self._request
         if champion is None:
             return None, ""
-        scout = Scout(
+        evaluator = ChampionEvaluator(
             connection=request.connection,
             study=self._study,
             registry=self._registry,
             store=self._store,
-            workshop=request.workshop,
-            ground=self._ground,
+            runtime=request.runtime,
+            test_split=self._test_split,
             progress=request.say,
             keep=not request.dry_run,
         )
         try:
-            return scout.incumbent(champion), ""
+            return evaluator.evaluated(champion), ""
         except ServiceError:
             raise
         except HpoError as error:
             return None, f"version {champion.number} cannot be evaluated here ({error})"
 
-    def _weighed(self, incumbent: Incumbent | None, incomparable: str) -> Weighing | None:
+    def _weighed(self, incumbent: EvaluatedChampion | None, incomparable: str) -> Weighing | None:
         """What the test split says; None where the challenger was never evaluated on it."""
         evaluated = self._run.evaluated
         if evaluated is None:
@@ -156,7 +156,7 @@ class ChampionChallenge:
         self,
         settled: Settled,
         weighing: Weighing | None,
-        incumbent: Incumbent | None,
+        incumbent: EvaluatedChampion | None,
         lost: str,
     ) -> Decision:
         request, champion = self._request, settled.champion
@@ -297,13 +297,13 @@ class ChampionChallenge:
         sha256 = None if evaluated is None else evaluated.detections_sha256
         return None if sha256 is None else load_detections(self._store, sha256)
 
-    def _ground(self) -> Ground:
+    def _test_split(self) -> TestSplit:
         request = self._request
         data, fingerprint = require_test_split(
             self._study, request.settings, request.database.engine, say=request.say
         )
         folder = Path(tempfile.mkdtemp(dir=self._request.scratch))
-        return Ground(data, fingerprint, self._request.device, folder)
+        return TestSplit(data, fingerprint, self._request.device, folder)
 
     @cached_property
     def _registration(self) -> Registration:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hpo.trainer import Evaluation, Package
 
 
-class Workshop(Protocol):
+class TrainerRuntime(Protocol):
     """A trainer's heavy verbs, run elsewhere than in this process."""
 
     def evaluate(self, weights: Path, job: Job, split: str) -> Evaluation:
@@ -49,7 +49,7 @@ class Workshop(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Incumbent:
+class EvaluatedChampion:
     """The champion, as it is to be beaten.
 
     Attributes:
@@ -70,7 +70,7 @@ class Incumbent:
 
 
 @dataclass(frozen=True)
-class Ground:
+class TestSplit:
     """The test split on which both are judged, and where this machine has it.
 
     Attributes:
@@ -87,7 +87,7 @@ class Ground:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scout:
+class ChampionEvaluator:
     """Finds out how good the champion is.
 
     Attributes:
@@ -95,8 +95,8 @@ class Scout:
         study: the challenger's.
         registry: where the champion is.
         store: where weights and detections lie by content.
-        workshop: where it is evaluated.
-        ground: makes the ground when it is needed.
+        runtime: where it is evaluated.
+        test_split: makes the ground when it is needed.
         progress: told what takes long.
         keep: whether the store may keep what the champion finds; not in a dry run.
     """
@@ -105,12 +105,12 @@ class Scout:
     study: Study
     registry: Registry
     store: ArtifactStore
-    workshop: Workshop
-    ground: Callable[[], Ground]
+    runtime: TrainerRuntime
+    test_split: Callable[[], TestSplit]
     progress: Callable[[str], None]
     keep: bool = True
 
-    def incumbent(self, champion: Version) -> Incumbent:
+    def evaluated(self, champion: Version) -> EvaluatedChampion:
         """The champion with figures on this study's test split.
 
         Raises:
@@ -123,7 +123,7 @@ class Scout:
         study, trial = (None, None) if row is None else (row.study_name, row.trial_number)
         recorded = self._recorded(known)
         evaluated, detections = recorded or self._evaluate(champion, known)
-        return Incumbent(
+        return EvaluatedChampion(
             version=champion.number,
             study=study,
             trial=trial,
@@ -161,27 +161,27 @@ class Scout:
         sha256 = known.weights_sha256 or ""
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise WeightsError(f"the sha256 of its weights is recorded as {sha256!r}")
-        ground = self.ground()
+        test_split = self.test_split()
         self.progress(f"evaluating the champion, version {champion.number}, on this test split")
         name = (known.weights_name or "weights/best.pt").rpartition("/")[2]
-        folder = Path(tempfile.mkdtemp(dir=ground.scratch))
+        folder = Path(tempfile.mkdtemp(dir=test_split.scratch))
         try:
             weights = self.store.fetch(sha256, folder / name)
         except WeightsError:
             weights = self.registry.fetch(champion, sha256, folder / "version")
-        job = champion_job(self.study, known, ground, folder / "run")
-        evaluation = self.workshop.evaluate(weights, job, TEST_SPLIT)
+        job = champion_job(self.study, known, test_split, folder / "run")
+        evaluation = self.runtime.evaluate(weights, job, TEST_SPLIT)
         file = evaluation.detections
         if file is not None and self.keep:
             self.store.put(file)
         evaluated = Evaluated.of(
-            evaluation, weights_sha256=sha256, test_fingerprint=ground.fingerprint,
+            evaluation, weights_sha256=sha256, test_fingerprint=test_split.fingerprint,
             detections_sha256=None if file is None else sha256_of(file),
         )  # fmt: skip
         return evaluated, None if file is None else Detections.load(file)
 
 
-def champion_job(study: Study, known: Evidence, ground: Ground, folder: Path) -> Job:
+def champion_job(study: Study, known: Evidence, test_split: TestSplit, folder: Path) -> Job:
     """The champion's own training as the context of its evaluation, on the challenger's data."""
     spec = study.spec
     folder.mkdir(parents=True)
@@ -191,8 +191,8 @@ def champion_job(study: Study, known: Evidence, ground: Ground, folder: Path) ->
         trial=0, model=spec.model, params=params,
         train=spec.train if known.train is None else known.train,
         epochs=int(params.get("epochs", spec.budget.epochs or 1)), seed=spec.seed,
-        metric=spec.objective.metric, direction=spec.objective.direction, data=ground.data,
-        device=ground.device, run_dir=folder,
+        metric=spec.objective.metric, direction=spec.objective.direction, data=test_split.data,
+        device=test_split.device, run_dir=folder,
     )  # fmt: skip
 
 

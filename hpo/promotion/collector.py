@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from hpo.evaluation.detections import Detections
     from hpo.promotion.candidates import Finalist, StudyCompletion
-    from hpo.promotion.champion_evaluation import Incumbent
+    from hpo.promotion.champion_evaluation import EvaluatedChampion
     from hpo.promotion.gate import Weighing
     from hpo.promotion.report.context import Pictures
     from hpo.promotion.request import FinalizeRequest, Override
@@ -70,13 +70,13 @@ class EvidenceCollector:
             request.study, self.challenger.candidate.number, self.run.weights_sha256
         )
         self._store = store
-        self._incumbent: Incumbent | None = None
+        self._incumbent: EvaluatedChampion | None = None
 
     def decision(
         self,
         champion: Version | None,
         weighing: Weighing | None,
-        incumbent: Incumbent | None,
+        incumbent: EvaluatedChampion | None,
         override: Override | None,
     ) -> Decision:
         """What follows from the weighing, or from a person's wish."""
@@ -142,7 +142,7 @@ class EvidenceCollector:
         )
 
     def _champion(
-        self, champion: Version | None, incumbent: Incumbent | None
+        self, champion: Version | None, incumbent: EvaluatedChampion | None
     ) -> ChampionResult | None:
         if champion is None:
             return None
@@ -158,7 +158,7 @@ class EvidenceCollector:
             value=evaluated.metrics.get(self._study.spec.objective.metric),
         )
 
-    def _classes(self, incumbent: Incumbent | None) -> tuple[ClassResult, ...]:
+    def _classes(self, incumbent: EvaluatedChampion | None) -> tuple[ClassResult, ...]:
         evaluated = self.run.evaluated
         return () if evaluated is None else class_differences(evaluated, incumbent)
 

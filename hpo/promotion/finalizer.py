@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hpo.promotion.candidates import Candidate, Finalist, StudyCompletion
-    from hpo.promotion.champion_evaluation import Workshop
+    from hpo.promotion.champion_evaluation import TrainerRuntime
     from hpo.promotion.request import Override
     from hpo.settings import Settings
     from hpo.storage.postgres.engine import Database
@@ -44,7 +44,7 @@ def finalize(
     database: Database,
     settings: Settings,
     study: Study,
-    workshop: Workshop,
+    runtime: TrainerRuntime,
     *,
     open_ok: bool = False,
     dry_run: bool = False,
@@ -59,7 +59,7 @@ def finalize(
         database: the database; mirrors of it wait meanwhile.
         settings: where the artifacts, the data and MLflow are.
         study: the study.
-        workshop: the trainer's heavy verbs.
+        runtime: the trainer's heavy verbs.
         open_ok: whether to decide by what is complete where the study is not finished, to try
             again where the champion could not be evaluated earlier, and to make a version again
             that MLflow lost; a person who asks wants all three.
@@ -87,7 +87,7 @@ def finalize(
             database=database,
             settings=settings,
             study=study,
-            workshop=workshop,
+            runtime=runtime,
             open_ok=open_ok,
             dry_run=dry_run,
             override=override,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpo.evaluation.record import Evaluated
     from hpo.evaluation.significance import Gain
     from hpo.promotion.candidates import Finalist
-    from hpo.promotion.champion_evaluation import Incumbent
+    from hpo.promotion.champion_evaluation import EvaluatedChampion
     from hpo.promotion.evidence import Evidence
     from hpo.studies.spec import Promotion
     from hpo.studies.store import Study
@@ -255,7 +255,7 @@ def weigh(
     study: Study,
     evaluated: Evaluated,
     detections: Detections | None,
-    incumbent: Incumbent | None,
+    incumbent: EvaluatedChampion | None,
 ) -> Weighing:
     """The challenger (`evaluated`, `detections`) against the champion, None for none."""
     spec = study.spec
@@ -327,7 +327,9 @@ def _interval(study: Study, found: Detections | None) -> tuple[float, float] | N
     )  # fmt: skip
 
 
-def class_differences(evaluated: Evaluated, incumbent: Incumbent | None) -> tuple[ClassResult, ...]:
+def class_differences(
+    evaluated: Evaluated, incumbent: EvaluatedChampion | None
+) -> tuple[ClassResult, ...]:
     """AP50 of each class, of the challenger and of the champion."""
     theirs = {} if incumbent is None else incumbent.evaluated.per_class
     rows = []

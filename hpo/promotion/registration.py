@@ -112,11 +112,11 @@ class Registration:
         )  # fmt: skip
 
     def _package(self, weights: Path, decision: Decision, tags: dict[str, str]) -> Package:
-        package = self.request.workshop.package(weights, self._job())
+        package = self.request.runtime.package(weights, self._job())
         artifacts = dict(package.artifacts)
         if self.request.onnx and self.request.study.spec.promotion.onnx:
             self.request.say("exporting to ONNX, and comparing what it detects")
-            artifacts["onnx"] = self.request.workshop.export_onnx(weights, self._job())
+            artifacts["onnx"] = self.request.runtime.export_onnx(weights, self._job())
         placed = replace(decision, evidence=replace(decision.evidence, run_id=self.run_id))
         exhibit = replace(
             self.evidence.exhibit(placed, self.key),

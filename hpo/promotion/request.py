@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from hpo.promotion.champion_evaluation import Workshop
+    from hpo.promotion.champion_evaluation import TrainerRuntime
     from hpo.settings import Settings
     from hpo.storage.postgres.engine import Database
     from hpo.studies.store import Study
@@ -44,7 +44,7 @@ class FinalizeRequest:
     database: Database
     settings: Settings
     study: Study
-    workshop: Workshop
+    runtime: TrainerRuntime
     open_ok: bool
     dry_run: bool
     override: Override | None

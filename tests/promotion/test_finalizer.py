@@ -266,6 +266,6 @@ def test_with_mlflow_away_nothing_is_recorded_and_a_later_call_completes(
     bench.finals(study)
     away = replace(bench.settings, tracking_uri="http://127.0.0.1:9")
     with pytest.raises(TrackingError):
-        finalize(bench.database, away, study, bench.workshop)
+        finalize(bench.database, away, study, bench.runtime)
     assert promotions(bench.engine) == []
     assert bench.finalize(study).version == 1

@@ -13,7 +13,7 @@ from support.found import Drawn, draw, without_truth
 from hpo.evaluation.average_precision import figures
 from hpo.evaluation.record import Evaluated
 from hpo.evaluation.significance import measure_gain
-from hpo.promotion.champion_evaluation import Incumbent
+from hpo.promotion.champion_evaluation import EvaluatedChampion
 from hpo.promotion.evidence import Evidence
 from hpo.promotion.gate import Weighing, weigh
 
@@ -31,7 +31,7 @@ def evaluated(found: Detections | None) -> Evaluated:
 
 
 def weighed(challenger: Detections | None, champion: Detections | None) -> Weighing:
-    incumbent = Incumbent(
+    incumbent = EvaluatedChampion(
         version=3, study="before", trial=4, evaluated=evaluated(champion), detections=champion,
         again=False,
     )  # fmt: skip

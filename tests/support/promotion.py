@@ -119,9 +119,9 @@ class PromotionBench:
     """Studies, trials and finalizations on one database."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, workshop: TrainingProcess, folder: Path
+        self, engine: Engine, settings: Settings, runtime: TrainingProcess, folder: Path
     ) -> None:
-        self.engine, self.settings, self.workshop, self.folder = engine, settings, workshop, folder
+        self.engine, self.settings, self.runtime, self.folder = engine, settings, runtime, folder
         self.database = Database(engine, patience_s=settings.db_patience_s)
         # The tests of a process share MLflow; names tell theirs apart.
         self.name = uuid.uuid4().hex[:8]
@@ -159,7 +159,7 @@ class PromotionBench:
         context = WorkerContext(
             settings=self.settings,
             database=self.database,
-            process=self.workshop,
+            process=self.runtime,
             runs=runs,
             data=None,
             model="model",
@@ -182,7 +182,7 @@ class PromotionBench:
 
     def decide(self, study: Study, **options: Any) -> Decision:
         """`finalize` alone."""
-        return finalize(self.database, self.settings, study, self.workshop, **options)
+        return finalize(self.database, self.settings, study, self.runtime, **options)
 
     @property
     def client(self) -> Client:
@@ -203,18 +203,18 @@ class PromotionBench:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingProcess]:
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingProcess]:
     """The real training process of the simulated trainer."""
-    with TrainingProcess("simulated", tmp_path_factory.mktemp("workshop")) as process:
+    with TrainingProcess("simulated", tmp_path_factory.mktemp("runtime")) as process:
         yield process
 
 
 @pytest.fixture
 def promotion_bench(
-    engine: Engine, mirror_settings: Settings, workshop: TrainingProcess, tmp_path: Path
+    engine: Engine, mirror_settings: Settings, runtime: TrainingProcess, tmp_path: Path
 ) -> PromotionBench:
     """A bench on the test's own database, and on the shared MLflow."""
-    return PromotionBench(engine, mirror_settings, workshop, tmp_path)
+    return PromotionBench(engine, mirror_settings, runtime, tmp_path)
 
 
 ALIAS = "champion"

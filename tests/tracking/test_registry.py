@@ -56,7 +56,7 @@ def anywhere(
     request: pytest.FixtureRequest,
     engine: Engine,
     mirror_settings: Settings,
-    workshop: TrainingProcess,
+    runtime: TrainingProcess,
     tmp_path: Path,
 ) -> PromotionBench:
     """A bench on MLflow's database, and on MLflow's server."""
@@ -64,7 +64,7 @@ def anywhere(
     if request.param == "server":
         server: MlflowServer = request.getfixturevalue("mlflow_server")
         settings = replace(settings, tracking_uri=server.url)
-    return PromotionBench(engine, settings, workshop, tmp_path)
+    return PromotionBench(engine, settings, runtime, tmp_path)
 
 
 @pytest.fixture
