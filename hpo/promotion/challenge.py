@@ -19,7 +19,7 @@ from hpo.promotion.alias import Move, command, look, move, put_back, settle
 from hpo.promotion.champion_evaluation import ChampionEvaluator, TestSplit, load_detections
 from hpo.promotion.collector import EvidenceCollector
 from hpo.promotion.decision import Decision, Outcome, kept_id, override_id
-from hpo.promotion.gate import weigh
+from hpo.promotion.gate import compare
 from hpo.promotion.ledger import recorded_champion, require_restored
 from hpo.promotion.lock import require_held
 from hpo.promotion.registration import Registration
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hpo.promotion.alias import Settled
     from hpo.promotion.candidates import Finalist, SeedRun, StudyCompletion
     from hpo.promotion.champion_evaluation import EvaluatedChampion
-    from hpo.promotion.gate import Weighing
+    from hpo.promotion.gate import Comparison
     from hpo.promotion.request import FinalizeRequest
     from hpo.tracking.registry import Version
 
@@ -76,7 +76,7 @@ class ChampionChallenge:
             return before
         lost = self._lost() if champion is None else ""
         incumbent, incomparable = self._incumbent(champion)
-        return self._act(settled, self._weighed(incumbent, incomparable), incumbent, lost)
+        return self._act(settled, self._compared(incumbent, incomparable), incumbent, lost)
 
     def _before(self, settled: Settled) -> Decision | None:
         """What was decided earlier about this challenger and this champion."""
@@ -135,32 +135,34 @@ class ChampionChallenge:
         except HpoError as error:
             return None, f"version {champion.number} cannot be evaluated here ({error})"
 
-    def _weighed(self, incumbent: EvaluatedChampion | None, incomparable: str) -> Weighing | None:
+    def _compared(
+        self, incumbent: EvaluatedChampion | None, incomparable: str
+    ) -> Comparison | None:
         """What the test split says; None where the challenger was never evaluated on it."""
         evaluated = self._run.evaluated
         if evaluated is None:
             return None
-        weighing = weigh(self._study, evaluated, self._detections(), incumbent)
-        if incomparable or weighing.incomparable:
+        comparison = compare(self._study, evaluated, self._detections(), incumbent)
+        if incomparable or comparison.incomparable:
             number, name = self._trial, self._study.name
             text = (
-                f"the two cannot be compared: {incomparable or weighing.incomparable}. "
+                f"the two cannot be compared: {incomparable or comparison.incomparable}. "
                 f"`hpo promote {number} --study {name} --why TEXT` promotes it all the same; or "
                 "create the study with another promotion.model than "
                 f"'{self._study.spec.promotion.model}'"
             )
-            return replace(weighing, incomparable=text)
-        return weighing
+            return replace(comparison, incomparable=text)
+        return comparison
 
     def _act(
         self,
         settled: Settled,
-        weighing: Weighing | None,
+        comparison: Comparison | None,
         incumbent: EvaluatedChampion | None,
         lost: str,
     ) -> Decision:
         request, champion = self._request, settled.champion
-        decision = self._evidence.decision(champion, weighing, incumbent, request.override)
+        decision = self._evidence.decision(champion, comparison, incumbent, request.override)
         if lost and decision.outcome is Outcome.PROMOTED:
             reason = f"{lost}; {decision.reason}"
             evidence = replace(decision.evidence, reason=reason)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections
     from hpo.promotion.candidates import Finalist, StudyCompletion
     from hpo.promotion.champion_evaluation import EvaluatedChampion
-    from hpo.promotion.gate import Weighing
+    from hpo.promotion.gate import Comparison
     from hpo.promotion.report.context import Pictures
     from hpo.promotion.request import FinalizeRequest, Override
     from hpo.storage.artifacts.store import ArtifactStore
@@ -75,15 +75,15 @@ class EvidenceCollector:
     def decision(
         self,
         champion: Version | None,
-        weighing: Weighing | None,
+        comparison: Comparison | None,
         incumbent: EvaluatedChampion | None,
         override: Override | None,
     ) -> Decision:
-        """What follows from the weighing, or from a person's wish."""
+        """What follows from the comparison, or from a person's wish."""
         self._incumbent = incumbent
         target, study = self._study.spec.promotion, self._study
-        outcome, reason = _outcome(weighing, override)
-        evidence = self._own() if weighing is None else weighing.added_to(self._own())
+        outcome, reason = _outcome(comparison, override)
+        evidence = self._own() if comparison is None else comparison.added_to(self._own())
         why = None if override is None else override.why
         actor = None if override is None else override.actor
         evidence = replace(
@@ -228,15 +228,15 @@ class EvidenceCollector:
         return opened
 
 
-def _outcome(weighing: Weighing | None, override: Override | None) -> tuple[Outcome, str]:
+def _outcome(comparison: Comparison | None, override: Override | None) -> tuple[Outcome, str]:
     if override is not None:
         said = f"{override.actor} promoted it past the gate: {override.why}"
-        if weighing is None:
+        if comparison is None:
             return Outcome.PROMOTED, f"{said}; it was never evaluated on the test split"
-        gate = weighing.incomparable or f"{weighing.result.outcome}, {weighing.result.reason}"
+        gate = comparison.incomparable or f"{comparison.result.outcome}, {comparison.result.reason}"
         return Outcome.PROMOTED, f"{said}; the gate says: {gate}"
-    if weighing is None:
+    if comparison is None:
         return Outcome.INCONCLUSIVE, "it was never evaluated on the test split"
-    if weighing.incomparable:
-        return Outcome.INCONCLUSIVE, weighing.incomparable
-    return Outcome(weighing.result.outcome), weighing.result.reason
+    if comparison.incomparable:
+        return Outcome.INCONCLUSIVE, comparison.incomparable
+    return Outcome(comparison.result.outcome), comparison.result.reason

@@ -226,7 +226,7 @@ def _figure(value: float, form: str, unit: str = "") -> str:
 
 
 @dataclass(frozen=True)
-class Weighing:
+class Comparison:
     """What the test split says.
 
     Attributes:
@@ -251,12 +251,12 @@ class Weighing:
         )
 
 
-def weigh(
+def compare(
     study: Study,
     evaluated: Evaluated,
     detections: Detections | None,
     incumbent: EvaluatedChampion | None,
-) -> Weighing:
+) -> Comparison:
     """The challenger (`evaluated`, `detections`) against the champion, None for none."""
     spec = study.spec
     rules, metric, direction = spec.promotion, spec.objective.metric, spec.objective.direction
@@ -269,7 +269,7 @@ def weigh(
                 resamples=rules.resamples, seed=rules.seed, confidence=rules.confidence,
             )  # fmt: skip
     champion = None if incumbent is None else incumbent.evaluated
-    return Weighing(
+    return Comparison(
         judge(rules, evaluated, champion, found, metric, direction), found, incomparable
     )
 

@@ -25,7 +25,7 @@ MLFLOW = "mlflow.tracking.client:MlflowClient"
 # Whatever is written, in order. After one step is before the next.
 STEPS = {
     "nothing yet": "hpo.promotion.candidates:ranked_candidates:before:1",
-    "weighed": "hpo.promotion.gate:weigh:after:1",
+    "weighed": "hpo.promotion.gate:compare:after:1",
     "weights fetched": "hpo.promotion.challenge:ChampionChallenge._weights:after:1",
     "run ensured": "hpo.promotion.registration:trial_run_id:after:1",
     "logged model made": f"{MLFLOW}.create_logged_model:after:1",

@@ -15,7 +15,7 @@ from hpo.evaluation.record import Evaluated
 from hpo.evaluation.significance import measure_gain
 from hpo.promotion.champion_evaluation import EvaluatedChampion
 from hpo.promotion.evidence import Evidence
-from hpo.promotion.gate import Weighing, weigh
+from hpo.promotion.gate import Comparison, compare
 
 if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections
@@ -30,12 +30,12 @@ def evaluated(found: Detections | None) -> Evaluated:
     return Evaluated(weights_sha256="sha", test_fingerprint="print", metrics=metrics, images=40)
 
 
-def weighed(challenger: Detections | None, champion: Detections | None) -> Weighing:
+def weighed(challenger: Detections | None, champion: Detections | None) -> Comparison:
     incumbent = EvaluatedChampion(
         version=3, study="before", trial=4, evaluated=evaluated(champion), detections=champion,
         again=False,
     )  # fmt: skip
-    return weigh(STUDY, evaluated(challenger), challenger, incumbent)
+    return compare(STUDY, evaluated(challenger), challenger, incumbent)
 
 
 def test_the_evidence_is_the_difference_with_its_luck() -> None:
