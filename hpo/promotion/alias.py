@@ -56,7 +56,7 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Settled:
+class AliasState:
     """How an alias and its record stand to each other.
 
     Attributes:
@@ -64,7 +64,7 @@ class Settled:
         record: our record's last word about the champion; None where it has none.
         shown: the champion on record as MLflow holds it, whatever its number there.
         pending: a move of ours that reached the alias and not the record.
-        moved_by_hand: what was done outside this service to the alias or its version, and what
+        external_change: what was done outside this service to the alias or its version, and what
             mends it, as a sentence without its full stop; "" when nothing.
         gone: whether what it did was to delete the champion's version.
         lost: whether MLflow holds nothing of the model: its records were lost, or it is another.
@@ -74,12 +74,14 @@ class Settled:
     record: Row[Any] | None
     shown: Version | None = None
     pending: Move | None = None
-    moved_by_hand: str = ""
+    external_change: str = ""
     gone: bool = False
     lost: bool = False
 
 
-def look(connection: Connection, registry: Registry, model: str, alias: str) -> Settled:
+def read_alias_state(
+    connection: Connection, registry: Registry, model: str, alias: str
+) -> AliasState:
     """How the alias and its record stand to each other.
 
     Raises:
@@ -89,18 +91,18 @@ def look(connection: Connection, registry: Registry, model: str, alias: str) -> 
     champion = registry.champion(model, alias)
     pending = _pending(connection, model, alias, record)
     if pending is not None and pending.to == (champion and champion.number):
-        return Settled(champion, record, pending=pending)
+        return AliasState(champion, record, pending=pending)
     if is_same(record, champion):
-        return Settled(champion, record, champion)
+        return AliasState(champion, record, champion)
     shown = None if record is None else recorded_version(registry, record)
     if champion is not None:
         text = _moved(champion, alias, record, shown)
-        return Settled(champion, record, shown, moved_by_hand=text)
+        return AliasState(champion, record, shown, external_change=text)
     if shown is not None:
-        return Settled(None, record, shown, moved_by_hand=_removed(shown, alias))
+        return AliasState(None, record, shown, external_change=_removed(shown, alias))
     if record is None or not registry.has(model):
-        return Settled(None, record, lost=True)
-    return Settled(None, record, moved_by_hand=_deleted(record), gone=True)
+        return AliasState(None, record, lost=True)
+    return AliasState(None, record, external_change=_deleted(record), gone=True)
 
 
 def is_same(record: Row[Any] | None, champion: Version | None) -> bool:
@@ -180,13 +182,13 @@ def _named(version: Version) -> str:
     return f"version {version.number}" + (f" (trial {trial} of {study})" if study else "")
 
 
-def settle(
+def complete_pending_move(
     connection: Connection,
     registry: Registry,
     model: str,
     alias: str,
     mine: uuid.UUID | None = None,
-) -> Settled:
+) -> AliasState:
     """How the alias and its record stand, after the move that another was killed in is completed.
 
     Args:
@@ -199,11 +201,11 @@ def settle(
     Raises:
         TrackingError: MLflow cannot be reached.
     """
-    found = look(connection, registry, model, alias)
+    found = read_alias_state(connection, registry, model, alias)
     if found.pending is None or found.pending.decision_id == mine:
         return found
     complete(connection, registry, found.pending)
-    return look(connection, registry, model, alias)
+    return read_alias_state(connection, registry, model, alias)
 
 
 def move(connection: Connection, registry: Registry, step: Move) -> None:

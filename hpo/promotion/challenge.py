@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import ChampionError, HpoError, ServiceError, WeightsError
 from hpo.promotion import ledger
-from hpo.promotion.alias import Move, command, look, move, put_back, settle
+from hpo.promotion.alias import (
+    Move,
+    command,
+    complete_pending_move,
+    move,
+    put_back,
+    read_alias_state,
+)
 from hpo.promotion.champion_evaluation import ChampionEvaluator, TestSplit, load_detections
 from hpo.promotion.collector import EvidenceCollector
 from hpo.promotion.decision import Decision, Outcome, kept_id, override_id
@@ -31,7 +38,7 @@ from hpo.tracking.registry import Registry
 
 if TYPE_CHECKING:
     from hpo.evaluation.detections import Detections
-    from hpo.promotion.alias import Settled
+    from hpo.promotion.alias import AliasState
     from hpo.promotion.candidates import Finalist, SeedRun, StudyCompletion
     from hpo.promotion.champion_evaluation import EvaluatedChampion
     from hpo.promotion.gate import Comparison
@@ -65,22 +72,22 @@ class ChampionChallenge:
     def decide(self) -> Decision:
         """Weigh against the champion, then act; see `finalize` for what is raised."""
         target, request = self._study.spec.promotion, self._request
-        settled = self._settled(target.model, target.alias)
-        champion = settled.champion
-        if in_the_way := self._in_the_way(settled):
-            return self._stand_aside(settled, in_the_way)
+        state = self._alias_state(target.model, target.alias)
+        champion = state.champion
+        if in_the_way := self._in_the_way(state):
+            return self._stand_aside(state, in_the_way)
         if champion is not None and champion.decision == str(self.key):
             return self._already_there(champion)  # also by one who was killed: completed just now
-        before = None if request.override is not None else self._before(settled)
+        before = None if request.override is not None else self._before(state)
         if before is not None:
             return before
         lost = self._lost() if champion is None else ""
         incumbent, incomparable = self._incumbent(champion)
-        return self._act(settled, self._compared(incumbent, incomparable), incumbent, lost)
+        return self._act(state, self._compared(incumbent, incomparable), incumbent, lost)
 
-    def _before(self, settled: Settled) -> Decision | None:
+    def _before(self, state: AliasState) -> Decision | None:
         """What was decided earlier about this challenger and this champion."""
-        record = settled.record
+        record = state.record
         if (
             record is not None
             and record.override
@@ -89,19 +96,19 @@ class ChampionChallenge:
             and ledger.is_known(self._request.connection, self._study, self._trial, record.seq)
         ):
             return Decision.from_row(record)
-        return self._kept_before(settled.champion)
+        return self._kept_before(state.champion)
 
-    def _settled(self, model: str, alias: str) -> Settled:
+    def _alias_state(self, model: str, alias: str) -> AliasState:
         """How alias and record stand; an interrupted move is completed, but for a dry run."""
         if self._request.dry_run:
-            return look(self._request.connection, self._registry, model, alias)
-        return settle(self._request.connection, self._registry, model, alias)
+            return read_alias_state(self._request.connection, self._registry, model, alias)
+        return complete_pending_move(self._request.connection, self._registry, model, alias)
 
-    def _name(self, settled: Settled) -> uuid.UUID:
+    def _name(self, state: AliasState) -> uuid.UUID:
         """The row's name, should the alias move."""
         if self._request.override is None:
             return self.key
-        return override_id(self.key, 0 if settled.record is None else settled.record.seq)
+        return override_id(self.key, 0 if state.record is None else state.record.seq)
 
     def _lost(self) -> str:
         """That MLflow lost the champion before, in words; "" where it did not."""
@@ -156,31 +163,31 @@ class ChampionChallenge:
 
     def _act(
         self,
-        settled: Settled,
+        state: AliasState,
         comparison: Comparison | None,
         incumbent: EvaluatedChampion | None,
         lost: str,
     ) -> Decision:
-        request, champion = self._request, settled.champion
+        request, champion = self._request, state.champion
         decision = self._evidence.decision(champion, comparison, incumbent, request.override)
         if lost and decision.outcome is Outcome.PROMOTED:
             reason = f"{lost}; {decision.reason}"
             evidence = replace(decision.evidence, reason=reason)
             decision = replace(decision, reason=reason, evidence=evidence)
         if decision.outcome is Outcome.PROMOTED:
-            return self._promote(decision, settled)
+            return self._promote(decision, state)
         if champion is None:  # a first champion that breaks an absolute rule
             return self._keep(decision, "none")
         return self._keep(replace(decision, version=champion.number), _identity(champion))
 
-    def _promote(self, decision: Decision, settled: Settled) -> Decision:
+    def _promote(self, decision: Decision, state: AliasState) -> Decision:
         # Checked before anything is written, so that nothing is half-promoted.
         weights = self._weights()
         if decision.dry_run:
             return decision
         version = self._registration.version(weights, decision)
-        before = None if settled.champion is None else settled.champion.number
-        name, connection = self._name(settled), self._request.connection
+        before = None if state.champion is None else state.champion.number
+        name, connection = self._name(state), self._request.connection
         decision = self._publish(replace(decision, version=version.number), name)
         row = ledger.row_of(self._study, name, decision)
         require_held(connection)
@@ -197,13 +204,13 @@ class ChampionChallenge:
             raise WeightsError(f"version {champion.number} is not on record as a promotion")
         return replace(Decision.from_row(row), version=champion.number)
 
-    def _in_the_way(self, settled: Settled) -> str:
+    def _in_the_way(self, state: AliasState) -> str:
         """What was done outside this service that a person must settle first; "" for nothing."""
-        if settled.moved_by_hand:
+        if state.external_change:
             # A version that was deleted can be made again, or is the study's own to replace
-            return "" if settled.gone else settled.moved_by_hand
+            return "" if state.gone else state.external_change
         model, alias = self._study.spec.promotion.model, self._study.spec.promotion.alias
-        if settled.champion is not None or settled.record is not None:
+        if state.champion is not None or state.record is not None:
             return ""
         foreign = ", ".join(str(number) for number in self._registry.foreign(model))
         if not foreign:
@@ -214,13 +221,13 @@ class ChampionChallenge:
             f"{command(model, alias, 'VERSION')} takes one of them for the champion to beat"
         )
 
-    def _stand_aside(self, settled: Settled, reason: str) -> Decision:
+    def _stand_aside(self, state: AliasState, reason: str) -> Decision:
         """It is said and recorded, and nothing made outside this service is overwritten."""
-        stays = None if settled.record is None else settled.record.version
+        stays = None if state.record is None else state.record.version
         if self._request.override is not None:
             raise ChampionError(reason, hint="Settle that first; then promote the trial again.")
         decision = replace(
-            self._evidence.decision(settled.champion, None, None, None),
+            self._evidence.decision(state.champion, None, None, None),
             outcome=Outcome.INCONCLUSIVE, reason=reason, version=stays, previous_version=stays,
         )  # fmt: skip
         evidence = replace(decision.evidence, reason=decision.reason, comparable=False)

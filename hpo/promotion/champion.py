@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import ChampionError, TrackingError
-from hpo.promotion.alias import look
+from hpo.promotion.alias import read_alias_state
 from hpo.promotion.evidence import Evidence
 from hpo.promotion.ledger import recorded_champion
 from hpo.storage.postgres.engine import storage_url
@@ -13,7 +13,7 @@ from hpo.storage.postgres.engine import storage_url
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row
 
-    from hpo.promotion.alias import Settled
+    from hpo.promotion.alias import AliasState
     from hpo.settings import Settings
     from hpo.studies.spec import Promotion
     from hpo.tracking.registry import Registry, Version
@@ -48,8 +48,8 @@ def champion(
     with engine.connect() as connection:
         alias = alias or alias_of(connection, model)
         row = recorded_champion(connection, model, alias)
-        stands, trouble = _stands(connection, settings, model, alias)
-    shown = None if stands is None else stands.champion
+        state, trouble = _alias_state(connection, settings, model, alias)
+    shown = None if state is None else state.champion
     if row is None and shown is None:
         return None
     return {
@@ -62,15 +62,15 @@ def champion(
     }
 
 
-def _stands(
+def _alias_state(
     connection: Connection, settings: Settings, model: str, alias: str
-) -> tuple[Settled | None, str]:
+) -> tuple[AliasState | None, str]:
     """How alias and record stand to each other, and their difference in words."""
     try:
-        stands = look(connection, _registry(settings), model, alias)
+        state = read_alias_state(connection, _registry(settings), model, alias)
     except TrackingError as error:
         return None, str(error)
-    return stands, _difference(stands)
+    return state, _difference(state)
 
 
 def _registry(settings: Settings) -> Registry:
@@ -97,22 +97,22 @@ def _known(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-def _difference(stands: Settled) -> str:
+def _difference(state: AliasState) -> str:
     """Where MLflow's alias is not what was recorded, in words; "" where it is."""
-    record = stands.record
-    if stands.pending is not None:
+    record = state.record
+    if state.pending is not None:
         return (
-            f"the alias '{stands.pending.alias}' was moved, and whoever did it was stopped before "
+            f"the alias '{state.pending.alias}' was moved, and whoever did it was stopped before "
             "it was recorded: the next `hpo finalize` or `hpo rollback` completes it"
         )
-    if stands.moved_by_hand or record is None or record.version is None:
-        return stands.moved_by_hand
-    if stands.lost:
+    if state.external_change or record is None or record.version is None:
+        return state.external_change
+    if state.lost:
         return (
             f"MLflow does not hold version {record.version} any more: its records were lost, or "
             f"this is another MLflow; `hpo finalize --study {record.study_name}` makes it again"
         )
-    return _renumbered(record, stands.champion)
+    return _renumbered(record, state.champion)
 
 
 def _renumbered(record: Row[Any], shown: Version | None) -> str:
@@ -129,6 +129,6 @@ def require_alias(engine: Engine, settings: Settings, target: Promotion) -> None
         TrackingError: MLflow cannot be reached.
     """
     with engine.connect() as connection:
-        stands = look(connection, _registry(settings), target.model, target.alias)
-    if stands.moved_by_hand and not stands.gone:
-        raise ChampionError(stands.moved_by_hand, hint="Settle that first; then promote again.")
+        state = read_alias_state(connection, _registry(settings), target.model, target.alias)
+    if state.external_change and not state.gone:
+        raise ChampionError(state.external_change, hint="Settle that first; then promote again.")

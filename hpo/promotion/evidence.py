@@ -220,7 +220,7 @@ class Evidence(JsonRecord):
         override: whether a person promoted past the gate.
         why, actor: what that person said, and who it was.
         run_id: the MLflow run of the training.
-        moved_by_hand: what was done to the alias outside this service before a rollback.
+        external_change: what was done to the alias outside this service before a rollback.
     """
 
     reason: str = ""
@@ -254,7 +254,7 @@ class Evidence(JsonRecord):
     why: str | None = None
     actor: str | None = None
     run_id: str | None = None
-    moved_by_hand: str | None = None
+    external_change: str | None = field(default=None, metadata={"key": "moved_by_hand"})
     # The evidence of one kind of decision says nothing of what belongs to another
     stated: frozenset[str] | None = field(default=frozenset(), compare=False)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hpo.errors import ChampionError, TrackingError, UsageError
 from hpo.promotion import ledger
-from hpo.promotion.alias import Move, command, complete, is_same, look, move
+from hpo.promotion.alias import Move, command, complete, is_same, move, read_alias_state
 from hpo.promotion.decision import Decision, Outcome
 from hpo.promotion.evidence import Evidence
 from hpo.promotion.ledger import history, succession
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from hpo.promotion.alias import Settled
+    from hpo.promotion.alias import AliasState
     from hpo.settings import Settings
     from hpo.storage.postgres.engine import Database
     from hpo.tracking.registry import Version
@@ -105,25 +105,25 @@ class _Rollback:
     def done(self) -> Decision:
         """Do it."""
         request = self._request
-        stands = look(self._connection, self._registry, request.model, request.alias)
-        if stands.pending is not None:
-            earlier = stands.pending
+        state = read_alias_state(self._connection, self._registry, request.model, request.alias)
+        if state.pending is not None:
+            earlier = state.pending
             complete(self._connection, self._registry, earlier)
             goal = "none" if earlier.to is None else earlier.to
             rolled_back = earlier.row["outcome"] == Outcome.ROLLED_BACK.value
             if rolled_back and request.to in ("before", goal):
                 # Most likely the same person, who saw the first call die
                 return self._recorded(earlier)
-            stands = look(self._connection, self._registry, request.model, request.alias)
-        target = self._target(stands)
-        self._refuse_nothing(stands, target)
-        return self._move(stands, target)
+            state = read_alias_state(self._connection, self._registry, request.model, request.alias)
+        target = self._target(state)
+        self._refuse_nothing(state, target)
+        return self._move(state, target)
 
-    def _target(self, stands: Settled) -> Version | None:
+    def _target(self, state: AliasState) -> Version | None:
         """The version that becomes champion; None: none does."""
         request = self._request
         if request.to == "before":
-            return self._before(stands)
+            return self._before(state)
         if request.to == "none":
             return None
         found = self._registry.get(request.model, request.to)
@@ -134,19 +134,19 @@ class _Rollback:
             )
         return found
 
-    def _before(self, stands: Settled) -> Version | None:
+    def _before(self, state: AliasState) -> Version | None:
         request = self._request
-        if stands.lost:
-            self._refuse_lost(stands)
-        if stands.moved_by_hand and not stands.gone:
-            raise ChampionError(stands.moved_by_hand, hint="Say with --to which of them you want.")
+        if state.lost:
+            self._refuse_lost(state)
+        if state.external_change and not state.gone:
+            raise ChampionError(state.external_change, hint="Say with --to which of them you want.")
         line = succession(history(self._connection, request.model, request.alias))
         if not line:
             raise ChampionError(
                 f"{request.model} has no champion with the alias '{request.alias}'",
                 hint="`hpo finalize` makes one of a study's best trial.",
             )
-        if stands.record is None or stands.record.version is not None:
+        if state.record is None or state.record.version is not None:
             line = line[:-1]  # of which the last one is champion now
         if not line:
             return None
@@ -164,8 +164,8 @@ class _Rollback:
             )
         return found
 
-    def _refuse_lost(self, stands: Settled) -> None:
-        record, model = stands.record, self._request.model
+    def _refuse_lost(self, state: AliasState) -> None:
+        record, model = state.record, self._request.model
         if record is None:
             return
         raise ChampionError(
@@ -174,10 +174,10 @@ class _Rollback:
             hint=f"`hpo finalize --study {record.study_name}` makes the champion again.",
         )
 
-    def _refuse_nothing(self, stands: Settled, target: Version | None) -> None:
+    def _refuse_nothing(self, state: AliasState, target: Version | None) -> None:
         """A request that changes neither the alias nor the record."""
-        request, record = self._request, stands.record
-        if stands.moved_by_hand or stands.lost or not is_same(record, target):
+        request, record = self._request, state.record
+        if state.external_change or state.lost or not is_same(record, target):
             return
         what = f"{request.model} has no champion"
         if target is not None:
@@ -187,19 +187,19 @@ class _Rollback:
             hint=f"`hpo champion --model {request.model} --history` tells since when.",
         )
 
-    def _move(self, stands: Settled, target: Version | None) -> Decision:
+    def _move(self, state: AliasState, target: Version | None) -> Decision:
         request, decision_id = self._request, uuid.uuid4()
         to = None if target is None else target.number
-        before = self._number_before(stands)
+        before = self._number_before(state)
         promoted = self._promotion(target)
-        study_id, study = self._study(stands, promoted)
-        reason = _reason(stands, target, before)
+        study_id, study = self._study(state, promoted)
+        reason = _reason(state, target, before)
         known = {} if promoted is None else promoted.evidence
         evidence = replace(
             Evidence.from_json({name: known[name] for name in KEPT if name in known}),
             reason=reason,
             decision=None if target is None else target.decision,
-            moved_by_hand=stands.moved_by_hand,
+            external_change=state.external_change,
         )
         stated = (evidence.stated or frozenset()) | {"decision"}
         decision = Decision(
@@ -224,11 +224,11 @@ class _Rollback:
         return decision
 
     @staticmethod
-    def _number_before(stands: Settled) -> int | None:
+    def _number_before(state: AliasState) -> int | None:
         """The number of the champion on record, today's where MLflow holds it."""
-        if stands.shown is not None:
-            return stands.shown.number
-        return None if stands.record is None else stands.record.version
+        if state.shown is not None:
+            return state.shown.number
+        return None if state.record is None else state.record.version
 
     def _promotion(self, target: Version | None) -> Any:
         """The row that a version was promoted by; None where it was not, or is not known here."""
@@ -236,9 +236,9 @@ class _Rollback:
             return None
         return ledger.promotion_of(self._connection, target.decision)
 
-    def _study(self, stands: Settled, promoted: Any) -> tuple[int, str]:
+    def _study(self, state: AliasState, promoted: Any) -> tuple[int, str]:
         """Id and name of the study that the row belongs to."""
-        row = promoted or stands.record
+        row = promoted or state.record
         if row is not None:
             return row.study_id, row.study_name
         model = self._request.model
@@ -257,9 +257,9 @@ class _Rollback:
         return replace(found, already=True)
 
 
-def _reason(stands: Settled, target: Version | None, before: int | None) -> str:
-    here, there = (None if one is None else one.number for one in (stands.champion, target))
-    if stands.moved_by_hand and not stands.gone:
+def _reason(state: AliasState, target: Version | None, before: int | None) -> str:
+    here, there = (None if one is None else one.number for one in (state.champion, target))
+    if state.external_change and not state.gone:
         if here == there:
             return f"set so outside this service; accepted, in place of {_version(before)}"
         if there is not None and there == before:

@@ -10,7 +10,7 @@ import pytest
 from support.promotion import ALIAS, ChampionBench
 
 from hpo.errors import ChampionError
-from hpo.promotion.alias import Move, look, move
+from hpo.promotion.alias import Move, move, read_alias_state
 from hpo.promotion.lock import promotion_lock
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ def test_a_move_that_was_not_recorded_is_completed_once_with_all_that_it_was_mad
     champions.promote()
     number = champions.promote(trial=7, value=0.75, record=False)
     with champions.engine.connect() as connection:
-        seen = look(connection, champions.registry, champions.model, ALIAS)
+        seen = read_alias_state(connection, champions.registry, champions.model, ALIAS)
     assert seen.pending is not None
     assert (seen.pending.to, seen.pending.before, len(champions.rows())) == (2, 1, 1)
     for _ in range(2):
         settled = champions.settle()
         assert settled.champion is not None
-        assert (settled.champion.number, settled.pending, settled.moved_by_hand) == (2, None, "")
+        assert (settled.champion.number, settled.pending, settled.external_change) == (2, None, "")
     row = champions.rows()[1]
     assert (row.promotion_id, row.trial_number) == (seen.pending.decision_id, 7)
     assert (row.evidence["value"], row.version, row.previous_version) == (0.75, number, 1)
@@ -74,14 +74,16 @@ def test_the_next_promotion_completes_the_one_before_and_goes_on(
 
 def test_a_decision_of_one_s_own_is_left_to_its_maker(champions: ChampionBench) -> None:
     """The finalizer that repeats a promotion finds its move pending, and nothing recorded."""
-    from hpo.promotion.alias import settle
+    from hpo.promotion.alias import complete_pending_move
 
     champions.promote(record=False)
     with promotion_lock(champions.database, champions.model, lambda: None) as connection:
-        seen = look(connection, champions.registry, champions.model, ALIAS)
+        seen = read_alias_state(connection, champions.registry, champions.model, ALIAS)
         assert seen.pending is not None
         mine = seen.pending.decision_id
-        settled = settle(connection, champions.registry, champions.model, ALIAS, mine)
+        settled = complete_pending_move(
+            connection, champions.registry, champions.model, ALIAS, mine
+        )
     assert settled.pending == seen.pending
     assert champions.rows() == []
 
@@ -97,7 +99,7 @@ def test_a_move_that_never_reached_the_alias_is_forgotten(champions: ChampionBen
         move(connection, champions.registry, missing)
     assert champions.notes() == 1
     settled = champions.settle()
-    assert (settled.pending, settled.moved_by_hand) == (None, "")
+    assert (settled.pending, settled.external_change) == (None, "")
     assert champions.promote() == 2
     assert (champions.aliases(), champions.notes()) == ({"champion": 2, "previous": 1}, 0)
 
@@ -112,16 +114,16 @@ def test_an_alias_moved_by_another_hand_is_said_with_both_ways_out(
     how = f"`hpo rollback --model {champions.model} --alias champion --to"
     for to in (1, foreign):
         champions.point(to)
-        text = champions.settle().moved_by_hand
+        text = champions.settle().external_change
         assert f"was moved to version {to}" in text
         assert f"{how} {to} --why TEXT` accepts it" in text
         assert f"{how} 2 --why TEXT` puts it back" in text
     champions.point(None)
-    text = champions.settle().moved_by_hand
+    text = champions.settle().external_change
     assert "has no alias 'champion'" in text
     assert f"{how} 2 --why TEXT` puts it back, {how} none --why TEXT` accepts it" in text
     champions.point(2)
-    assert champions.settle().moved_by_hand == ""
+    assert champions.settle().external_change == ""
     assert len(champions.rows()) == 2
 
 
@@ -131,7 +133,7 @@ def test_an_alias_of_a_model_that_nothing_is_recorded_of_is_another_hand_s(
     """It can be accepted by name."""
     champions.version()
     champions.point(1)
-    text = champions.settle().moved_by_hand
+    text = champions.settle().external_change
     assert "nothing is recorded of the model" in text
     assert "--to 1 --why TEXT` accepts it" in text
 
@@ -143,9 +145,9 @@ def test_a_champion_that_was_deleted_in_mlflow_is_said(champions: ChampionBench)
     champions.client.delete_model_version(champions.model, "2")
     settled = champions.settle()
     assert (settled.champion, settled.gone, settled.lost) == (None, True, False)
-    assert "version 2 of" in settled.moved_by_hand
-    assert "was deleted in MLflow" in settled.moved_by_hand
-    assert f"`hpo finalize --study {champions.study.name}` makes it" in settled.moved_by_hand
+    assert "version 2 of" in settled.external_change
+    assert "was deleted in MLflow" in settled.external_change
+    assert f"`hpo finalize --study {champions.study.name}` makes it" in settled.external_change
 
 
 def test_an_mlflow_that_holds_nothing_is_no_other_hand(
@@ -155,7 +157,7 @@ def test_an_mlflow_that_holds_nothing_is_no_other_hand(
     champions.promote()
     champions.settings = replace(champions.settings, tracking_uri=new_mlflow())
     settled = champions.settle()
-    assert (settled.lost, settled.moved_by_hand, settled.gone) == (True, "", False)
+    assert (settled.lost, settled.external_change, settled.gone) == (True, "", False)
 
 
 def test_a_version_made_again_under_another_number_is_still_the_champion(
@@ -170,15 +172,15 @@ def test_a_version_made_again_under_another_number_is_still_the_champion(
     champions.point(1)
     settled = champions.settle()
     assert settled.champion is not None
-    assert (settled.champion.number, settled.moved_by_hand, settled.lost) == (1, "", False)
+    assert (settled.champion.number, settled.external_change, settled.lost) == (1, "", False)
 
 
 def test_two_aliases_of_one_model_have_a_champion_each(champions: ChampionBench) -> None:
     """What is recorded of one says nothing of the other."""
     champions.promote()
     with champions.engine.connect() as connection:
-        other = look(connection, champions.registry, champions.model, "edge")
-    assert (other.champion, other.record, other.moved_by_hand) == (None, None, "")
+        other = read_alias_state(connection, champions.registry, champions.model, "edge")
+    assert (other.champion, other.record, other.external_change) == (None, None, "")
 
 
 def test_aliases_are_read_and_moved_through_mlflow_s_server_as_well(

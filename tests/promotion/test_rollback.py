@@ -62,7 +62,7 @@ def test_a_rollback_records_who_why_and_the_figures_of_the_version_it_leads_to(
     assert (row.evidence["value"], row.evidence["metric"]) == (0.5, "mAP50")
     assert row.evidence["decision"] == str(champions.rows()[0].promotion_id)
     settled = champions.settle()
-    assert (settled.champion, settled.moved_by_hand) == (settled.shown, "")
+    assert (settled.champion, settled.external_change) == (settled.shown, "")
 
 
 def test_a_promotion_after_a_rollback_can_be_rolled_back_too(champions: ChampionBench) -> None:
@@ -100,7 +100,7 @@ def test_a_version_can_be_named_also_forward_and_one_of_another_hand(
     decision = champions.roll_back(foreign)
     assert (decision.version, decision.trial, decision.evidence.decision) == (3, None, None)
     assert champions.aliases() == {"champion": 3, "previous": 2}
-    assert champions.settle().moved_by_hand == ""
+    assert champions.settle().external_change == ""
     assert [champions.roll_back().version for _ in range(2)] == [2, 1]
 
 
@@ -178,7 +178,7 @@ def test_what_another_hand_did_is_never_overwritten_without_a_word_about_it(
     assert "accepted, in place of version 3" in accepted.reason
     assert champions.aliases() == {"champion": 1, "previous": 3}
     assert champions.changes()[3:] == [("rolled_back", 3, 3), ("rolled_back", 3, 1)]
-    assert champions.settle().moved_by_hand == ""
+    assert champions.settle().external_change == ""
 
 
 def test_an_alias_that_was_removed_is_put_back_or_left_away(champions: ChampionBench) -> None:
@@ -193,7 +193,7 @@ def test_an_alias_that_was_removed_is_put_back_or_left_away(champions: ChampionB
     champions.point(None)
     champions.roll_back("none")
     assert champions.aliases() == {"previous": 2}
-    assert champions.settle().moved_by_hand == ""
+    assert champions.settle().external_change == ""
     with pytest.raises(UsageError, match="has no champion"):
         champions.roll_back("none")
 

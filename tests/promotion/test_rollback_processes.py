@@ -21,7 +21,7 @@ PLANTED = Path(__file__).resolve().parents[1] / "faults" / "planted"
 MLFLOW = "mlflow.tracking.client:MlflowClient"
 # Whatever is written by a rollback to version 1, in order. After one step is before the next.
 STEPS = {
-    "nothing yet": "hpo.promotion.alias:look:after:1",
+    "nothing yet": "hpo.promotion.alias:read_alias_state:after:1",
     "noted": "hpo.promotion.lock:require_held:before:1",
     "alias moved": f"{MLFLOW}.set_registered_model_alias:after:1",
     "previous moved": f"{MLFLOW}.set_registered_model_alias:after:2",
@@ -123,7 +123,7 @@ def test_a_rollback_killed_with_the_alias_moved_is_completed_by_the_next_finaliz
     kill_at(champions, STEPS["alias moved"], *WHY)
     settled = champions.settle()
     assert settled.champion is not None
-    assert (settled.champion.number, settled.moved_by_hand) == (1, "")
+    assert (settled.champion.number, settled.external_change) == (1, "")
     once(champions)
 
 

@@ -15,7 +15,7 @@ from support.studies import simulated_spec
 from hpo.claims.claims import Claim, Claims, End, register_worker
 from hpo.datasets.held_out import simulated_fingerprint
 from hpo.promotion import ledger
-from hpo.promotion.alias import Move, move, settle
+from hpo.promotion.alias import Move, complete_pending_move, move
 from hpo.promotion.candidates import call_finals
 from hpo.promotion.decision import Decision, Outcome
 from hpo.promotion.evidence import Evidence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from hpo.promotion.alias import Settled
+    from hpo.promotion.alias import AliasState
     from hpo.promotion.rollback import Goal
     from hpo.settings import Settings
     from hpo.tracking.client import Client
@@ -280,9 +280,9 @@ class ChampionBench:
         decision_id = uuid.uuid4()
         number = self.version(decision_id).number
         with promotion_lock(self.database, self.model, lambda: None) as connection:
-            stands = settle(connection, self.registry, self.model, ALIAS)
-            assert stands.moved_by_hand == ""
-            before = None if stands.champion is None else stands.champion.number
+            state = complete_pending_move(connection, self.registry, self.model, ALIAS)
+            assert state.external_change == ""
+            before = None if state.champion is None else state.champion.number
             decision = Decision(
                 outcome=Outcome.PROMOTED, study=self.study.name, model=self.model, alias=ALIAS,
                 reason="it is better", trial=trial, version=number, previous_version=before,
@@ -295,10 +295,10 @@ class ChampionBench:
                 ledger.write(connection, row)
         return number
 
-    def settle(self) -> Settled:
+    def settle(self) -> AliasState:
         """What the next finalizer or rollback finds, after it completed what was left."""
         with promotion_lock(self.database, self.model, lambda: None) as connection:
-            return settle(connection, self.registry, self.model, ALIAS)
+            return complete_pending_move(connection, self.registry, self.model, ALIAS)
 
     def roll_back(self, to: Goal = "before", why: str = "it misses small ones") -> Decision:
         """As `hpo rollback` does it."""
