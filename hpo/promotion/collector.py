@@ -19,7 +19,7 @@ from hpo.promotion.evidence import (
     Evidence,
 )
 from hpo.promotion.gate import class_differences, finalists_evidence
-from hpo.promotion.report.context import Exhibit, figures
+from hpo.promotion.report.context import ReportContext, figures
 from hpo.promotion.report.files import documents
 from hpo.studies.preflight import require_test_split
 from hpo.studies.trials import training_cost, trial_epochs, trial_rows
@@ -181,16 +181,16 @@ class EvidenceCollector:
 
     def files(self, decision: Decision, name: uuid.UUID) -> dict[str, str]:
         """Name -> text of each file that tells the decision to people and pipelines."""
-        return documents(self.exhibit(decision, name))
+        return documents(self.report_context(decision, name))
 
-    def exhibit(self, decision: Decision, name: uuid.UUID) -> Exhibit:
+    def report_context(self, decision: Decision, name: uuid.UUID) -> ReportContext:
         """The decision of that name with everything that can be shown of it."""
         connection, study = self._request.connection, self._study
         params = {row.number: row.params for row in trial_rows(connection, study)}
         epochs = trial_epochs(connection, self.run.trial_id)
         evaluated = self.run.evaluated
         sha256 = None if evaluated is None else evaluated.detections_sha256
-        return Exhibit(
+        return ReportContext(
             study=study,
             decision=decision,
             trials=figures(connection, study, params),

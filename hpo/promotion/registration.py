@@ -118,12 +118,12 @@ class Registration:
             self.request.say("exporting to ONNX, and comparing what it detects")
             artifacts["onnx"] = self.request.runtime.export_onnx(weights, self._job())
         placed = replace(decision, evidence=replace(decision.evidence, run_id=self.run_id))
-        exhibit = replace(
-            self.evidence.exhibit(placed, self.key),
+        context = replace(
+            self.evidence.report_context(placed, self.key),
             licence=package.licence,
             licence_note=package.licence_note,
         )
-        return replace(package, artifacts=artifacts, card=model_card(exhibit), metadata=tags)
+        return replace(package, artifacts=artifacts, card=model_card(context), metadata=tags)
 
     def _tags(self, decision: Decision) -> dict[str, str]:
         evidence = decision.evidence

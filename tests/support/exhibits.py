@@ -14,7 +14,7 @@ from support.studies import simulated_spec
 from hpo.evaluation.detections import OVERLAPS, Detections
 from hpo.promotion.decision import Decision, Outcome
 from hpo.promotion.evidence import Evidence
-from hpo.promotion.report.context import Exhibit, TrialFigures
+from hpo.promotion.report.context import ReportContext, TrialFigures
 from hpo.promotion.report.files import documents
 from hpo.studies.spec import Promotion
 from hpo.studies.store import Study
@@ -230,7 +230,7 @@ def evidence(outcome: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def exhibit(outcome: str = "promoted", **changes: Any) -> Exhibit:
+def exhibit(outcome: str = "promoted", **changes: Any) -> ReportContext:
     """A decision against champion 3; `changes` are the decision's."""
     known = Evidence.from_json(evidence(outcome))
     decision = Decision(
@@ -238,7 +238,7 @@ def exhibit(outcome: str = "promoted", **changes: Any) -> Exhibit:
         reason=known.reason, trial=7, version=4 if outcome == "promoted" else 3,
         previous_version=3, evidence=known,
     )  # fmt: skip
-    return Exhibit(
+    return ReportContext(
         study=study(), decision=replace(decision, **changes), trials=trials(), curve=curve(),
         challenger=detections(0.85, seed=2), champion=detections(0.72, seed=3),
         decision_id="5f0c8f5e-5b9f-5a52-8f1c-0f6a6c1f5e3d", pictures=picture,
@@ -246,7 +246,7 @@ def exhibit(outcome: str = "promoted", **changes: Any) -> Exhibit:
     )  # fmt: skip
 
 
-def first_champion() -> Exhibit:
+def first_champion() -> ReportContext:
     """A promotion with no champion before it."""
     found = exhibit("promoted")
     known = replace(
@@ -261,7 +261,7 @@ def first_champion() -> Exhibit:
     return replace(found, decision=decision, champion=None)
 
 
-def simulated() -> Exhibit:
+def simulated() -> ReportContext:
     """A promotion of the trainer that trains nothing."""
     found = exhibit("promoted")
     known = replace(found.evidence, simulated=True, trainer="simulated")
@@ -273,17 +273,17 @@ def simulated() -> Exhibit:
     )  # fmt: skip
 
 
-def nothing() -> Exhibit:
+def nothing() -> ReportContext:
     """A finished study without a candidate."""
     reason = "no trial is complete with a value that a worker told: 12 failed"
     decision = Decision(
         outcome=Outcome.NONE, study="harbour", model="ships", alias="champion", reason=reason,
         evidence=Evidence(reason=reason),
     )  # fmt: skip
-    return Exhibit(study=study(), decision=decision)
+    return ReportContext(study=study(), decision=decision)
 
 
-def old() -> Exhibit:
+def old() -> ReportContext:
     """A promotion that was recorded before there were finals."""
     known = Evidence.from_json({
         "reason": "it is the model's first champion", "comparable": True, "champion_value": None,
@@ -296,18 +296,18 @@ def old() -> Exhibit:
         outcome=Outcome.PROMOTED, study="harbour", model="ships", alias="champion",
         reason=known.reason, trial=1, version=1, evidence=known,
     )  # fmt: skip
-    return Exhibit(study=study(), decision=decision, trials=trials())
+    return ReportContext(study=study(), decision=decision, trials=trials())
 
 
-def overridden() -> Exhibit:
+def overridden() -> ReportContext:
     return exhibit("promoted", override=True, why="it is «needed»", actor="ann@lab")
 
 
-def rolled_back() -> Exhibit:
+def rolled_back() -> ReportContext:
     return exhibit("rolled_back", version=2, previous_version=4, trial=None)
 
 
-def unchampioned() -> Exhibit:
+def unchampioned() -> ReportContext:
     return exhibit("kept", version=None, previous_version=None)
 
 

@@ -17,7 +17,7 @@ from hpo.trainer import DETECTION_METRICS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hpo.promotion.report.context import Exhibit
+    from hpo.promotion.report.context import ReportContext
 
 SHOWN_CLASSES = 12
 _MARGIN = 0.06  # of the plot's width, left free on both sides
@@ -86,16 +86,16 @@ class Forest:
         return ticks(*self._span)
 
 
-def differences(exhibit: Exhibit) -> Forest | None:
+def differences(context: ReportContext) -> Forest | None:
     """The gain over the champion with its interval, and the difference of each class."""
-    found = exhibit.evidence.gain
+    found = context.evidence.gain
     if found is None or math.isnan(found.value):
         return None
     low, high = found.low, found.high
     figures = f"{signed(found.value)} {span((low, high), sign=True)}"
-    gain = Row(f"Gain in {exhibit.metric}", found.value, figures, low, high, kind="main")
-    rows, left_out = _class_rows(exhibit)
-    rules = exhibit.study.spec.promotion
+    gain = Row(f"Gain in {context.metric}", found.value, figures, low, high, kind="main")
+    rows, left_out = _class_rows(context)
+    rules = context.study.spec.promotion
     lines = [Line(0.0, "zero")]
     notes = ["Right of the solid line the challenger is better."]
     if rules.min_gain:
@@ -109,14 +109,14 @@ def differences(exhibit: Exhibit) -> Forest | None:
     return Forest("Challenger against champion on the test split", [gain, *rows], lines, notes)
 
 
-def finalists(exhibit: Exhibit) -> Forest | None:
+def finalists(context: ReportContext) -> Forest | None:
     """The objective of each finalist on the test split, with its interval."""
     rows = []
-    for one in exhibit.evidence.finalists:
-        value = one.test_value(exhibit.metric)
+    for one in context.evidence.finalists:
+        value = one.test_value(context.metric)
         if value is None:
             continue
-        main = one.trial == exhibit.decision.trial
+        main = one.trial == context.decision.trial
         label = f"trial {one.trial}" + (" (challenger)" if main else "")
         low, high = one.interval or (None, None)
         figures = f"{figure(value)} {span((low, high))}"
@@ -124,13 +124,13 @@ def finalists(exhibit: Exhibit) -> Forest | None:
     if not rows:
         return None
     lines, notes = [], ["Best in validation first: the test split did not choose the challenger."]
-    champion = exhibit.evidence.champion
+    champion = context.evidence.champion
     if champion is not None and champion.value is not None:
         label = f"version {champion.version} (champion)"
         rows.append(Row(label, champion.value, figure(champion.value), kind="champion"))
         lines.append(Line(champion.value, "wanted"))
         notes.append("Dashed: the champion.")
-    return Forest(f"{exhibit.metric} of the finalists on the test split", rows, lines, notes)
+    return Forest(f"{context.metric} of the finalists on the test split", rows, lines, notes)
 
 
 def _apart(low: float, high: float) -> tuple[float, float]:
@@ -149,9 +149,9 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(at * step, 12) for at in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _class_rows(exhibit: Exhibit) -> tuple[list[Row], int]:
+def _class_rows(context: ReportContext) -> tuple[list[Row], int]:
     compared = [
-        (one.difference, one.name) for one in exhibit.evidence.classes if one.difference is not None
+        (one.difference, one.name) for one in context.evidence.classes if one.difference is not None
     ]
     most = sorted(compared, key=lambda one: -abs(one[0]))[:SHOWN_CLASSES]
     rows = [

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exhibit:
+class ReportContext:
     """One decision with all that can be shown of it.
 
     Attributes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hpo.evaluation.significance import Gain
     from hpo.promotion.decision import Decision
     from hpo.promotion.evidence import ChampionResult
-    from hpo.promotion.report.context import Exhibit
+    from hpo.promotion.report.context import ReportContext
     from hpo.settings import Settings
 
 SCHEME = 1
@@ -100,13 +100,13 @@ def metrics(decision: Decision) -> dict[str, float]:
     return {name: value for name, value in named.items() if _is_figure(value)}
 
 
-def documents(exhibit: Exhibit) -> dict[str, str]:
+def documents(context: ReportContext) -> dict[str, str]:
     """Every document of a decision by its file name."""
-    decision = exhibit.decision
-    known = metadata(decision, decision_id=exhibit.decision_id)
+    decision = context.decision
+    known = metadata(decision, decision_id=context.decision_id)
     return {
-        "decision.md": as_markdown(exhibit),
-        "decision.html": as_html(exhibit),
+        "decision.md": as_markdown(context),
+        "decision.html": as_html(context),
         "metrics.json": _json(metrics(decision)),
         METADATA: _json(known),
     }

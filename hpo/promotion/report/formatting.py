@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from hpo.evaluation.record import Evaluated
     from hpo.promotion.decision import Decision
-    from hpo.promotion.report.context import Exhibit
+    from hpo.promotion.report.context import ReportContext
 
 SIMULATED = "SIMULATED: the trainer made these figures up; no model was trained."
 NO_FIGURE = "—"
@@ -128,13 +128,13 @@ def megabytes(size: Any) -> str:
     return f"{size / 1e6:.2f} MB" if size else NO_FIGURE
 
 
-def difference_sentence(exhibit: Exhibit) -> str:
+def difference_sentence(context: ReportContext) -> str:
     """The gain on the test split with everything that belongs to it; "" where there is none."""
-    found = exhibit.evidence.gain
+    found = context.evidence.gain
     if found is None:
         return ""
     return (
-        f"Gain in {exhibit.metric} on the same {counted(found.images, 'test image')}: "
+        f"Gain in {context.metric} on the same {counted(found.images, 'test image')}: "
         f"{signed(found.value)} {span((found.low, found.high), sign=True)}, "
         f"each bound at {confidence_percent(found.confidence)}; the probability of being better is "
         f"{percent(found.probability_better, 1)} ({found.method}, "
@@ -143,14 +143,14 @@ def difference_sentence(exhibit: Exhibit) -> str:
     )
 
 
-def key_facts(exhibit: Exhibit) -> list[Fact]:
+def key_facts(context: ReportContext) -> list[Fact]:
     """What to know first, in the order in which it is asked."""
-    evidence, metric = exhibit.evidence, exhibit.metric
-    evaluation = exhibit.evaluation or NOT_EVALUATED
+    evidence, metric = context.evidence, context.metric
+    evaluation = context.evaluation or NOT_EVALUATED
     found, champion = evidence.gain or Gain(), evidence.champion or ChampionResult()
     better = percent(found.probability_better, 1)
     facts = [
-        Fact(f"{metric} on the test split", figure(evidence.test_value), _own_span(exhibit)),
+        Fact(f"{metric} on the test split", figure(evidence.test_value), _own_span(context)),
         Fact("Gain over the champion", signed(found.value), _gain_note(found)),
         Fact("Probability of being better", better, _better_note(found)),
         Fact(
@@ -158,7 +158,7 @@ def key_facts(exhibit: Exhibit) -> list[Fact]:
             f"version {champion.version}" + (", evaluated again" if champion.evaluated else ""),
         ),
         Fact(
-            f"{metric} in validation", figure(evidence.value), validation_note(exhibit),
+            f"{metric} in validation", figure(evidence.value), validation_note(context),
         ),
         Fact(
             "One image takes",
@@ -170,9 +170,9 @@ def key_facts(exhibit: Exhibit) -> list[Fact]:
     return [fact for fact in facts if not fact.value.startswith(NO_FIGURE)]
 
 
-def validation_note(exhibit: Exhibit, digits: int = 4) -> str:
+def validation_note(context: ReportContext, digits: int = 4) -> str:
     """Of which trainings the figure in validation is, and of which one the weights are."""
-    evidence, seeds = exhibit.evidence, seed_values(exhibit.decision)
+    evidence, seeds = context.evidence, seed_values(context.decision)
     epoch, seed = evidence.best_epoch, evidence.seed
     if len(seeds) < 2:  # noqa: PLR2004 - a mean of one is itself
         return f"best epoch {epoch}"
@@ -186,13 +186,13 @@ def seed_values(decision: Decision) -> dict[int, float]:
     return {} if finalist is None else finalist.seed_values
 
 
-def test_images(exhibit: Exhibit) -> int | None:
+def test_images(context: ReportContext) -> int | None:
     """How many images the test split has; None where nothing was evaluated."""
-    return None if exhibit.evaluation is None else exhibit.evaluation.images
+    return None if context.evaluation is None else context.evaluation.images
 
 
-def _own_span(exhibit: Exhibit) -> str:
-    return "" if exhibit.finalist is None else span(exhibit.finalist.interval)
+def _own_span(context: ReportContext) -> str:
+    return "" if context.finalist is None else span(context.finalist.interval)
 
 
 def _gain_note(found: Gain) -> str:

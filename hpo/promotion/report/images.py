@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hpo.evaluation.confusion import ImageMatches
     from hpo.evaluation.detections import Detections
-    from hpo.promotion.report.context import Exhibit
+    from hpo.promotion.report.context import ReportContext
 
 SHOWN = 6
 LONGER_PX = 460
@@ -67,17 +67,17 @@ class _Side:
     matches: list[ImageMatches]
 
 
-def samples(exhibit: Exhibit) -> Samples | None:
+def samples(context: ReportContext) -> Samples | None:
     """About six images on which the two differ most; None where the images are not here."""
-    if exhibit.pictures is None or exhibit.challenger is None:
+    if context.pictures is None or context.challenger is None:
         return None
-    sides = [_Side("Challenger", exhibit.challenger, by_image(exhibit.challenger))]
-    if exhibit.same_images and exhibit.champion is not None:
-        title = f"Champion, version {exhibit.decision.previous_version}"
-        sides.append(_Side(title, exhibit.champion, by_image(exhibit.champion)))
+    sides = [_Side("Challenger", context.challenger, by_image(context.challenger))]
+    if context.same_images and context.champion is not None:
+        title = f"Champion, version {context.decision.previous_version}"
+        sides.append(_Side(title, context.champion, by_image(context.champion)))
     drawn = []
     for at in chosen([side.matches for side in sides]):
-        picture = exhibit.pictures(exhibit.challenger.images[at])
+        picture = context.pictures(context.challenger.images[at])
         if picture is not None:
             with picture:
                 drawn.append(_sample(picture, at, sides))
@@ -214,13 +214,13 @@ class Matrices:
     wide: bool
 
 
-def matrices(exhibit: Exhibit) -> Matrices | None:
+def matrices(context: ReportContext) -> Matrices | None:
     """The challenger's beside the champion's; None where no detections are known."""
     shown = [
         (title, found)
         for title, found in (
-            ("Challenger", exhibit.challenger),
-            (f"Champion, version {exhibit.decision.previous_version}", exhibit.champion),
+            ("Challenger", context.challenger),
+            (f"Champion, version {context.decision.previous_version}", context.champion),
         )
         if found is not None
     ]

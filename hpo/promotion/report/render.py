@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from jinja2.nodes import EvalContext
 
-    from hpo.promotion.report.context import Exhibit
+    from hpo.promotion.report.context import ReportContext
 
 # Nothing may be loaded from anywhere and no script may run, whatever a name smuggled in.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -43,57 +43,57 @@ FEW_IMAGES = 100  # in a test split: below this the card warns
 FEW_BOXES = 20  # of a class in it
 
 
-def as_html(exhibit: Exhibit) -> str:
+def as_html(context: ReportContext) -> str:
     """The whole page, which loads nothing."""
     return _rendered(
         "decision.html",
-        exhibit,
+        context,
         policy=_POLICY,
-        sign=_SIGNS[exhibit.decision.outcome.value],
-        facts=key_facts(exhibit),
-        differences=charts.differences(exhibit),
-        finalists=charts.finalists(exhibit),
-        samples=samples(exhibit),
-        matrices=matrices(exhibit),
-        curves=charts.curves(exhibit.curve, exhibit.metric, exhibit.evidence.best_epoch),
-        baseline=tables.baseline_sentence(exhibit),
-        steps=steps(exhibit),
+        sign=_SIGNS[context.decision.outcome.value],
+        facts=key_facts(context),
+        differences=charts.differences(context),
+        finalists=charts.finalists(context),
+        samples=samples(context),
+        matrices=matrices(context),
+        curves=charts.curves(context.curve, context.metric, context.evidence.best_epoch),
+        baseline=tables.baseline_sentence(context),
+        steps=steps(context),
     )
 
 
-def as_markdown(exhibit: Exhibit) -> str:
+def as_markdown(context: ReportContext) -> str:
     """The whole document."""
     return _rendered(
         "decision.md",
-        exhibit,
-        candidate=candidate(exhibit),
-        champion=_champion(exhibit),
-        steps=steps(exhibit),
+        context,
+        candidate=candidate(context),
+        champion=_champion(context),
+        steps=steps(context),
     )
 
 
-def model_card(exhibit: Exhibit) -> str:
+def model_card(context: ReportContext) -> str:
     """The card of the version that a decision made, as Markdown for its folder."""
     return _rendered(
         "model_card.md",
-        exhibit,
-        what=_what(exhibit),
-        data=_data(exhibit),
-        candidate=candidate(exhibit),
-        limits=limits(exhibit),
-        licence=_licence(exhibit),
-        steps=own_steps(exhibit),
+        context,
+        what=_what(context),
+        data=_data(context),
+        candidate=candidate(context),
+        limits=limits(context),
+        licence=_licence(context),
+        steps=own_steps(context),
     )
 
 
-def _rendered(template: str, exhibit: Exhibit, **values: Any) -> str:
+def _rendered(template: str, context: ReportContext, **values: Any) -> str:
     """The template with what each document says, and these values."""
-    decision = exhibit.decision
+    decision = context.decision
     text = (
         _environment()
         .get_template(template)
         .render(
-            exhibit=exhibit,
+            context=context,
             decision=decision,
             tables=tables,
             simulated=SIMULATED,
@@ -101,8 +101,8 @@ def _rendered(template: str, exhibit: Exhibit, **values: Any) -> str:
             headline=headline(decision),
             reason=reason_sentence(decision),
             by_person=by_person(decision),
-            difference=difference_sentence(exhibit),
-            cost=tables.cost_sentence(exhibit),
+            difference=difference_sentence(context),
+            cost=tables.cost_sentence(context),
             **values,
         )
     )
@@ -160,46 +160,46 @@ def _version(number: int | None) -> str:
     return "none" if number is None else f"version {number}"
 
 
-def candidate(exhibit: Exhibit) -> list[str]:
+def candidate(context: ReportContext) -> list[str]:
     """The candidate's run and figures; empty where there is no candidate."""
-    evidence, objective = exhibit.evidence, exhibit.study.spec.objective
-    if exhibit.decision.trial is None:
+    evidence, objective = context.evidence, context.study.spec.objective
+    if context.decision.trial is None:
         return []
     value = figure(evidence.value, tables.DIGITS)
-    note = validation_note(exhibit, tables.DIGITS)
+    note = validation_note(context, tables.DIGITS)
     run = evidence.run_id  # a card is written before it is in the evidence
     return [
-        f"trial {exhibit.decision.trial}",
+        f"trial {context.decision.trial}",
         *([f"MLflow run: {run}"] if run else []),
         f"{objective.metric} in validation ({objective.direction}): {value} ({note})",
-        tables.baseline_sentence(exhibit),
+        tables.baseline_sentence(context),
         *(
             f"{fact.name}: {fact.value}" + (f" ({fact.note})" if fact.note else "")
-            for fact in key_facts(exhibit)
+            for fact in key_facts(context)
             if not fact.name.endswith("in validation")
         ),
     ]
 
 
-def _champion(exhibit: Exhibit) -> list[str]:
+def _champion(context: ReportContext) -> list[str]:
     """Who was champion before the decision, and who is after it."""
-    decision, champion = exhibit.decision, exhibit.evidence.champion
+    decision, champion = context.decision, context.evidence.champion
     before = _version(decision.previous_version)
     if decision.previous_version is not None and champion is not None:
         again = ", evaluated again" if champion.evaluated else ""
         if champion.value is not None:
             before += (
-                f" (trial {champion.trial} of {champion.study}; {exhibit.metric} "
+                f" (trial {champion.trial} of {champion.study}; {context.metric} "
                 f"{figure(champion.value)} on this test split{again})"
             )
     return [f"before: {before}", f"after: {_version(decision.version)}"]
 
 
-def limits(exhibit: Exhibit) -> list[str]:
+def limits(context: ReportContext) -> list[str]:
     """What the figures do not say."""
-    images, found = test_images(exhibit), []
-    if exhibit.decision.simulated:
-        trainer = exhibit.study.spec.trainer
+    images, found = test_images(context), []
+    if context.decision.simulated:
+        trainer = context.study.spec.trainer
         found.append(f"It is no model: the trainer `{trainer}` made its figures up.")
     if images is None:
         found.append("It was not evaluated on held-out images.")
@@ -212,15 +212,15 @@ def limits(exhibit: Exhibit) -> list[str]:
         if images < FEW_IMAGES:
             found.append(
                 f"{counted(images, 'test image')} {'is' if images == 1 else 'are'} few: "
-                f"{_sampling(exhibit)}a difference of the interval's width is luck."
+                f"{_sampling(context)}a difference of the interval's width is luck."
             )
-    found += _scarce(exhibit)
-    if exhibit.decision.override:
+    found += _scarce(context)
+    if context.decision.override:
         found.append(
             "A person promoted it past the gate: "
-            f"{exhibit.decision.why or 'no reason was given'} ({exhibit.decision.actor})."
+            f"{context.decision.why or 'no reason was given'} ({context.decision.actor})."
         )
-    settings = {} if exhibit.evaluation is None else exhibit.evaluation.settings
+    settings = {} if context.evaluation is None else context.evaluation.settings
     if "imgsz" in settings:
         found.append(f"Its figures hold for images scaled to {settings['imgsz']} px.")
     found.append(
@@ -230,24 +230,24 @@ def limits(exhibit: Exhibit) -> list[str]:
     return found
 
 
-def _what(exhibit: Exhibit) -> str:
-    spec, decision = exhibit.study.spec, exhibit.decision
+def _what(context: ReportContext) -> str:
+    spec, decision = context.study.spec, context.decision
     kind = "A stand-in for a detector" if decision.simulated else "An object detector"
     return (
-        f"{kind} ({spec.model}, trained by {exhibit.study.code_version}): trial {decision.trial} "
-        f"of the hyperparameter search {exhibit.study.name}. {reason_sentence(decision)}"
+        f"{kind} ({spec.model}, trained by {context.study.code_version}): trial {decision.trial} "
+        f"of the hyperparameter search {context.study.name}. {reason_sentence(decision)}"
     )
 
 
-def _data(exhibit: Exhibit) -> list[str]:
-    study, images = exhibit.study, test_images(exhibit)
-    names = _class_names(exhibit)
+def _data(context: ReportContext) -> list[str]:
+    study, images = context.study, test_images(context)
+    names = _class_names(context)
     return [
         f"dataset: {_data_name(study.spec.data)}",
         f"fingerprint: {study.fingerprint or 'none'}",
         "test split: "
         + ("not evaluated" if images is None else counted(images, "image"))
-        + f", fingerprint {exhibit.evidence.test_fingerprint or study.test_fingerprint}",
+        + f", fingerprint {context.evidence.test_fingerprint or study.test_fingerprint}",
         *([f"classes: {', '.join(names)}"] if names else []),
     ]
 
@@ -259,23 +259,23 @@ def _data_name(data: str | None) -> str:
     return "/".join(data.replace("\\", "/").split("/")[-2:])
 
 
-def _class_names(exhibit: Exhibit) -> list[str]:
-    if exhibit.challenger is not None:
-        return list(exhibit.challenger.names)
-    return [one.name for one in exhibit.evidence.classes]
+def _class_names(context: ReportContext) -> list[str]:
+    if context.challenger is not None:
+        return list(context.challenger.names)
+    return [one.name for one in context.evidence.classes]
 
 
-def _sampling(exhibit: Exhibit) -> str:
-    ends = "" if exhibit.finalist is None else span(exhibit.finalist.interval)
+def _sampling(context: ReportContext) -> str:
+    ends = "" if context.finalist is None else span(context.finalist.interval)
     if not ends:
         return ""
-    value = figure(exhibit.evidence.test_value)
-    return f"with others like them {exhibit.metric} {value} may be anywhere in {ends}, and "
+    value = figure(context.evidence.test_value)
+    return f"with others like them {context.metric} {value} may be anywhere in {ends}, and "
 
 
-def _scarce(exhibit: Exhibit) -> list[str]:
+def _scarce(context: ReportContext) -> list[str]:
     """Classes of which the test split has few or no objects."""
-    found = exhibit.challenger
+    found = context.challenger
     if found is None:
         return []
     counts = {name: int((found.true_kind == at).sum()) for at, name in enumerate(found.names)}
@@ -286,7 +286,7 @@ def _scarce(exhibit: Exhibit) -> list[str]:
     return [f"Classes with fewer than {FEW_BOXES} true boxes in the test split: {shown}."]
 
 
-def _licence(exhibit: Exhibit) -> str:
-    if not exhibit.licence:
+def _licence(context: ReportContext) -> str:
+    if not context.licence:
         return "Not stated: the trainer names none."
-    return f"{exhibit.licence}. {exhibit.licence_note}".strip()
+    return f"{context.licence}. {context.licence_note}".strip()

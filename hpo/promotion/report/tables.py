@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hpo.evaluation.record import Evaluated
     from hpo.promotion.evidence import FinalistResult
-    from hpo.promotion.report.context import Exhibit
+    from hpo.promotion.report.context import ReportContext
 
 SHOWN_TRIALS = 10
 _NUMBER = re.compile(r"[-+]?[\d.,]+(%| ms| MB| h| s| min)?( ± [\d.]+)?|—|")
@@ -57,26 +57,26 @@ class Table:
         return [all(map(_NUMBER.fullmatch, column)) for column in zip(*self.rows, strict=True)]
 
 
-def rules(exhibit: Exhibit) -> Table | None:
+def rules(context: ReportContext) -> Table | None:
     """Each rule of the gate, and how it was met."""
-    found = exhibit.evidence.rules
+    found = context.evidence.rules
     rows = tuple((one.rule, one.wanted, one.seen, "met" if one.met else "NOT met") for one in found)
     broken = frozenset(at for at, rule in enumerate(found) if not rule.met)
     head = ("rule", "wanted", "seen", "met")
     return Table("How each was met", head, rows, broken) if rows else None
 
 
-def finalists(exhibit: Exhibit, *, brief: bool = False) -> Table | None:
+def finalists(context: ReportContext, *, brief: bool = False) -> Table | None:
     """The finalists with their figures on the test split, and the champion below them.
 
     Args:
-        exhibit: the decision.
+        context: the decision.
         brief: without what a page has no room for.
     """
-    found = exhibit.evidence.finalists
+    found = context.evidence.finalists
     if not found:
         return None
-    metric = exhibit.metric
+    metric = context.metric
     others = tuple(name for name in DETECTION_METRICS if name != metric)
     head = (
         "trial", "note", f"{metric} in validation", "seeds", f"{metric} on test", "interval",
@@ -85,16 +85,16 @@ def finalists(exhibit: Exhibit, *, brief: bool = False) -> Table | None:
     )  # fmt: skip
     rows = [
         (
-            str(one.trial), _note(one, exhibit.decision.trial), _mean(one), _seeds(one),
+            str(one.trial), _note(one, context.decision.trial), _mean(one), _seeds(one),
             *_tested(one.evaluation, metric, others, span(one.interval)),
         )
         for one in found
     ]  # fmt: skip
-    marked = {at for at, one in enumerate(found) if one.trial == exhibit.decision.trial}
-    champion = exhibit.evidence.champion
+    marked = {at for at, one in enumerate(found) if one.trial == context.decision.trial}
+    champion = context.evidence.champion
     if champion is not None and champion.evaluation is not None:
         tested = _tested(champion.evaluation, metric, others, "")
-        replaced = exhibit.decision.outcome.value == "promoted"
+        replaced = context.decision.outcome.value == "promoted"
         who = "champion before" if replaced else "champion"
         rows.append((f"version {champion.version}", who, "", "", *tested))
     caption = "The finalists, best in validation first"
@@ -102,12 +102,12 @@ def finalists(exhibit: Exhibit, *, brief: bool = False) -> Table | None:
     return _without(table, _DETAILS) if brief else table
 
 
-def classes(exhibit: Exhibit) -> Table | None:
+def classes(context: ReportContext) -> Table | None:
     """AP50 of each class, of the challenger and of the champion where there is one."""
-    found = exhibit.evidence.classes
+    found = context.evidence.classes
     if not found:
         return None
-    boxes = _true_boxes(exhibit)
+    boxes = _true_boxes(context)
     rows = tuple(
         (
             one.name, str(boxes.get(one.name, NO_FIGURE)), figure(one.challenger),
@@ -121,12 +121,12 @@ def classes(exhibit: Exhibit) -> Table | None:
     return _without(table, head[3:]) if alone else table
 
 
-def trials(exhibit: Exhibit) -> Table | None:
+def trials(context: ReportContext) -> Table | None:
     """The study's best trials with their figures in validation and their parameters."""
-    best = ranked(exhibit.study, exhibit.trials)[:SHOWN_TRIALS]
+    best = ranked(context.study, context.trials)[:SHOWN_TRIALS]
     if not best:
         return None
-    metric = exhibit.metric
+    metric = context.metric
     shown = [
         name
         for name in DETECTION_METRICS
@@ -145,16 +145,16 @@ def trials(exhibit: Exhibit) -> Table | None:
     return Table("The best trials, in validation", head, rows)
 
 
-def parameters(exhibit: Exhibit) -> Table | None:
+def parameters(context: ReportContext) -> Table | None:
     """The challenger's parameters."""
-    found = exhibit.evidence.params or {}
+    found = context.evidence.params or {}
     rows = tuple((name, _text(value)) for name, value in found.items())
     return Table("Its parameters", ("parameter", "value"), rows) if rows else None
 
 
-def cost(exhibit: Exhibit) -> Table | None:
+def cost(context: ReportContext) -> Table | None:
     """Time spent, by kind of device; finals are evaluated on the test split too."""
-    spent = exhibit.evidence.cost or Cost()
+    spent = context.evidence.cost or Cost()
     of_trials, of_finals = spent.trials_s, spent.finals_s
     kinds = sorted({*of_trials, *of_finals})
     rows = tuple(
@@ -169,44 +169,44 @@ def cost(exhibit: Exhibit) -> Table | None:
     return Table(caption, head, rows) if rows else None
 
 
-def cost_sentence(exhibit: Exhibit) -> str:
+def cost_sentence(context: ReportContext) -> str:
     """How many trials there were, and what their epochs took; the finals are not among them."""
     states: dict[str, int] = {}
-    for trial in exhibit.trials:
+    for trial in context.trials:
         state = "failed" if trial.state == "FAIL" else trial.state.lower()
         states[state] = states.get(state, 0) + 1
     if not states:
         return "No trial ended."
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    spent = sum(trial.train_s for trial in exhibit.trials)
-    trials = counted(len(exhibit.trials), "trial")
+    spent = sum(trial.train_s for trial in context.trials)
+    trials = counted(len(context.trials), "trial")
     return f"{trials} ({counts}), {spent:.1f} s of training and validation without the finals."
 
 
-def baseline_sentence(exhibit: Exhibit) -> str:
+def baseline_sentence(context: ReportContext) -> str:
     """The gain in validation over the best baseline, each by its one training in the study.
 
     A mean over the seeds of the finals is no match for it: a baseline has no such mean.
     """
-    best, number = best_baseline(exhibit.study, exhibit.trials), exhibit.decision.trial
+    best, number = best_baseline(context.study, context.trials), context.decision.trial
     if best is None or best.value is None:
         return "no baseline ran to compare with"
     state = "" if best.state == "COMPLETE" else f", {best.state.lower()}"
     baseline = f"baseline: {figure(best.value, DIGITS)} (trial {best.number}{state})"
-    value = next((one.value for one in exhibit.trials if one.number == number), None)
+    value = next((one.value for one in context.trials if one.number == number), None)
     if value is None:
         return baseline
-    gain = signed(exhibit.study.spec.objective.sign * (value - best.value), DIGITS)
+    gain = signed(context.study.spec.objective.sign * (value - best.value), DIGITS)
     return f"{baseline}; gain {gain} by {figure(value, DIGITS)} of trial {number} in the study"
 
 
-def identity(exhibit: Exhibit) -> Table:
+def identity(context: ReportContext) -> Table:
     """Every name by which the decision and what it is about are found again."""
-    evidence, study, decision = exhibit.evidence, exhibit.study, exhibit.decision
+    evidence, study, decision = context.evidence, context.study, context.decision
     trial = None if decision.trial is None else str(decision.trial)
     version = decision.version if decision.outcome.value == "promoted" else None
     rows = (
-        ("decision", exhibit.decision_id), ("model", f"{decision.model}@{decision.alias}"),
+        ("decision", context.decision_id), ("model", f"{decision.model}@{decision.alias}"),
         ("version", version), ("champion before", _version(decision.previous_version)),
         ("champion after", _version(decision.version)),
         ("study", study.name), ("study uid", study.uid), ("trial", trial),
@@ -264,8 +264,8 @@ def _note(finalist: FinalistResult, challenger: int | None) -> str:
     return "challenger" if finalist.trial == challenger else ""
 
 
-def _true_boxes(exhibit: Exhibit) -> dict[str, int]:
-    found = exhibit.challenger
+def _true_boxes(context: ReportContext) -> dict[str, int]:
+    found = context.challenger
     if found is None:
         return {}
     counts = np.bincount(found.true_kind, minlength=len(found.names))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpo.promotion.report.context import Exhibit
+    from hpo.promotion.report.context import ReportContext
 
 PORT = 5001  # MLflow's own server is likely at 5000
 
@@ -30,41 +30,41 @@ class Step:
     code: str = ""
 
 
-def steps(exhibit: Exhibit) -> list[Step]:
+def steps(context: ReportContext) -> list[Step]:
     """Everything that can be done after this decision."""
-    decision = exhibit.decision
+    decision = context.decision
     found = []
     if decision.version is not None:
-        first, *others = use(exhibit, _champion_uri(exhibit))
+        first, *others = use(context, _champion_uri(context))
         # Which is not the trial that was decided about, where that was not promoted
         found = [_with_lead("The champion", first), *others]
-    return [*found, undo(exhibit)]
+    return [*found, undo(context)]
 
 
-def use(exhibit: Exhibit, uri: str) -> list[Step]:
+def use(context: ReportContext, uri: str) -> list[Step]:
     """How to load and serve a version.
 
     Args:
-        exhibit: the decision.
+        context: the decision.
         uri: `models:/…`, of the version.
     """
-    return [_load(uri), *_weights(exhibit, uri), *_serve(uri)]
+    return [_load(uri), *_weights(context, uri), *_serve(uri)]
 
 
-def own_steps(exhibit: Exhibit) -> list[Step]:
+def own_steps(context: ReportContext) -> list[Step]:
     """How to load and serve the very version that a decision made, for its card."""
-    decision = exhibit.decision
+    decision = context.decision
     if decision.version is not None:
-        return use(exhibit, f"models:/{decision.model}/{decision.version}")
+        return use(context, f"models:/{decision.model}/{decision.version}")
     # A card goes into the version, whose number MLflow gives when it is whole
-    first, *others = use(exhibit, _champion_uri(exhibit))
+    first, *others = use(context, _champion_uri(context))
     later = f"later with its number, models:/{decision.model}/NUMBER"
     return [_with_lead(f"While it is {decision.alias} ({later})", first), *others]
 
 
-def undo(exhibit: Exhibit) -> Step:
+def undo(context: ReportContext) -> Step:
     """How to take the decision back, or past the gate."""
-    decision = exhibit.decision
+    decision = context.decision
     model = shlex.quote(decision.model)
     alias = "" if decision.alias == "champion" else f" --alias {shlex.quote(decision.alias)}"
     if decision.outcome.value == "promoted":
@@ -107,10 +107,10 @@ def _load(uri: str) -> Step:
     return Step("How to load it", "Anywhere with MLflow, without this package:", "python", code)
 
 
-def _weights(exhibit: Exhibit, uri: str) -> list[Step]:
-    if not exhibit.weights_loader:
+def _weights(context: ReportContext, uri: str) -> list[Step]:
+    if not context.weights_loader:
         return []
-    code = exhibit.weights_loader.replace("{uri}", _quoted(uri))
+    code = context.weights_loader.replace("{uri}", _quoted(uri))
     text = "They lie beside it, as they were trained:"
     return [Step("How to load the weights alone", text, "python", code)]
 
@@ -133,8 +133,8 @@ def _serve(uri: str) -> list[Step]:
     ]
 
 
-def _champion_uri(exhibit: Exhibit) -> str:
-    return f"models:/{exhibit.decision.model}@{exhibit.decision.alias}"
+def _champion_uri(context: ReportContext) -> str:
+    return f"models:/{context.decision.model}@{context.decision.alias}"
 
 
 def _quoted(text: str) -> str:
