@@ -135,7 +135,7 @@ def actor() -> str:
 
 
 @dataclass(frozen=True)
-class Reign:
+class ChampionPeriod:
     """A version that is, or was, champion.
 
     Attributes:
@@ -160,31 +160,31 @@ def history(connection: Connection, model: str, alias: str | None = None) -> lis
     return list(connection.execute(SQL["promotions_of_model"], parameters).all())
 
 
-def succession(rows: Iterable[Row[Any]]) -> list[Reign]:
+def succession(rows: Iterable[Row[Any]]) -> list[ChampionPeriod]:
     """The champions that a rollback can go through, the latest last; empty: there was none.
 
     What was rolled back is not in it: after A, B and a rollback to A, nothing leads back to B. A
     time without a champion leaves those before it where they were.
     """
-    line: list[Reign] = []
+    line: list[ChampionPeriod] = []
     for row in rows:
         if row.outcome == "promoted":
             if row.previous_version is not None and not line:
-                line = [Reign(row.previous_version, None)]
-            line = _until(line, Reign(row.version, made_by(row)))
+                line = [ChampionPeriod(row.previous_version, None)]
+            line = _until(line, ChampionPeriod(row.version, made_by(row)))
         elif row.outcome == "rolled_back":
             line = line[:-1] if row.version is None else _until(
-                line, Reign(row.version, made_by(row))
+                line, ChampionPeriod(row.version, made_by(row))
             )  # fmt: skip
     return line
 
 
-def _until(line: list[Reign], reign: Reign) -> list[Reign]:
+def _until(line: list[ChampionPeriod], period: ChampionPeriod) -> list[ChampionPeriod]:
     """The line with this one last, which may be in it already."""
     for index in reversed(range(len(line))):
-        if line[index].is_of(reign.version, reign.decision):
+        if line[index].is_of(period.version, period.decision):
             return line[: index + 1]
-    return [*line, reign]
+    return [*line, period]
 
 
 def entry(row: Row[Any]) -> dict[str, Any]:

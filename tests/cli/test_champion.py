@@ -14,7 +14,7 @@ from hpo.promotion import ledger
 from hpo.promotion.champion import champion
 from hpo.promotion.decision import Decision, Outcome
 from hpo.promotion.evidence import Evidence
-from hpo.promotion.ledger import Reign, history, succession
+from hpo.promotion.ledger import ChampionPeriod, history, succession
 from hpo.studies.status import status
 
 if TYPE_CHECKING:
@@ -138,7 +138,11 @@ def test_the_succession_follows_identity_not_numbers(champions: ChampionBench) -
     with champions.engine.connect() as connection:
         line = succession(history(connection, champions.model, ALIAS))
     ids = [str(row.promotion_id) for row in champions.rows()]
-    assert line == [Reign(1, ids[0]), Reign(2, ids[1]), Reign(foreign, None)]
+    assert line == [
+        ChampionPeriod(1, ids[0]),
+        ChampionPeriod(2, ids[1]),
+        ChampionPeriod(foreign, None),
+    ]
     champions.roll_back(1)
     with champions.engine.connect() as connection:
-        assert succession(history(connection, champions.model)) == [Reign(1, ids[0])]
+        assert succession(history(connection, champions.model)) == [ChampionPeriod(1, ids[0])]
