@@ -83,12 +83,12 @@ def run(task: Task) -> tuple[Task, Counter[tuple[str, str]], float]:
         )
         seed = int(rng.integers(2**31))
         gains = resampled_gains(*pair, METRIC, resamples=RULES.resamples, seed=seed)
-        luck = p_value(*pair, METRIC, draws=RULES.resamples, seed=seed)
+        by_chance = p_value(*pair, METRIC, draws=RULES.resamples, seed=seed)
         found = {
             # An interval alone: as if luck were never in the way
             PERCENTILE: gains.gain(RULES.confidence, 0.0, PERCENTILE),
             EXPANDED: gains.gain(RULES.confidence, 0.0, EXPANDED),
-            GATE: gains.gain(RULES.confidence, luck),
+            GATE: gains.gain(RULES.confidence, by_chance),
         }
         for method in METHODS:
             result = judge(RULES, challenger, champion, found[method], METRIC, "maximize")

@@ -72,7 +72,7 @@ def judge(  # noqa: PLR0917 - two figures, their difference, and what they are f
     """
     seen = [*_absolute(rules, challenger, champion, metric, direction)]
     if champion is not None:
-        seen += [_gain(rules, difference), *_luck(rules, difference)]
+        seen += [_gain(rules, difference), *_p_value(rules, difference)]
         seen += _classes(rules, challenger, champion)
     broken = [rule for rule in seen if not rule.met]
     value = challenger.metrics.get(metric, math.nan)
@@ -92,9 +92,9 @@ def signed(difference: Gain) -> str:
     return f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
 
 
-def chance(luck: float) -> str:
+def chance(p_value: float) -> str:
     """A small chance in words; never none."""
-    return f"{100 * luck:.1f}%" if luck >= _ONE_PERCENT else f"{100 * luck:.2g}%"
+    return f"{100 * p_value:.1f}%" if p_value >= _ONE_PERCENT else f"{100 * p_value:.2g}%"
 
 
 def images_needed(difference: Gain, min_gain: float) -> int | None:
@@ -145,7 +145,7 @@ def _gain(rules: Promotion, difference: Gain | None) -> RuleResult:
     return _rule("gain", wanted, signed(difference), met=met)
 
 
-def _luck(rules: Promotion, difference: Gain | None) -> Iterator[RuleResult]:
+def _p_value(rules: Promotion, difference: Gain | None) -> Iterator[RuleResult]:
     """Equal models are promoted no more often than that, however few the images are."""
     if difference is None:
         return
