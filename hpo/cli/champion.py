@@ -199,8 +199,9 @@ def rollback(
 
     with opened() as (settings, engine):
         name, called = the_model(settings, engine, study_name, model, alias, writing=True)
+        request = Request(model=name, alias=called, to=to, why=why, actor=actor())
         decision = roll_back(
-            Database(engine), settings, Request(name, called, to, why, actor()),
+            Database(engine), settings, request,
             lambda text: click.echo(f"hpo: {text}", err=True),
         )  # fmt: skip
     show(as_json, decision.to_dict(), lambda: _tell(decision))

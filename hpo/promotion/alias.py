@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hpo.tracking.registry import Registry, Version
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Move:
     """An alias that goes from one version to another, and the row that records it.
 
@@ -55,7 +55,7 @@ class Move:
     row: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AliasState:
     """How an alias and its record stand to each other.
 
@@ -91,18 +91,20 @@ def read_alias_state(
     champion = registry.champion(model, alias)
     pending = _pending(connection, model, alias, record)
     if pending is not None and pending.to == (champion and champion.number):
-        return AliasState(champion, record, pending=pending)
+        return AliasState(champion=champion, record=record, pending=pending)
     if is_same(record, champion):
-        return AliasState(champion, record, champion)
+        return AliasState(champion=champion, record=record, shown=champion)
     shown = None if record is None else recorded_version(registry, record)
     if champion is not None:
         text = _moved(champion, alias, record, shown)
-        return AliasState(champion, record, shown, external_change=text)
+        return AliasState(champion=champion, record=record, shown=shown, external_change=text)
     if shown is not None:
-        return AliasState(None, record, shown, external_change=_removed(shown, alias))
+        return AliasState(
+            champion=None, record=record, shown=shown, external_change=_removed(shown, alias)
+        )
     if record is None or not registry.has(model):
-        return AliasState(None, record, lost=True)
-    return AliasState(None, record, external_change=_deleted(record), gone=True)
+        return AliasState(champion=None, record=record, lost=True)
+    return AliasState(champion=None, record=record, external_change=_deleted(record), gone=True)
 
 
 def is_same(record: Row[Any] | None, champion: Version | None) -> bool:
@@ -132,9 +134,13 @@ def _pending(
     if note is None or note.after_id != (record and record.promotion_id):
         return None
     return Move(
-        model, alias, note.to_version, note.before_version, uuid.UUID(str(note.promotion_id)),
-        note.promotion,
-    )  # fmt: skip
+        model=model,
+        alias=alias,
+        to=note.to_version,
+        before=note.before_version,
+        decision_id=uuid.UUID(str(note.promotion_id)),
+        row=note.promotion,
+    )
 
 
 def _moved(champion: Version, alias: str, record: Row[Any] | None, shown: Version | None) -> str:

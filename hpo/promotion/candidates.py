@@ -53,7 +53,7 @@ class StudyCompletion:
         return f"no trial is complete with a value that a worker told: {ended}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One of a study's best trials.
 
@@ -124,16 +124,21 @@ def candidate_of(connection: Connection, study: Study, number: int) -> Candidate
 def _candidate(connection: Connection, study: Study, row: Row[Any]) -> Candidate:
     stored = trial_rows(connection, study, row.number)[0].params
     return Candidate(
-        row.trial_id, row.number, row.value, row.best_epoch, stored,
-        study.spec.space.with_fixed(stored),
-        row.weights_name, row.sha256,
-    )  # fmt: skip
+        trial_id=row.trial_id,
+        number=row.number,
+        value=row.value,
+        best_epoch=row.best_epoch,
+        stored=stored,
+        params=study.spec.space.with_fixed(stored),
+        weights_name=row.weights_name,
+        weights_sha256=row.sha256,
+    )
 
 
 EVALUATION = "evaluation.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SeedRun:
     """One training of a finalist.
 
@@ -251,9 +256,16 @@ def unexamined(study: Study, candidate: Candidate) -> Finalist:
             hint="Its artifacts were deleted, or its trainer keeps none.",
         )
     run = SeedRun(
-        study.spec.seed, candidate.value, candidate.best_epoch, candidate.trial_id, final=None,
-        own=True, weights_name=name, weights_sha256=sha256, evaluated=None,
-    )  # fmt: skip
+        seed=study.spec.seed,
+        value=candidate.value,
+        best_epoch=candidate.best_epoch,
+        trial_id=candidate.trial_id,
+        final=None,
+        own=True,
+        weights_name=name,
+        weights_sha256=sha256,
+        evaluated=None,
+    )
     return Finalist(candidate, (run,))
 
 
@@ -296,9 +308,16 @@ def _seed_run(row: Any, candidate: Candidate, store: ArtifactStore, scratch: Pat
         ) from error
     name = "weights/best.pt" if "weights/best.pt" in weights else weights[0]
     return SeedRun(
-        row.seed, row.value, row.best_epoch, row.trial_id if row.trained else candidate.trial_id,
-        row.number, not row.trained, name, files[name], evaluated,
-    )  # fmt: skip
+        seed=row.seed,
+        value=row.value,
+        best_epoch=row.best_epoch,
+        trial_id=row.trial_id if row.trained else candidate.trial_id,
+        final=row.number,
+        own=not row.trained,
+        weights_name=name,
+        weights_sha256=files[name],
+        evaluated=evaluated,
+    )
 
 
 def _broken(evaluated: Evaluated, study: Study) -> str:

@@ -191,10 +191,15 @@ class ChampionChallenge:
         decision = self._publish(replace(decision, version=version.number), name)
         row = ledger.row_of(self._study, name, decision)
         require_held(connection)
-        move(
-            connection, self._registry,
-            Move(decision.model, decision.alias, version.number, before, name, row),
-        )  # fmt: skip
+        step = Move(
+            model=decision.model,
+            alias=decision.alias,
+            to=version.number,
+            before=before,
+            decision_id=name,
+            row=row,
+        )
+        move(connection, self._registry, step)
         ledger.write(connection, row)
         return decision
 

@@ -96,7 +96,7 @@ class ChampionEvaluator:
         registry: where the champion is.
         store: where weights and detections lie by content.
         runtime: where it is evaluated.
-        test_split: makes the ground when it is needed.
+        test_split: finds it when it is needed.
         progress: told what takes long.
         keep: whether the store may keep what the champion finds; not in a dry run.
     """

@@ -40,7 +40,7 @@ KEPT = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What a person asks for.
 
@@ -216,10 +216,15 @@ class _Rollback:
             actor=request.actor,
         )
         row = ledger.row_of_study(study_id, decision_id, decision)
-        move(
-            self._connection, self._registry,
-            Move(request.model, request.alias, to, before, decision_id, row),
-        )  # fmt: skip
+        step = Move(
+            model=request.model,
+            alias=request.alias,
+            to=to,
+            before=before,
+            decision_id=decision_id,
+            row=row,
+        )
+        move(self._connection, self._registry, step)
         ledger.write(self._connection, row)
         return decision
 

@@ -91,7 +91,9 @@ def test_a_decision_of_one_s_own_is_left_to_its_maker(champions: ChampionBench) 
 def test_a_move_that_never_reached_the_alias_is_forgotten(champions: ChampionBench) -> None:
     """Its note explains nothing, and the next move takes its place."""
     champions.promote()
-    missing = Move(champions.model, ALIAS, 9, 1, uuid.uuid4(), {})
+    missing = Move(
+        model=champions.model, alias=ALIAS, to=9, before=1, decision_id=uuid.uuid4(), row={}
+    )
     with (
         pytest.raises(ChampionError, match="no version 9"),
         promotion_lock(champions.database, champions.model, lambda: None) as connection,

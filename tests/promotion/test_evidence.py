@@ -154,7 +154,8 @@ words = st.text(max_size=8)
 shares = st.dictionaries(words, numbers, max_size=2)
 counts = st.integers(0, 10**6)
 evaluations = st.builds(
-    Evaluated, words, words, shares, counts, per_class=st.dictionaries(words, shares, max_size=2),
+    Evaluated, weights_sha256=words, test_fingerprint=words, metrics=shares, images=counts,
+    per_class=st.dictionaries(words, shares, max_size=2),
     latency_ms=shares, device=words, parameters=st.none() | counts, gflops=some,
     weights_bytes=counts, settings=shares, detections_sha256=st.none() | words,
 )  # fmt: skip

@@ -113,7 +113,10 @@ def test_the_finalizer_does_not_promote_again_what_was_rolled_back(
     bench.told(first, 0.3, 0.4)
     bench.told(second, 0.5, 0.7)
     assert (bench.finalize(first).version, bench.finalize(second).version) == (1, 2)
-    request = Request(bench.model, "champion", "before", "it misses small ones", "ada@lab")
+    request = Request(
+        model=bench.model, alias="champion", to="before", why="it misses small ones",
+        actor="ada@lab",
+    )  # fmt: skip
     assert roll_back(bench.database, bench.settings, request).version == 1
     for asked in (False, True):
         assert bench.decide(second, open_ok=asked).already
@@ -139,7 +142,9 @@ def test_the_finalizer_leaves_an_alias_that_another_hand_moved(
     decision = bench.finalize(third)
     assert (decision.outcome, bench.champion()) == (Outcome.INCONCLUSIVE, 1)
     assert "was moved to version 1" in decision.reason
-    request = Request(bench.model, "champion", 1, "it is the better one", "ada@lab")
+    request = Request(
+        model=bench.model, alias="champion", to=1, why="it is the better one", actor="ada@lab"
+    )
     roll_back(bench.database, bench.settings, request)
     decision = bench.decide(third, open_ok=True)
     assert (decision.outcome, decision.previous_version) == (Outcome.PROMOTED, 1)

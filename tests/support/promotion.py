@@ -289,7 +289,10 @@ class ChampionBench:
                 evidence=Evidence(reason="it is better", metric="mAP50", value=value),
             )  # fmt: skip
             row = ledger.row_of(self.study, decision_id, decision)
-            step = Move(self.model, ALIAS, number, before, decision_id, row)
+            step = Move(
+                model=self.model, alias=ALIAS, to=number, before=before,
+                decision_id=decision_id, row=row,
+            )  # fmt: skip
             move(connection, self.registry, step)
             if record:
                 ledger.write(connection, row)
@@ -302,7 +305,7 @@ class ChampionBench:
 
     def roll_back(self, to: Goal = "before", why: str = "it misses small ones") -> Decision:
         """As `hpo rollback` does it."""
-        request = Request(self.model, ALIAS, to, why, "ada@lab")
+        request = Request(model=self.model, alias=ALIAS, to=to, why=why, actor="ada@lab")
         return roll_back(self.database, self.settings, request)
 
     def rows(self) -> list[Any]:

@@ -24,7 +24,7 @@ _MARGIN = 0.06  # of the plot's width, left free on both sides
 _TICKS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of a forest plot.
 
@@ -93,7 +93,8 @@ def differences(context: ReportContext) -> Forest | None:
         return None
     low, high = found.low, found.high
     figures = f"{signed(found.value)} {span((low, high), sign=True)}"
-    gain = Row(f"Gain in {context.metric}", found.value, figures, low, high, kind="main")
+    label = f"Gain in {context.metric}"
+    gain = Row(label=label, value=found.value, figures=figures, low=low, high=high, kind="main")
     rows, left_out = _class_rows(context)
     rules = context.study.spec.promotion
     lines = [Line(0.0, "zero")]
@@ -120,14 +121,16 @@ def finalists(context: ReportContext) -> Forest | None:
         label = f"trial {one.trial}" + (" (challenger)" if main else "")
         low, high = one.interval or (None, None)
         figures = f"{figure(value)} {span((low, high))}"
-        rows.append(Row(label, value, figures, low, high, kind="main" if main else "other"))
+        kind = "main" if main else "other"
+        rows.append(Row(label=label, value=value, figures=figures, low=low, high=high, kind=kind))
     if not rows:
         return None
     lines, notes = [], ["Best in validation first: the test split did not choose the challenger."]
     champion = context.evidence.champion
     if champion is not None and champion.value is not None:
         label = f"version {champion.version} (champion)"
-        rows.append(Row(label, champion.value, figure(champion.value), kind="champion"))
+        figures = figure(champion.value)
+        rows.append(Row(label=label, value=champion.value, figures=figures, kind="champion"))
         lines.append(Line(champion.value, "wanted"))
         notes.append("Dashed: the champion.")
     return Forest(f"{context.metric} of the finalists on the test split", rows, lines, notes)
@@ -155,7 +158,7 @@ def _class_rows(context: ReportContext) -> tuple[list[Row], int]:
     ]
     most = sorted(compared, key=lambda one: -abs(one[0]))[:SHOWN_CLASSES]
     rows = [
-        Row(f"AP50 of {name}", change, signed(change))
+        Row(label=f"AP50 of {name}", value=change, figures=signed(change))
         for change, name in sorted(most, key=lambda one: -one[0])
     ]
     return rows, len(compared) - len(rows)
