@@ -47,7 +47,7 @@ _BY_DETECTION = ("image", "box", "confidence", "kind", "correct")
 _BY_TRUE_BOX = ("true_image", "true_box", "true_kind")
 # Sums of the same numbers in another order differ in their last bits: a tie all the same
 _TINY = 1e-12
-# Swaps of images in one array
+# Images of all permutations in one array
 _PERMUTATIONS_AT_ONCE = 2**21
 
 

@@ -70,7 +70,7 @@ class ChampionChallenge:
         )
 
     def decide(self) -> Decision:
-        """Weigh against the champion, then act; see `finalize` for what is raised."""
+        """Compare with the champion, then act; see `finalize` for what is raised."""
         target, request = self._study.spec.promotion, self._request
         state = self._alias_state(target.model, target.alias)
         champion = state.champion
