@@ -24,7 +24,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from hpo.evaluation.average_precision import figures
-from hpo.evaluation.record import Evaluated
+from hpo.evaluation.record import EvaluationRecord
 from hpo.evaluation.significance import EXPANDED, PERCENTILE, p_value, resampled_gains
 from hpo.promotion.gate import INCONCLUSIVE, KEPT, PROMOTED, judge
 from hpo.studies.spec import Promotion
@@ -73,7 +73,7 @@ def run(task: Task) -> tuple[Task, Counter[tuple[str, str]], float]:
     outcomes: Counter[tuple[str, str]] = Counter()
     for pair in studies(rng, task.studies, task.images, skills, task.world.likeness):
         challenger, champion = (
-            Evaluated(
+            EvaluationRecord(
                 weights_sha256="",
                 test_fingerprint="",
                 metrics=figures(one).metrics,

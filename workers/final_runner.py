@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hpo.claims.claims import LeaseStatus
 from hpo.datasets.data_yaml import TEST_SPLIT
 from hpo.errors import DatasetError, TrialError, WeightsError
-from hpo.evaluation.record import Evaluated
+from hpo.evaluation.record import EvaluationRecord
 from hpo.studies.finals import load_final
 from hpo.trainer import Directive, Epoch, Result
 from workers.trial_runner import LostError, TrialRunner
@@ -71,7 +71,7 @@ class FinalRunner(TrialRunner):
         files = {}
         if evaluation.detections is not None:
             files[DETECTIONS] = self._kept(evaluation.detections)
-        record = Evaluated.of(
+        record = EvaluationRecord.of(
             evaluation,
             weights_sha256=sha256,
             test_fingerprint=self._context.test_fingerprint,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
+class EvaluationRecord:
     """Figures of certain weights on a certain split.
 
     Attributes:
@@ -44,7 +44,7 @@ class Evaluated:
         weights_sha256: str,
         test_fingerprint: str,
         detections_sha256: str | None,
-    ) -> Evaluated:
+    ) -> EvaluationRecord:
         """The record of what a trainer found."""
         return cls(
             weights_sha256=weights_sha256,
@@ -66,6 +66,6 @@ class Evaluated:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Evaluated:
+    def from_dict(cls, values: Mapping[str, Any]) -> EvaluationRecord:
         """The record that `to_dict` was made of."""
         return cls(**values)

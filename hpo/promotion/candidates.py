@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import UsageError, WeightsError
-from hpo.evaluation.record import Evaluated
+from hpo.evaluation.record import EvaluationRecord
 from hpo.storage.artifacts.opening import open_store
 from hpo.studies.finals import SUFFIX, FinalistRef, asked, ensure_finals, final_results
 from hpo.studies.status import completion_row
@@ -162,7 +162,7 @@ class SeedRun:
     own: bool
     weights_name: str
     weights_sha256: str
-    evaluated: Evaluated | None
+    evaluated: EvaluationRecord | None
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _seed_run(row: Any, candidate: Candidate, store: ArtifactStore, scratch: Pat
         raise WeightsError(f"final {row.number} was completed outside this service")
     file = store.fetch(files[EVALUATION], scratch / f"{row.trial_id}.json")
     try:
-        evaluated = Evaluated.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        evaluated = EvaluationRecord.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise WeightsError(
             f"the evaluation of final {row.number} cannot be read: {error}"
@@ -320,7 +320,7 @@ def _seed_run(row: Any, candidate: Candidate, store: ArtifactStore, scratch: Pat
     )
 
 
-def _broken(evaluated: Evaluated, study: Study) -> str:
+def _broken(evaluated: EvaluationRecord, study: Study) -> str:
     """Which limit that has nothing to do with luck it breaks; "" for none."""
     promotion = study.spec.promotion
     latency, size = evaluated.latency_ms.get("median"), evaluated.weights_bytes / 1e6

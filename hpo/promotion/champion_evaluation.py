@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hpo.datasets.data_yaml import TEST_SPLIT
 from hpo.errors import WeightsError
 from hpo.evaluation.detections import Detections
-from hpo.evaluation.record import Evaluated
+from hpo.evaluation.record import EvaluationRecord
 from hpo.promotion.evidence import Evidence
 from hpo.promotion.ledger import promotion_of
 from hpo.storage.artifacts.store import sha256_of
@@ -64,7 +64,7 @@ class EvaluatedChampion:
     version: int
     study: str | None
     trial: int | None
-    evaluated: Evaluated
+    evaluated: EvaluationRecord
     detections: Detections | None
     again: bool
 
@@ -138,7 +138,7 @@ class ChampionEvaluator:
             return None
         return promotion_of(self.connection, champion.decision)
 
-    def _recorded(self, known: Evidence) -> tuple[Evaluated, Detections | None] | None:
+    def _recorded(self, known: Evidence) -> tuple[EvaluationRecord, Detections | None] | None:
         """Its recorded figures, where they are of this very split and can be resampled."""
         evaluated = known.evaluation
         if evaluated is None or known.code_version != self.study.code_version:
@@ -152,7 +152,9 @@ class ChampionEvaluator:
             return None
         return evaluated, found
 
-    def _evaluate(self, champion: Version, known: Evidence) -> tuple[Evaluated, Detections | None]:
+    def _evaluate(
+        self, champion: Version, known: Evidence
+    ) -> tuple[EvaluationRecord, Detections | None]:
         spec = self.study.spec
         if known.trainer != spec.trainer:
             raise WeightsError(
@@ -174,7 +176,7 @@ class ChampionEvaluator:
         file = evaluation.detections
         if file is not None and self.keep:
             self.store.put(file)
-        evaluated = Evaluated.of(
+        evaluated = EvaluationRecord.of(
             evaluation, weights_sha256=sha256, test_fingerprint=test_split.fingerprint,
             detections_sha256=None if file is None else sha256_of(file),
         )  # fmt: skip

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from hpo.evaluation.record import Evaluated
+from hpo.evaluation.record import EvaluationRecord
 from hpo.evaluation.significance import Gain
 from hpo.host.serialization import JsonRecord
 
 # Of what was not evaluated, nothing is known
-NOT_EVALUATED = Evaluated(weights_sha256="", test_fingerprint="", metrics={}, images=0)
-_EVALUATED = frozenset(one.name for one in fields(Evaluated))
+NOT_EVALUATED = EvaluationRecord(weights_sha256="", test_fingerprint="", metrics={}, images=0)
+_EVALUATED = frozenset(one.name for one in fields(EvaluationRecord))
 
 
-def _evaluated(document: Mapping[str, Any] | None) -> Evaluated | None:
+def _evaluated(document: Mapping[str, Any] | None) -> EvaluationRecord | None:
     """The evaluation of a document, whatever it lacks; None where there is none."""
     if not document:
         return None
@@ -26,7 +26,7 @@ def _evaluated(document: Mapping[str, Any] | None) -> Evaluated | None:
         "metrics": {},
         "images": None,
     }
-    return Evaluated.from_dict(lacking | known)
+    return EvaluationRecord.from_dict(lacking | known)
 
 
 def _interval(ends: list[float | None] | None) -> tuple[float, float] | None:
@@ -37,7 +37,7 @@ def _interval(ends: list[float | None] | None) -> tuple[float, float] | None:
     return (float(low or 0), float(high or 0))
 
 
-def _written(evaluated: Evaluated | None) -> dict[str, Any] | None:
+def _written(evaluated: EvaluationRecord | None) -> dict[str, Any] | None:
     return None if evaluated is None else evaluated.to_dict()
 
 
@@ -83,7 +83,7 @@ class FinalistResult(JsonRecord):
     value: float | None = None
     spread: float | None = None
     seeds: tuple[SeedResult, ...] = field(default=(), metadata={"read": _seeds})
-    evaluation: Evaluated | None = field(default=None, metadata=_EVALUATION)
+    evaluation: EvaluationRecord | None = field(default=None, metadata=_EVALUATION)
     interval: tuple[float, float] | None = field(default=None, metadata={"read": _interval})
     out: str = ""
 
@@ -113,7 +113,7 @@ class ChampionResult(JsonRecord):
     version: int | None = None
     trial: int | None = None
     study: str | None = None
-    evaluation: Evaluated | None = field(default=None, metadata=_EVALUATION)
+    evaluation: EvaluationRecord | None = field(default=None, metadata=_EVALUATION)
     evaluated: bool = False
     value: float | None = None
 
@@ -242,7 +242,7 @@ class Evidence(JsonRecord):
     code_version: str | None = None
     simulated: bool = False
     trials: Mapping[str, int] | None = None
-    evaluation: Evaluated | None = field(default=None, metadata=_EVALUATION)
+    evaluation: EvaluationRecord | None = field(default=None, metadata=_EVALUATION)
     finalists: tuple[FinalistResult, ...] = field(default=(), metadata={"read": _finalists})
     cost: Cost | None = field(default=None, metadata={"read": _cost})
     rules: tuple[RuleResult, ...] = field(default=(), metadata={"read": _rules})
@@ -262,7 +262,7 @@ class Evidence(JsonRecord):
         """The finalist of that number; None where it is not among them."""
         return next((one for one in self.finalists if one.trial == trial), None)
 
-    def evaluated(self, trial: int | None) -> Evaluated | None:
+    def evaluated(self, trial: int | None) -> EvaluationRecord | None:
         """The trial's figures on the test split; None where it was not evaluated."""
         if self.evaluation is not None:
             return self.evaluation

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from hpo.evaluation.detections import Detections
-    from hpo.evaluation.record import Evaluated
+    from hpo.evaluation.record import EvaluationRecord
     from hpo.evaluation.significance import Gain
     from hpo.promotion.candidates import Finalist
     from hpo.promotion.champion_evaluation import EvaluatedChampion
@@ -50,8 +50,8 @@ class GateResult:
 
 def judge(  # noqa: PLR0917 - two figures, their difference, and what they are figures of
     rules: Promotion,
-    challenger: Evaluated,
-    champion: Evaluated | None,
+    challenger: EvaluationRecord,
+    champion: EvaluationRecord | None,
     difference: Gain | None,
     metric: str,
     direction: str,
@@ -111,7 +111,11 @@ def images_needed(difference: Gain, min_gain: float) -> int | None:
 
 
 def _absolute(
-    rules: Promotion, it: Evaluated, champion: Evaluated | None, metric: str, direction: str
+    rules: Promotion,
+    it: EvaluationRecord,
+    champion: EvaluationRecord | None,
+    metric: str,
+    direction: str,
 ) -> Iterator[RuleResult]:
     """The rules that need no champion."""
     least, rises = rules.min_value, direction == "maximize"
@@ -158,7 +162,9 @@ def _p_value(rules: Promotion, difference: Gain | None) -> Iterator[RuleResult]:
     yield _rule("luck", wanted, seen, met=met)
 
 
-def _classes(rules: Promotion, challenger: Evaluated, champion: Evaluated) -> Iterator[RuleResult]:
+def _classes(
+    rules: Promotion, challenger: EvaluationRecord, champion: EvaluationRecord
+) -> Iterator[RuleResult]:
     """No class may lose more than is allowed, by what was found of it."""
     limit = rules.max_class_loss
     if limit is None:
@@ -179,7 +185,9 @@ def _classes(rules: Promotion, challenger: Evaluated, champion: Evaluated) -> It
     yield _rule("classes", wanted, f"{worst} {-loss:+.4f}", met=loss <= limit + _ROUNDING)
 
 
-def _why_promoted(metric: str, value: float, challenger: Evaluated, difference: Gain | None) -> str:
+def _why_promoted(
+    metric: str, value: float, challenger: EvaluationRecord, difference: Gain | None
+) -> str:
     images = f"on {challenger.images} test images"
     if difference is None:
         return f"it is the model's first champion: {metric} {value:.4f} {images}"
@@ -253,7 +261,7 @@ class Comparison:
 
 def compare(
     study: Study,
-    evaluated: Evaluated,
+    evaluated: EvaluationRecord,
     detections: Detections | None,
     incumbent: EvaluatedChampion | None,
 ) -> Comparison:
@@ -328,7 +336,7 @@ def _interval(study: Study, found: Detections | None) -> tuple[float, float] | N
 
 
 def class_differences(
-    evaluated: Evaluated, incumbent: EvaluatedChampion | None
+    evaluated: EvaluationRecord, incumbent: EvaluatedChampion | None
 ) -> tuple[ClassResult, ...]:
     """AP50 of each class, of the challenger and of the champion."""
     theirs = {} if incumbent is None else incumbent.evaluated.per_class

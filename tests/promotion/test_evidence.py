@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.evaluation.record import Evaluated
+from hpo.evaluation.record import EvaluationRecord
 from hpo.evaluation.significance import Gain
 from hpo.promotion.evidence import (
     ABOUT_A_CHALLENGER,
@@ -119,7 +119,7 @@ def test_evidence_has_its_figures_as_attributes() -> None:
     assert best.seed_values == {0: 0.6983, 1: 0.7223}
     assert found.finalist(7) is best
     assert found.finalist(6) is None
-    assert found.evaluation == found.evaluated(7) == Evaluated.from_dict(EVALUATION)
+    assert found.evaluation == found.evaluated(7) == EvaluationRecord.from_dict(EVALUATION)
     assert found.champion is not None
     assert found.champion.version == 3
     assert found.cost == Cost(trials_s={"cuda": 5120.0, "cpu": 340.0}, finals_s={"cuda": 1500.0})
@@ -154,7 +154,7 @@ words = st.text(max_size=8)
 shares = st.dictionaries(words, numbers, max_size=2)
 counts = st.integers(0, 10**6)
 evaluations = st.builds(
-    Evaluated, weights_sha256=words, test_fingerprint=words, metrics=shares, images=counts,
+    EvaluationRecord, weights_sha256=words, test_fingerprint=words, metrics=shares, images=counts,
     per_class=st.dictionaries(words, shares, max_size=2),
     latency_ms=shares, device=words, parameters=st.none() | counts, gflops=some,
     weights_bytes=counts, settings=shares, detections_sha256=st.none() | words,

@@ -9,7 +9,7 @@ import pytest
 from support.found import Drawn, draw
 
 from hpo.evaluation.average_precision import figures
-from hpo.evaluation.record import Evaluated
+from hpo.evaluation.record import EvaluationRecord
 from hpo.evaluation.significance import EXPANDED, Gain, measure_gain
 from hpo.promotion.evidence import RuleResult
 from hpo.promotion.gate import GateResult, chance, images_needed, judge
@@ -22,7 +22,7 @@ GAIN = Gain(
 )  # fmt: skip
 
 
-def evaluated(value: float = 0.5, **changes: Any) -> Evaluated:
+def evaluated(value: float = 0.5, **changes: Any) -> EvaluationRecord:
     fields: dict[str, Any] = {
         "metrics": {"mAP50": value},
         "images": 100,
@@ -31,18 +31,18 @@ def evaluated(value: float = 0.5, **changes: Any) -> Evaluated:
         "device": "some CPU",
         "weights_bytes": 6_200_000,
     }
-    return Evaluated(weights_sha256="sha", test_fingerprint="print", **{**fields, **changes})
+    return EvaluationRecord(weights_sha256="sha", test_fingerprint="print", **{**fields, **changes})
 
 
 def judged(
-    gain: Gain | None = GAIN, challenger: Evaluated | None = None, **rules: Any
+    gain: Gain | None = GAIN, challenger: EvaluationRecord | None = None, **rules: Any
 ) -> GateResult:
     """A challenger against a champion of 0.45."""
     asked = replace(RULES, **rules)
     return judge(asked, challenger or evaluated(), evaluated(0.45), gain, "mAP50", "maximize")
 
 
-def first(challenger: Evaluated, direction: str = "maximize", **rules: Any) -> GateResult:
+def first(challenger: EvaluationRecord, direction: str = "maximize", **rules: Any) -> GateResult:
     """A challenger where there is no champion."""
     return judge(replace(RULES, **rules), challenger, None, None, "mAP50", direction)
 
@@ -279,7 +279,7 @@ def test_too_few_images_to_be_sure_at_all_are_told() -> None:
     drawn = Drawn(images=4, objects=6)
     one, other = draw(1, drawn), draw(1, replace(drawn, found=0.1), model=1)
     gain = measure_gain(one, other, "mAP50", resamples=50, seed=0, confidence=0.95)
-    challenger = Evaluated(
+    challenger = EvaluationRecord(
         weights_sha256="", test_fingerprint="", metrics=figures(one).metrics, images=4
     )
     result = judge(RULES, challenger, evaluated(0.1), gain, "mAP50", "maximize")

@@ -11,7 +11,7 @@ from support import exhibits
 from support.found import Drawn, draw, without_truth
 
 from hpo.evaluation.average_precision import figures
-from hpo.evaluation.record import Evaluated
+from hpo.evaluation.record import EvaluationRecord
 from hpo.evaluation.significance import measure_gain
 from hpo.promotion.champion_evaluation import EvaluatedChampion
 from hpo.promotion.evidence import Evidence
@@ -25,9 +25,11 @@ FORTY = Drawn(images=40)
 GOOD, POOR = draw(1, FORTY), draw(1, replace(FORTY, found=0.2), model=1)
 
 
-def evaluated(found: Detections | None) -> Evaluated:
+def evaluated(found: Detections | None) -> EvaluationRecord:
     metrics = {"mAP50": 0.5} if found is None else figures(found).metrics
-    return Evaluated(weights_sha256="sha", test_fingerprint="print", metrics=metrics, images=40)
+    return EvaluationRecord(
+        weights_sha256="sha", test_fingerprint="print", metrics=metrics, images=40
+    )
 
 
 def weighed(challenger: Detections | None, champion: Detections | None) -> Comparison:

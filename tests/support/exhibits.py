@@ -83,7 +83,7 @@ def picture(name: str) -> Image.Image:
 
 
 def evaluation(value: float, *, names: tuple[str, ...] = NAMES, images: int = 40) -> dict[str, Any]:
-    """An `Evaluated` as it is stored."""
+    """An `EvaluationRecord` as it is stored."""
     spread = np.linspace(-0.08, 0.08, len(names))
     per_class = {
         name: {"AP50": value + shift, "AP50-95": value / 2, "precision": 0.8, "recall": 0.7}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from hpo.evaluation.detections import Detections
-    from hpo.evaluation.record import Evaluated
+    from hpo.evaluation.record import EvaluationRecord
     from hpo.promotion.decision import Decision
     from hpo.promotion.evidence import Evidence, FinalistResult
     from hpo.studies.store import Study
@@ -64,7 +64,7 @@ class ReportContext:
         return self.study.spec.objective.metric
 
     @property
-    def evaluation(self) -> Evaluated | None:
+    def evaluation(self) -> EvaluationRecord | None:
         """The challenger's figures on the test split; None where it was not evaluated."""
         return self.evidence.evaluated(self.decision.trial)
 

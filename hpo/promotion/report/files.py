@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from hpo.evaluation.record import Evaluated
+    from hpo.evaluation.record import EvaluationRecord
     from hpo.evaluation.significance import Gain
     from hpo.promotion.decision import Decision
     from hpo.promotion.evidence import ChampionResult
@@ -145,7 +145,7 @@ def _json(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _evaluated(evaluation: Evaluated | None) -> dict[str, Any]:
+def _evaluated(evaluation: EvaluationRecord | None) -> dict[str, Any]:
     if evaluation is None:
         return {}
     named = {

@@ -13,7 +13,7 @@ from hpo.promotion.gate import BY_LUCK, chance
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hpo.evaluation.record import Evaluated
+    from hpo.evaluation.record import EvaluationRecord
     from hpo.promotion.decision import Decision
     from hpo.promotion.report.context import ReportContext
 
@@ -212,7 +212,7 @@ def _by_chance(found: Gain) -> str:
     return f"; {BY_LUCK}: {chance(found.p_value)}"
 
 
-def _model_note(evaluation: Evaluated) -> str:
+def _model_note(evaluation: EvaluationRecord) -> str:
     parts = []
     if evaluation.parameters:
         parts.append(f"{evaluation.parameters / 1e6:.2f} M parameters")

@@ -24,7 +24,7 @@ from hpo.trainer import DETECTION_METRICS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hpo.evaluation.record import Evaluated
+    from hpo.evaluation.record import EvaluationRecord
     from hpo.promotion.evidence import FinalistResult
     from hpo.promotion.report.context import ReportContext
 
@@ -233,7 +233,7 @@ def _version(number: int | None) -> str | None:
 
 
 def _tested(
-    evaluation: Evaluated | None, metric: str, others: Sequence[str], interval: str
+    evaluation: EvaluationRecord | None, metric: str, others: Sequence[str], interval: str
 ) -> tuple[str, ...]:
     """An evaluation's cells of the table of finalists."""
     evaluation = evaluation or NOT_EVALUATED
