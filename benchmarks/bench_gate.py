@@ -86,8 +86,8 @@ def run(task: Task) -> tuple[Task, Counter[tuple[str, str]], float]:
         by_chance = p_value(*pair, METRIC, draws=RULES.resamples, seed=seed)
         found = {
             # An interval alone: as if luck were never in the way
-            PERCENTILE: gains.gain(RULES.confidence, 0.0, PERCENTILE),
-            EXPANDED: gains.gain(RULES.confidence, 0.0, EXPANDED),
+            PERCENTILE: gains.gain(RULES.confidence, 0.0, method=PERCENTILE),
+            EXPANDED: gains.gain(RULES.confidence, 0.0, method=EXPANDED),
             GATE: gains.gain(RULES.confidence, by_chance),
         }
         for method in METHODS:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.told import PromotionBench
+from support.promotion import PromotionBench
 from support.training import install_trainer
 
 from hpo.tracking.registry import Registry
