@@ -202,7 +202,8 @@ def _may_pass(error: DBAPIError | SchemaError, engine: Engine) -> bool:
         return is_passing(error)
     with engine.connect() as connection:
         revision = schema.revisions(connection)[1]
-    return revision is None or revision < schema.HEAD  # an `hpo provision` is on its way
+    # Then an `hpo provision` is on its way
+    return revision is None or schema.FIRST <= revision < schema.HEAD
 
 
 def _ping(engine: Engine) -> None:

@@ -53,7 +53,6 @@ T = TypeVar("T")
 
 POLL_S = 1.0
 SAY_AGAIN_S = 15.0
-_LOCK = 0x67726E74  # "grnt": two that grant the same at once would disturb each other
 
 
 @dataclass(kw_only=True)
@@ -177,9 +176,9 @@ def _fill(logins: Logins, done: Provisioned) -> None:
 
 @contextmanager
 def _granting(engine: Engine) -> Iterator[Connection]:
-    """A transaction that is the only one which grants in its database."""
+    """A transaction that is the only one which grants in its database, or changes its schema."""
     with engine.begin() as connection:
-        connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": schema.LOCK})
         yield connection
 
 

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-import uuid
-from dataclasses import dataclass
+import re
+import shutil
+import subprocess
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import create_engine, text
-from support.postgres import up_for_long
-from support.studies import claimed, claims_of, epoch, expire, simulated_spec
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+from support.command_line import HPO
+from support.postgres import database_of
+from support.studies import claimed, claims_of, epoch, expire
 
 from hpo.claims.checkpoints import clear_ended
 from hpo.claims.claims import Claim, End, LeaseStatus, NoTrial
-from hpo.errors import SchemaError
+from hpo.cli.main import cli
 from hpo.storage.artifacts.folder import FolderStore
 from hpo.storage.postgres import schema
-from hpo.studies import store as studies
-from hpo.studies.status import champion_row
-from hpo.studies.store import SQL, Study, insert_optuna_study, load_study
-from hpo.studies.trials import trial_details, trial_rows
+from hpo.studies.store import load_study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
-MIGRATIONS = Path(schema.__file__).parent / "migrations"
-BASELINE = {"x": 0.2, "y": 0.1, "kind": "a"}
+# A database and its artifacts as the first version with this revision left them; how they were
+# made is told in the file.
+KEPT_REVISION = "0005"
+KEPT = Path(__file__).with_name(f"database-{KEPT_REVISION}.sql.gz")
+KEPT_ARTIFACTS = Path(__file__).with_name(f"artifacts-{KEPT_REVISION}.tar.gz")
+MODEL = "kept-detector"
 
 # What a schema is made of, as PostgreSQL itself describes it
 DESCRIPTION = {
@@ -42,219 +50,29 @@ DESCRIPTION = {
     "where p.pronamespace = 'hpo'::regnamespace",
     "triggers": "select event_object_table, trigger_name, action_statement "
     "from information_schema.triggers where trigger_schema = 'hpo'",
-    "sequences": "select sequence_name from information_schema.sequences "
-    "where sequence_schema = 'hpo'",
+    "sequences": "select sequencename, data_type::text, start_value, increment_by "
+    "from pg_sequences where schemaname = 'hpo'",
 }
+SIGNATURES = (
+    "select p.oid::regprocedure::text, pg_get_function_arguments(p.oid), "
+    "pg_get_function_result(p.oid) from pg_proc p where p.pronamespace = 'hpo'::regnamespace"
+)
+
+# A migration to come: a table, a function that reads it, and a column whose default is that
+LATER = """
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "0006", "0005", None, None
 
 
-def migrate(connection: Connection, revision: str) -> None:
-    """Bring Optuna's tables and the schema `hpo` to this revision."""
-    from alembic import command
-    from alembic.config import Config
-
-    connection.execute(text("create schema if not exists hpo"))
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
-
-
-@pytest.fixture
-def old(empty_database_url: str) -> Iterator[Engine]:
-    """A database as the first version made it."""
-    engine = create_engine(empty_database_url)
-    schema._create_optuna_tables(engine)
-    with engine.begin() as connection:
-        migrate(connection, "0001")
-    yield engine
-    engine.dispose()
-
-
-def old_study(engine: Engine, **changes: Any) -> int:
-    """A study as the first version made it; its id."""
-    spec = simulated_spec(**changes)
-    with engine.begin() as connection:
-        found = insert_optuna_study(connection, spec.study)
-        connection.execute(SQL["insert_direction"], {"study_id": found, "direction": "MAXIMIZE"})
-        connection.execute(
-            text("insert into hpo.study (study_id, name, spec, spec_sha256, code_version, trials) "
-                 "values (:study, :name, cast(:spec as jsonb), :sha256, 'simulated 1', :trials)"),
-            {
-                "study": found, "name": spec.study, "spec": json.dumps(spec.to_dict()),
-                "sha256": spec.sha256(), "trials": spec.budget.trials,
-            },
-        )  # fmt: skip
-        for baseline in spec.baselines:
-            studies.insert_waiting(connection, int(found), baseline)
-        return int(found)
-
-
-def old_promotion(engine: Engine, outcome: str, version: int, at: str) -> None:
-    """A decision about the model `m` as the first version recorded it."""
-    with engine.begin() as connection:
-        connection.execute(
-            text("insert into hpo.promotion (promotion_id, study_id, study_name, decided_at, "
-                 "outcome, model, alias, version, evidence) values (gen_random_uuid(), 1, 's', "
-                 "cast(:at as timestamptz), :outcome, 'm', 'champion', :version, '{}')"),
-            {"at": at, "outcome": outcome, "version": version},
-        )  # fmt: skip
-
-
-def test_promotions_of_before_keep_their_order_and_their_champion(old: Engine) -> None:
-    """Rows of before are numbered by when they were decided, whatever order they lie in."""
-    old_promotion(old, "promoted", 2, "2026-02-01")
-    old_promotion(old, "promoted", 1, "2026-01-01")
-    old_promotion(old, "kept", 2, "2026-03-01")
-    with old.begin() as connection:
-        migrate(connection, "head")
-        rows = connection.execute(text("select version, outcome from hpo.promotion order by seq"))
-        assert [tuple(row) for row in rows] == [(1, "promoted"), (2, "promoted"), (2, "kept")]
-        champion = champion_row(connection, "m", None)
-        assert champion is not None
-        assert champion.version == 2
-
-
-@dataclass
-class OldClaim:
-    """A claim made by the first version's functions, and its verbs."""
-
-    engine: Engine
-    trial_id: int
-    number: int
-    token: str
-
-    @classmethod
-    def of(cls, engine: Engine, study: int, params: dict[str, list[Any]] | None = None) -> OldClaim:
-        token = str(uuid.uuid4())
-        row = _one(
-            engine, "select * from hpo.claim(:study, 1, cast(:token as uuid), 30)",
-            study=study, token=token,
-        )  # fmt: skip
-        assert row.outcome == "trial"
-        claim = cls(engine, row.trial_id, row.number, token)
-        stored = json.dumps(params or {})
-        assert claim.call("store_params", "cast(:a as jsonb), '{}'", a=stored)
-        return claim
-
-    def call(self, name: str, rest: str, **values: Any) -> Any:
-        sql = f"select hpo.{name}(:trial, cast(:token as uuid), {rest}) as answer"
-        return _one(self.engine, sql, trial=self.trial_id, token=self.token, **values).answer
-
-    def report(self, number: int, value: float) -> None:
-        answer = self.call("report", ":epoch, :value, '{}', 30", epoch=number, value=value)
-        assert answer == "go"
-
-    def complete(self) -> None:
-        assert self.call("tell", "'COMPLETE', null, '{}', '{}'") == "told"
-
-
-def _one(engine: Engine, sql: str, **values: Any) -> Any:
-    with engine.begin() as connection:
-        return connection.execute(text(sql), values).one()
-
-
-def _params(x: float) -> dict[str, list[Any]]:
-    """Parameters as the first version stored them."""
-    limits = '{"step": null, "low": %s, "high": 1.0, "log": %s}'
-    plain = '{"name": "FloatDistribution", "attributes": ' + limits + "}"
-    kinds = '{"name": "CategoricalDistribution", "attributes": {"choices": ["a", "b"]}}'
-    return {
-        "x": [x, plain % ("0.0", "false")],
-        "y": [0.1, plain % ("0.0001", "true")],
-        "kind": [0, kinds],
-    }
-
-
-@pytest.fixture
-def upgraded(old: Engine) -> tuple[Engine, Study, dict[str, OldClaim]]:
-    """A study of five trials: told, running, silent, ended outside this service, waiting."""
-    study_id = old_study(old, trials=6, epochs=3, baselines=(BASELINE,) * 5)
-    names = ("told", "running", "silent", "foreign")
-    claims = {name: OldClaim.of(old, study_id, _params(0.2)) for name in names}
-    for claim in claims.values():
-        claim.report(1, 0.3)
-    claims["told"].complete()
-    with old.begin() as connection:
-        connection.execute(
-            text("update hpo.lease set expires_at = clock_timestamp() where trial_id = :id"),
-            {"id": claims["silent"].trial_id},
-        )
-        connection.execute(
-            text("update trials set state = 'FAIL' where trial_id = :id"),
-            {"id": claims["foreign"].trial_id},
-        )
-    schema.upgrade(old)
-    up_for_long(old)
-    return old, load_study(old, "simulated-test"), claims
-
-
-def as_new(old: OldClaim) -> Claim:
-    """The same claim in the hands of the new code, as after a lost connection."""
-    return Claim(
-        trial_id=old.trial_id,
-        number=old.number,
-        token=uuid.UUID(old.token),
-        takeovers=0,
-        pruning_checked_to=1,
-        params=BASELINE,
-    )
-
-
-def test_a_study_under_way_goes_on(upgraded: tuple[Engine, Study, dict[str, OldClaim]]) -> None:
-    """The silent trial is taken over, the waiting one runs, the budget stays exact."""
-    engine, study, old = upgraded
-    claims = claims_of(engine, study)
-    taken = claimed(claims)
-    assert (taken.number, taken.takeovers) == (old["silent"].number, 1)
-    assert taken.pruning_checked_to == 1, "what was recorded before counts"
-    assert claims.checkpoints(taken.trial_id) == [], "there is no checkpoint: it starts again"
-    waiting, made = claimed(claims), claimed(claims)
-    assert (waiting.number, waiting.params) == (4, BASELINE)
-    assert made.number == 5
-    assert claims.claim() is NoTrial.WAIT
-    still = as_new(old["running"])
-    assert claims.report(still, epoch(2, 0.4)) is LeaseStatus.GO, "its token is still the lease's"
-    for claim in (taken, waiting, made, still):
-        claims.report(claim, epoch(3, 0.5))
-        assert claims.tell(claim, End.COMPLETE)
-    assert claims.claim() is NoTrial.FINISHED
-    with engine.connect() as connection:
-        states = [row.state for row in trial_rows(connection, study)]
-    assert states == ["complete"] * 3 + ["failed"] + ["complete"] * 2
-
-
-def test_attempts_of_before_are_told_as_far_as_they_are_known(
-    upgraded: tuple[Engine, Study, dict[str, OldClaim]], tmp_path: Path
-) -> None:
-    """One row for whoever had a trial last; what follows is counted on from there."""
-    engine, study, old = upgraded
-    taken = claimed(claims_of(engine, study))
-    with engine.connect() as connection:
-        details = {
-            name: trial_details(connection, study, claim.number)["attempts"]
-            for name, claim in old.items()
-        }
-    assert [one["how"] for one in details["told"]] == ["told"]
-    assert [one["how"] for one in details["running"]] == [None]
-    assert [(one["attempt"], one["how"]) for one in details["silent"]] == [(1, "silent"), (2, None)]
-    expire(engine, taken)
-    assert claimed(claims_of(engine, study)).takeovers == 2
-    store = FolderStore(tmp_path / "artifacts")
-    store.require_writable()
-    clear_ended(claims_of(engine, study), store)
-    left = claims_of(engine, study).uncleared()
-    assert left == [], "trials that ended before there were checkpoints are cleared"
-
-
-def test_studies_of_before_get_names_of_their_own_in_the_store(old: Engine) -> None:
-    """Each its own, the same at every look."""
-    names = ("first", "second")
-    for name in names:
-        old_study(old, study=name)
-    schema.upgrade(old)
-    found = {load_study(old, name).uid for name in names}
-    assert len(found) == 2
-    assert found == {load_study(old, name).uid for name in names}
+def upgrade():
+    op.execute("create table hpo.later (n integer)")
+    op.execute("alter table hpo.lease add column later integer not null default hpo.later()")
+"""
+LATER_FUNCTION = """
+create or replace function hpo.later() returns integer language sql as
+$$ select count(*)::integer from hpo.later $$;
+"""
 
 
 def described(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
@@ -265,37 +83,228 @@ def described(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
-def test_an_upgraded_database_equals_a_new_one(
-    upgraded: tuple[Engine, Study, dict[str, OldClaim]], engine: Engine
-) -> None:
-    """Columns, constraints, indexes, functions, triggers: all the same."""
-    new, grown = described(engine), described(upgraded[0])
-    for name in DESCRIPTION:
-        assert new[name], name
-        assert grown[name] == new[name], name
+def signatures(engine: Engine) -> set[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        return {tuple(row) for row in connection.execute(text(SIGNATURES))}
 
 
-def test_an_old_database_is_refused_with_the_command_that_mends_it(old: Engine) -> None:
-    """Nothing is migrated behind anybody's back."""
-    with pytest.raises(SchemaError, match="is at 0001") as caught:
-        schema.check(old)
-    assert "hpo up" in caught.value.hint
+def engine_on(url: str) -> Engine:
+    return create_engine(url, poolclass=NullPool)
 
 
-def test_an_upgrade_that_fails_leaves_the_old_version(
-    old: Engine,
-) -> None:
-    """All of it is one transaction."""
-    old_study(old)
-    before = described(old)
-    with old.begin() as connection:
-        # Something in the way of the last statement of the tables' file
-        connection.execute(text("create table hpo.checkpoint (unexpected int)"))
-    with pytest.raises(Exception, match="already exists"):
-        schema.upgrade(old)
-    with old.begin() as connection:
-        assert schema.revisions(connection)[1] == "0001"
-        connection.execute(text("drop table hpo.checkpoint"))
-    assert described(old) == before
+@pytest.fixture
+def old(empty_database_url: str) -> Engine:
+    """The kept database as it was left."""
+    engine = engine_on(empty_database_url)
+    with engine.begin() as connection, connection.connection.cursor() as cursor:
+        cursor.execute(gzip.decompress(KEPT.read_bytes()).decode())
+    return engine
+
+
+@pytest.fixture
+def kept(old: Engine) -> Engine:
+    """The kept database after an upgrade to this version."""
     schema.upgrade(old)
-    assert load_study(old, "simulated-test").trials == 6
+    return old
+
+
+@pytest.fixture
+def new(postgres_url: str) -> Iterator[Engine]:
+    """A database that this version made."""
+    with database_of(postgres_url, "template1") as url:
+        engine = engine_on(url)
+        schema.upgrade(engine)
+        yield engine
+
+
+@pytest.fixture
+def here(
+    old: Engine, clean_env: pytest.MonkeyPatch, tmp_path: Path, mlflow_url: str
+) -> pytest.MonkeyPatch:
+    """The environment of a machine that has the kept artifacts and another MLflow."""
+    home = tmp_path / ".hpo"
+    FolderStore(home / "artifacts").require_writable()
+    with tarfile.open(KEPT_ARTIFACTS) as archive:
+        archive.extractall(home / "artifacts", filter="data")
+    clean_env.chdir(tmp_path)
+    clean_env.setenv("HPO_STORAGE", old.url.render_as_string(hide_password=False))
+    clean_env.setenv("HPO_HOME", str(home))
+    clean_env.setenv("HPO_LEASE_S", "2")
+    clean_env.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+    return clean_env
+
+
+def answer(*words: str) -> Any:
+    """The document of `hpo WORDS --json`."""
+    result = CliRunner().invoke(cli, [*words, "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout)
+
+
+def test_a_kept_database_equals_a_new_one(kept: Engine, new: Engine) -> None:
+    """Columns, constraints, indexes, functions, triggers, sequences: all the same."""
+    grown, made = described(kept), described(new)
+    for name in DESCRIPTION:
+        assert made[name], name
+        assert grown[name] == made[name], name
+
+
+def test_signatures_of_a_revision_stay(old: Engine, new: Engine) -> None:
+    """A program of before with the same revision can call every function as it is now.
+
+    Add a revision where this fails, as hpo/storage/postgres/migrations/env.py says.
+    """
+    if schema.HEAD == KEPT_REVISION:
+        assert signatures(old) == signatures(new)
+
+
+def test_the_bodies_of_all_functions_fit_the_tables(new: Engine) -> None:
+    """PostgreSQL does not look into them when they are made, before the tables."""
+    source = (schema.MIGRATIONS / "functions.sql").read_text(encoding="utf-8")
+    created = re.findall(r"^create or replace function hpo\.(\w+)", source, re.MULTILINE)
+    before = described(new)["functions"]
+    made = [re.findall(r"(\w+)\(", name)[0] for name, _ in before]
+    assert sorted(created) == sorted(made), "each stands there once"
+    with new.begin() as connection, connection.connection.cursor() as cursor:
+        cursor.execute(f"set local check_function_bodies = on;\n{source}")
+    assert described(new)["functions"] == before
+
+
+@pytest.fixture
+def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The next version's folder of migrations, in place of this one's; it has one more."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(schema.MIGRATIONS, folder)
+    (folder / "versions" / "0006_later.py").write_text(LATER)
+    with (folder / "functions.sql").open("a") as file:
+        file.write(LATER_FUNCTION)
+    monkeypatch.setattr(schema, "MIGRATIONS", folder)
+    monkeypatch.setattr(schema, "HEAD", "0006")
+    return folder
+
+
+@pytest.mark.usefixtures("later")
+def test_a_later_version_brings_tables_and_functions(kept: Engine, new: Engine) -> None:
+    """The same from nothing and from here on; studies stay and go on."""
+    with kept.connect() as connection:
+        assert schema.revisions(connection)[1] == "0006"
+        assert connection.scalar(text("select max(later) from hpo.lease")) == 0
+    assert described(kept) == described(new)
+    assert claimed(claims_of(kept, load_study(kept, "under-way"))).number == 1
+
+
+def test_an_upgrade_that_fails_leaves_the_old_version(old: Engine, later: Path) -> None:
+    """Tables, functions and revision: all of it is one transaction."""
+    before = described(old)
+    file = later / "versions" / "0006_later.py"
+    file.write_text(LATER + '    op.execute("create table hpo.study (n integer)")\n')
+    with pytest.raises(DBAPIError, match="already exists"):
+        schema.upgrade(old)
+    assert described(old) == before
+    with old.connect() as connection:
+        assert schema.revisions(connection)[1] == KEPT_REVISION
+    file.write_text(LATER)
+    schema.upgrade(old)
+    assert load_study(old, "under-way").trials == 5
+
+
+@pytest.mark.usefixtures("here")
+def test_commands_read_a_kept_database() -> None:
+    """Before any upgrade: studies, trials, finals, decisions, champion, datasets."""
+    names = {(one["study"], one["state"]) for one in answer("list")}
+    assert names == {("kept", "finished"), ("kept/finals", "finished"), ("under-way", "open")}
+    found = answer("status", "--study", "kept")
+    states = {"complete": 4, "pruned": 5, "failed": 1, "running": 0, "waiting": 0}
+    assert found["counts"] == states
+    assert (found["best"]["number"], found["finals"]["done"]) == (3, 6)
+    trials = answer("trials", "--study", "kept")
+    assert [one["number"] for one in trials] == list(range(10))
+    finals = answer("trials", "--study", "kept/finals")
+    assert [one["state"] for one in finals] == ["complete"] * 6
+    (dataset,) = answer("data", "list")
+    assert dataset["images"] == {"train": 200, "val": 50, "test": 50}
+
+
+@pytest.mark.usefixtures("here")
+def test_decisions_of_before_keep_their_order_and_their_champion() -> None:
+    """A promotion, an override, a rollback: the champion is the first one again."""
+    history = answer("champion", "--model", MODEL, "--history")
+    rows = [(one["outcome"], one["version"], one["override"]) for one in history]
+    assert rows == [("rolled_back", 1, False), ("promoted", 2, True), ("promoted", 1, False)]
+    champion = answer("champion", "--model", MODEL)
+    assert (champion["version"], champion["trial"], champion["study"]) == (1, 3, "kept")
+
+
+def test_a_study_under_way_goes_on(kept: Engine) -> None:
+    """The silent trial is taken over, the waiting one runs, the budget stays exact."""
+    claims = claims_of(kept, load_study(kept, "under-way"))
+    taken = claimed(claims)
+    assert (taken.number, taken.takeovers) == (1, 1)
+    assert taken.params == {"x": 0.3, "y": 0.1, "kind": "b", "depth": 2}
+    assert taken.pruning_checked_to == 3, "what was recorded before counts"
+    assert [one.epoch for one in claims.checkpoints(taken.trial_id)] == [3, 2]
+    waiting, *made = (claimed(claims) for _ in range(3))
+    assert waiting.params == {"x": 0.6, "y": 0.3, "kind": "a"}
+    assert [one.number for one in (waiting, *made)] == [2, 3, 4]
+    assert claims.claim() is NoTrial.WAIT
+    for claim in (taken, waiting, *made):
+        assert claims.report(claim, epoch(4, 0.5)) is LeaseStatus.GO
+        assert claims.tell(claim, End.COMPLETE)
+    assert claims.claim() is NoTrial.FINISHED
+
+
+def held(engine: Engine) -> Claim:
+    """The claim of the kept database's killed worker, in the hands of the new code."""
+    with engine.connect() as connection:
+        row = connection.execute(
+            text("select trial_id, token from hpo.lease where told_at is null")
+        ).one()
+    return Claim(
+        trial_id=row.trial_id, number=1, token=row.token, takeovers=0, pruning_checked_to=3,
+        params={},
+    )  # fmt: skip
+
+
+def test_a_worker_of_before_ends_its_trial(kept: Engine) -> None:
+    """Its token is still the lease's, as long as nobody has taken the trial over."""
+    claims, still = claims_of(kept, load_study(kept, "under-way")), held(kept)
+    assert claims.report(still, epoch(4, 0.5)) is LeaseStatus.GO
+    assert claims.tell(still, End.COMPLETE)
+    assert claimed(claims).number == 2
+
+
+@pytest.mark.usefixtures("here")
+def test_attempts_of_before_are_counted_on(kept: Engine, tmp_path: Path) -> None:
+    """Who had the trial last and how that ended; what follows has the next number."""
+    study = load_study(kept, "under-way")
+    taken = claimed(claims_of(kept, study))
+    shown = answer("show", "1", "--study", "under-way")["attempts"]
+    assert [(one["attempt"], one["how"]) for one in shown] == [(1, "silent"), (2, None)]
+    told = answer("show", "0", "--study", "under-way")["attempts"]
+    assert [one["how"] for one in told] == ["told"]
+    expire(kept, taken)
+    assert claimed(claims_of(kept, study)).takeovers == 2
+    clear_ended(claims_of(kept, study), FolderStore(tmp_path / ".hpo" / "artifacts"))
+    assert claims_of(kept, study).uncleared() == []
+
+
+def test_studies_of_before_keep_their_names_in_the_store(kept: Engine) -> None:
+    """Each its own, that of the checkpoints' folder."""
+    uids = {str(load_study(kept, name).uid) for name in ("kept", "kept/finals", "under-way")}
+    assert len(uids) == 3
+    with tarfile.open(KEPT_ARTIFACTS) as archive:
+        areas = {name.split("/")[1] for name in archive.getnames() if "checkpoints" in name}
+    assert areas < uids
+
+
+@pytest.mark.usefixtures("here")
+def test_a_worker_continues_and_mlflow_gets_it_all() -> None:
+    """A real worker goes on after the last checkpoint; afterwards MLflow equals PostgreSQL."""
+    words = ("worker", "--study", "under-way", "--n-trials", "1", "--device", "cpu")
+    done = subprocess.run([HPO, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "taken over, goes on after epoch 3" in done.stdout + done.stderr
+    shown = answer("show", "1", "--study", "under-way")
+    assert (shown["state"], shown["best_epoch"]) == ("complete", 4)
+    assert answer("mirror", "sync", "--study", "under-way")["behind"] == 0
+    assert answer("mirror", "verify", "--study", "under-way")["differences"] == []

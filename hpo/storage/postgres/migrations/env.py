@@ -1,4 +1,14 @@
-"""Alembic's environment: runs the migrations on the connection that schema.upgrade hands over."""
+"""Alembic's environment: runs the migrations on the connection that schema.upgrade hands over.
+
+To change a table, add `versions/NNNN_what.py` with the next number as its revision and the one
+before as its `down_revision`, set `schema.HEAD` to that number, and leave earlier files alone.
+There is no way back: whoever needs one restores a backup.
+
+To change a function, change it in `functions.sql`; `schema.upgrade` runs the whole file whenever it
+differs from what the database was given. A new name, another signature, result or meaning needs a
+revision as well (its `upgrade` may be empty), by which programs of before are refused; the old
+function is dropped in `functions.sql` before the new one is created.
+"""
 
 from __future__ import annotations
 

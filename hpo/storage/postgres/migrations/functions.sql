@@ -1,11 +1,17 @@
--- Claims, leases and fenced writes: all functions of the schema, anew. Each is one critical section in
--- one transaction; a caller that dies or is paused between two calls holds no lock. Every write for a
--- trial checks, in the same transaction, that the trial still runs and that the caller's token is the
--- lease's. Locks are taken in the order: Optuna's study, our study, trial, lease, worker.
+-- Every function of the schema `hpo` as it is now; env.py says how to change one. The file is run
+-- before the numbered migrations, whose defaults and triggers call some of it.
+--
+-- Claims, leases and fenced writes: each function is one critical section in one transaction; a
+-- caller that dies or is paused between two calls holds no lock. Every write for a trial checks, in
+-- the same transaction, that the trial still runs and that the caller's token is the lease's. Locks
+-- are taken in the order: Optuna's study, our study, trial, lease, worker.
 
-drop function hpo.claim(integer, bigint, uuid, double precision);
-drop function hpo.tell(integer, uuid, text, text, jsonb, jsonb);
-drop function hpo.release(integer, uuid);
+-- Tests replace it to inject the time; nothing else reads a clock.
+create or replace function hpo.now() returns timestamptz language sql volatile as
+$$ select clock_timestamp() $$;
+
+create or replace function hpo.up_since() returns timestamptz language sql volatile as
+$$ select pg_postmaster_start_time() $$;
 
 create or replace function hpo.utc_now() returns timestamp language sql volatile as
 $$ select hpo.now() at time zone 'UTC' $$;  -- Optuna 5 stores naive UTC
@@ -15,11 +21,11 @@ $$ select p_s * interval '1 second' $$;
 
 -- A caller that is paused, or whose machine vanishes, before its commit would keep others from the
 -- rows that it has locked, the study's among them: the server ends such a transaction.
-create function hpo.hurry() returns void language sql as $$
+create or replace function hpo.hurry() returns void language sql as $$
     select set_config('idle_in_transaction_session_timeout', '5s', true)
 $$;
 
-create function hpo.begin_attempt(p_trial integer, p_study integer, p_worker bigint, p_token uuid)
+create or replace function hpo.begin_attempt(p_trial integer, p_study integer, p_worker bigint, p_token uuid)
 returns void language sql as $$
     insert into hpo.attempt (token, trial_id, study_id, attempt, worker_id, claimed_at)
     select p_token, p_trial, p_study, coalesce(max(a.attempt), 0) + 1, p_worker, hpo.now()
@@ -27,7 +33,7 @@ returns void language sql as $$
 $$;
 
 -- A trial that ended its workers again and again without one new epoch is a failure of its own.
-create function hpo.give_up(p_trial integer, p_deaths integer) returns void language plpgsql as $$
+create or replace function hpo.give_up(p_trial integer, p_deaths integer) returns void language plpgsql as $$
 declare
     text_of constant text := format('%s workers in a row died with it before another epoch', p_deaths);
 begin
@@ -266,7 +272,7 @@ end $$;
 
 -- Where an attempt begins. Checkpoints after that epoch could not be used: they are forgotten, so
 -- that the next ones count.
-create function hpo.resume(p_trial integer, p_token uuid, p_epoch integer, p_note text)
+create or replace function hpo.resume(p_trial integer, p_token uuid, p_epoch integer, p_note text)
 returns boolean language plpgsql as $$
 begin
     if not hpo.guard(p_trial, p_token) then return false; end if;
@@ -276,7 +282,7 @@ begin
 end $$;
 
 -- A checkpoint that is in the store. The newest and the one before are kept. Returns kept | lost
-create function hpo.checkpoint(
+create or replace function hpo.checkpoint(
     p_trial integer, p_token uuid, p_epoch integer, p_sha256 text, p_bytes bigint,
     p_best_epoch integer, p_best_sha256 text, p_best_bytes bigint
 ) returns text language plpgsql as $$
@@ -352,7 +358,7 @@ begin
 end $$;
 
 -- Give a trial back unfinished: another worker may take it over at once.
-create function hpo.release(p_trial integer, p_token uuid) returns boolean language plpgsql as $$
+create or replace function hpo.release(p_trial integer, p_token uuid) returns boolean language plpgsql as $$
 begin
     perform 1 from hpo.lease l
       where l.trial_id = p_trial and l.token = p_token and l.told_at is null and l.released;
@@ -361,4 +367,9 @@ begin
     update hpo.lease l set expires_at = hpo.now(), released = true where l.trial_id = p_trial;
     update hpo.attempt a set ended = 'released', ended_at = hpo.now() where a.token = p_token;
     return true;
+end $$;
+
+create or replace function hpo.refuse_change() returns trigger language plpgsql as $$
+begin
+    raise exception 'hpo.promotion is append-only';
 end $$;
