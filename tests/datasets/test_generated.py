@@ -165,6 +165,7 @@ def _write(folder: Path, text: str) -> None:
     (folder / "content").write_text(text)
 
 
+@pytest.mark.process
 def test_two_processes_make_the_built_in_set_at_once(tmp_path: Path) -> None:
     """Both get the same whole set, which is the same on every machine."""
     code = (

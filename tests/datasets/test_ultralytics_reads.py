@@ -66,6 +66,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return made
 
 
+@pytest.mark.process
 def test_ultralytics_reads_the_same(layouts: list[Path], tmp_path: Path) -> None:
     """Images, their order, classes and boxes, from any folder; of a divided set, too."""
     places = []

@@ -73,6 +73,7 @@ def assert_equal_to_ultralytics(found: Detections) -> None:
         assert own.per_class[name] == pytest.approx(values, abs=1e-6)
 
 
+@pytest.mark.training
 @settings(deadline=None, max_examples=60)
 @given(seed=SEEDS, drawn=DRAWN | TIES)
 def test_every_figure_is_that_of_ultralytics(seed: int, drawn: Drawn) -> None:
@@ -80,6 +81,7 @@ def test_every_figure_is_that_of_ultralytics(seed: int, drawn: Drawn) -> None:
     assert_equal_to_ultralytics(draw(seed, drawn))
 
 
+@pytest.mark.training
 def test_nothing_found_is_zero() -> None:
     """A model without a detection has every figure 0, and its classes are there."""
     found = keep(draw(1), np.zeros(0, dtype=np.int64))
@@ -88,6 +90,7 @@ def test_nothing_found_is_zero() -> None:
     assert len(figures(found).per_class) == 3
 
 
+@pytest.mark.training
 def test_nothing_to_find_is_zero() -> None:
     """Without a true box every figure is 0 and no class is listed."""
     found = without_truth(draw(1), np.zeros(0, dtype=np.int64))
@@ -96,6 +99,7 @@ def test_nothing_to_find_is_zero() -> None:
     assert figures(found).per_class == {}
 
 
+@pytest.mark.training
 def test_a_class_that_is_never_there_does_not_count() -> None:
     """What is predicted of a class without true boxes changes nothing but is no class's figure."""
     found = draw(2)
@@ -113,6 +117,7 @@ def test_all_found_alone_is_the_best() -> None:
     assert best.metrics["recall"] == 1.0
 
 
+@pytest.mark.training
 @settings(deadline=None, max_examples=40)
 @given(seed=SEEDS, drawn=DRAWN)
 def test_a_sample_has_the_figures_of_images_literally_repeated(seed: int, drawn: Drawn) -> None:
@@ -137,6 +142,7 @@ def test_each_image_once_has_the_figures_of_all(seed: int, drawn: Drawn) -> None
         assert Resampler(found, metric).values(once) == pytest.approx([value], abs=1e-6)
 
 
+@pytest.mark.training
 def test_recall_points_that_are_met_exactly_count_as_in_ultralytics() -> None:
     """With 1 to 100 true boxes recalls fall on the 101 points, in floating point or beside."""
     found = draw(8, Drawn(images=1, classes=1, objects=150, wrong=20, found=0.6))

@@ -66,6 +66,7 @@ def test_nothing_found_and_nothing_to_find_are_counted() -> None:
     assert confusion(made([], [(0, 1, BOX, 0.9)]))[2, 1] == 1
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("overlap", [0.45, 0.5, 0.75])
 def test_it_is_the_matrix_of_ultralytics(seed: int, overlap: float) -> None:
