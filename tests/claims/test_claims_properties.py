@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from optuna.storages import RDBStorage
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from support.claims_machine import ClaimsMachine
+from support.claims.machine import ClaimsMachine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 MOST_ENTRIES, MOST_FILES, MOST_LINES = 13, 20, 600
 MOST_FIELDS = 4  # of a record that may be built by position
-# Folders of many small files, each with the number that it may not exceed
-CROWDED = {"tests/support": 50}
 TOPS = (*PACKAGES, "tests")
 SOURCES = {".py", ".sql"}
 # What a module is not belongs into an import contract, which checks it
@@ -70,7 +68,7 @@ def test_no_folder_is_crowded() -> None:
         place(folder): sum(path.is_file() and path.suffix != ".pyc" for path in folder.iterdir())
         for folder in folders()
     }
-    assert {where: n for where, n in counts.items() if n > CROWDED.get(where, MOST_FILES)} == {}
+    assert {where: n for where, n in counts.items() if n > MOST_FILES} == {}
 
 
 def test_no_file_is_long() -> None:

@@ -20,8 +20,8 @@ from hypothesis.stateful import (
 )
 from optuna.trial import TrialState
 from sqlalchemy import text
-from support import claims_model as model
-from support.claims_rows import DUMP, attempt_seen, lease_expected, lease_seen, of
+from support.claims import model
+from support.claims.rows import DUMP, attempt_seen, lease_expected, lease_seen, of
 from support.studies import epoch, simulated_spec
 
 from hpo.claims.claims import SQL, Claim, Claims, End, LeaseStatus, NoTrial, StoredCheckpoint

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 if TYPE_CHECKING:
-    from support import claims_model as model
+    from support.claims import model
 
 # Everything that PostgreSQL holds of a study's trials, as one JSON document by table
 DUMP = text("""
