@@ -129,7 +129,7 @@ def command(model: str, alias: str, to: int | str | None = None) -> str:
 def _pending(
     connection: Connection, model: str, alias: str, record: Row[Any] | None
 ) -> Move | None:
-    """The noted move; None where there is none, or the record has gone on without it."""
+    """The alias's noted move; None where there is none, or the record has gone on without it."""
     note = ledger.noted_move(connection, model, alias)
     if note is None or note.after_id != (record and record.promotion_id):
         return None

@@ -186,7 +186,7 @@ class Finalist:
 
     @property
     def spread(self) -> float | None:
-        """Their standard deviation; None for one alone."""
+        """Standard deviation of the validation values; None for one alone."""
         values = [run.value for run in self.runs]
         return statistics.stdev(values) if len(values) > 1 else None
 
@@ -321,7 +321,7 @@ def _seed_run(row: Any, candidate: Candidate, store: ArtifactStore, scratch: Pat
 
 
 def _broken(evaluated: EvaluationRecord, study: Study) -> str:
-    """Which limit that has nothing to do with luck it breaks; "" for none."""
+    """Which limit that has nothing to do with luck the evaluation breaks; "" for none."""
     promotion = study.spec.promotion
     latency, size = evaluated.latency_ms.get("median"), evaluated.weights_bytes / 1e6
     limit = promotion.max_latency_ms

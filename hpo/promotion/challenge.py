@@ -105,13 +105,13 @@ class ChampionChallenge:
         return complete_pending_move(self._request.connection, self._registry, model, alias)
 
     def _name(self, state: AliasState) -> uuid.UUID:
-        """The row's name, should the alias move."""
+        """The name of the row that records the move of the alias."""
         if self._request.override is None:
             return self.key
         return override_id(self.key, 0 if state.record is None else state.record.seq)
 
     def _lost(self) -> str:
-        """That MLflow lost the champion before, in words; "" where it did not."""
+        """Say that MLflow lost the champion before; "" where it did not."""
         target, request = self._study.spec.promotion, self._request
         lost = require_restored(
             request.connection, self._registry, self._study, target.model, target.alias
@@ -227,7 +227,7 @@ class ChampionChallenge:
         )
 
     def _stand_aside(self, state: AliasState, reason: str) -> Decision:
-        """It is said and recorded, and nothing made outside this service is overwritten."""
+        """Record that the alias was moved outside this service, and overwrite nothing."""
         stays = None if state.record is None else state.record.version
         if self._request.override is not None:
             raise ChampionError(reason, hint="Settle that first; then promote the trial again.")

@@ -32,11 +32,11 @@ class TrainerRuntime(Protocol):
     """A trainer's heavy verbs, run elsewhere than in this process."""
 
     def evaluate(self, weights: Path, job: Job, split: str) -> Evaluation:
-        """See `Trainer.evaluate`."""
+        """Evaluate weights on a split of the job's dataset, as `Trainer.evaluate` does."""
         ...
 
     def package(self, weights: Path, job: Job) -> Package:
-        """See `Trainer.package`."""
+        """Gather what a registry needs to load the weights, as `Trainer.package` does."""
         ...
 
     def export_onnx(self, weights: Path, job: Job) -> Path:
@@ -139,7 +139,7 @@ class ChampionEvaluator:
         return promotion_of(self.connection, champion.decision)
 
     def _recorded(self, known: Evidence) -> tuple[EvaluationRecord, Detections | None] | None:
-        """Its recorded figures, where they are of this very split and can be resampled."""
+        """Its recorded figures, where those are of this very split and can be resampled."""
         evaluated = known.evaluation
         if evaluated is None or known.code_version != self.study.code_version:
             return None

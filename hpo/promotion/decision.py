@@ -120,7 +120,7 @@ class Decision:
         return f" ({self.evidence.metric} {value:.4f}{held_out})"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """The decision as JSON-able values."""
         return {
             "outcome": self.outcome.value,
             "study": self.study,

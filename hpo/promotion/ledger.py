@@ -94,7 +94,7 @@ def row_of(study: Study, promotion_id: uuid.UUID, decision: Decision) -> dict[st
 
 
 def row_of_study(study_id: int, promotion_id: uuid.UUID, decision: Decision) -> dict[str, Any]:
-    """The same where of the study only Optuna's id is known: it may be gone."""
+    """The decision as a row, for a study of which only Optuna's id is known: it may be gone."""
     return {
         "promotion_id": str(promotion_id), "study_id": study_id,
         "study_name": decision.study, "outcome": decision.outcome.value,
@@ -148,7 +148,7 @@ class ChampionPeriod:
     decision: str | None
 
     def is_of(self, version: int, decision: str | None) -> bool:
-        """Whether that version is meant."""
+        """Whether the period is that version's."""
         if self.decision is None or decision is None:
             return (self.version, self.decision) == (version, decision)
         return self.decision == decision

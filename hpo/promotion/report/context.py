@@ -120,7 +120,7 @@ def figures(connection: Connection, study: Study, params: dict[int, Any]) -> lis
 
 
 def ranked(study: Study, trials: Sequence[TrialFigures]) -> list[TrialFigures]:
-    """Those with a value: complete ones first, as only they compete; the best first in each."""
+    """Trials with a value: complete ones first, as only they compete; the best first in each."""
     rank_key = study.spec.objective.rank_key
     return sorted(
         (one for one in trials if one.value is not None),

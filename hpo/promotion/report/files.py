@@ -124,7 +124,7 @@ def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 
 def _model_uri(decision: Decision) -> str | None:
-    """Of the champion after the decision."""
+    """The URI of the champion after the decision."""
     return None if decision.version is None else f"models:/{decision.model}/{decision.version}"
 
 
@@ -192,7 +192,7 @@ NAMES = ("decision.md", "decision.html", "metrics.json", METADATA)
 
 
 def fetch_files(settings: Settings, decision: Decision, folder: Path) -> None:
-    """Write what the decision's run holds of it into a folder; each file at once or not at all.
+    """Write the files of the decision's run into a folder; each at once or not at all.
 
     Raises:
         TrackingError: MLflow cannot be reached.

@@ -39,7 +39,7 @@ class Fact:
 
 
 def outcome_word(decision: Decision) -> str:
-    """How it ended, in a word or two."""
+    """How the decision ended, in a word or two."""
     outcome = decision.outcome.value
     if outcome == "promoted" and decision.override:
         return "Promoted past the gate"
@@ -49,7 +49,7 @@ def outcome_word(decision: Decision) -> str:
 
 
 def headline(decision: Decision) -> str:
-    """What is so now, in one sentence; the reason stands apart."""
+    """What is so after the decision, in one sentence; the reason stands apart."""
     outcome, model, alias = decision.outcome.value, decision.model, decision.alias
     trial = f"trial {decision.trial} of {decision.study}"
     before = f"{model} version {decision.previous_version}"

@@ -127,7 +127,7 @@ def drawn_on(picture: Image, found: Detections, at: int, matches: ImageMatches) 
 
 
 def encoded(picture: Image) -> bytes:
-    """As JPEG of at most MOST_BYTES, coarser or smaller where it needs that."""
+    """Encode a picture as JPEG of at most MOST_BYTES, coarser or smaller where it needs that."""
     while True:
         for quality in _QUALITIES:
             stream = io.BytesIO()
