@@ -67,7 +67,7 @@ class Claim:
         number: the trial's number within its study.
         token: the fence of every write.
         takeovers: how often the trial changed hands.
-        judged: epochs up to this one were reported in an earlier life and survived the pruner.
+        pruning_checked_to: epochs up to this one were reported in an earlier life and survived the pruner.
         params: every active parameter, fixed ones included.
     """
 

@@ -1,4 +1,4 @@
-"""Studies on real PostgreSQL: create, find, choose, steer and delete."""
+"""Studies on real PostgreSQL: stored, found, opened again and deleted."""
 
 from __future__ import annotations
 
