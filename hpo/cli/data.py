@@ -11,7 +11,7 @@ import click
 
 from hpo.cli.terminal.options import json_option, print_json, print_view, progress, show
 from hpo.datasets.generated import LARGEST_PX, SMALLEST_PX, parameters
-from hpo.errors import MismatchError, UsageError
+from hpo.errors import DatasetError, MismatchError, UsageError
 from hpo.settings import Settings
 
 if TYPE_CHECKING:
@@ -308,7 +308,6 @@ def check_command(name: str, as_json: bool) -> None:
 def _held_out(path: Path, home: Path) -> tuple[HeldOut | None, list[str]]:
     """The sound test split, or what is wrong with it and the mend."""
     from hpo.datasets.held_out import held_out
-    from hpo.errors import DatasetError
 
     try:
         with progress("files read") as told:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from colorsys import hsv_to_rgb
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,8 +180,6 @@ def predict(
 
 
 def _load(text: str, scratch: Path) -> tuple[Version, Any]:
-    from dataclasses import replace
-
     from hpo.promotion.champion import alias_of
     from hpo.storage.postgres.engine import storage_url
     from hpo.tracking.client import open_client

@@ -103,7 +103,7 @@ class _Rollback:
         self._connection, self._registry, self._request = connection, registry, request
 
     def done(self) -> Decision:
-        """Do it."""
+        """Move the alias as requested and record the rollback."""
         request = self._request
         state = read_alias_state(self._connection, self._registry, request.model, request.alias)
         if state.pending is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo.cli.terminal.options import print_view
-from hpo.cli.terminal.views import status_view
+from hpo.cli.terminal.views import duration, number_text, status_view
 
 if TYPE_CHECKING:
     from typing import Self
@@ -39,8 +39,6 @@ class LiveStatus:
 
     def show(self, document: dict[str, Any]) -> None:
         """Draw the table anew from the document of `hpo status --json`."""
-        from hpo.cli.terminal.views import status_view
-
         self._live.update(status_view(document), refresh=True)
 
     def say(self, text: str) -> None:
@@ -71,8 +69,6 @@ class Lines:
 
     def show(self, document: dict[str, Any]) -> None:
         """Print a line for each epoch and each end that is new in the status document."""
-        from hpo.cli.terminal.views import duration, number_text
-
         best = document["best"]
         tail = f"best {number_text(best['value'])} (trial {best['number']})" if best else ""
         if document["eta_s"] is not None:
