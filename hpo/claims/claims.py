@@ -67,7 +67,8 @@ class Claim:
         number: the trial's number within its study.
         token: the fence of every write.
         takeovers: how often the trial changed hands.
-        pruning_checked_to: epochs up to this one were reported in an earlier life and survived the pruner.
+        pruning_checked_to: epochs up to this one were reported before a takeover and survived the
+            pruner.
         params: every active parameter, fixed ones included.
     """
 
