@@ -25,7 +25,7 @@ PROGRAM = """
 import sys
 from hpo.cli import status
 from hpo.cli.main import cli
-watching.WATCH_S = 0.1
+status.WATCH_S = 0.1
 cli.main(sys.argv[1:], standalone_mode=False)
 """
 WORKER = {

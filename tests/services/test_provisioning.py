@@ -134,7 +134,8 @@ def test_four_at_once_end_well(server: Server) -> None:
 
 def test_one_that_does_not_end_is_waited_for_and_named(server: Server) -> None:
     """Another provisioning holds the server's lock: waited for up to --wait, then said."""
-    with administrator(server.admin, wait_s=1), pytest.raises(DatabaseError, match="not ended"):
+    # Other processes of the test run provision on the same server
+    with administrator(server.admin, wait_s=60), pytest.raises(DatabaseError, match="not ended"):
         server.provision(wait_s=0.2)
     server.provision()
 

@@ -302,6 +302,7 @@ class TrainerContract:
                 harmed.resume.state.unlink()
             case "no weights":
                 harmed.resume.weights.unlink()
+        process.warm()
         after, pid = Recorder(), process.pid
         with pytest.raises(CheckpointError, match="state"):
             process.train(harmed, after)
