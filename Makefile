@@ -63,7 +63,7 @@ SPREAD := --dist loadgroup --no-loadscope-reorder
 DEFAULT := not e2e and not real and not faults and not promotion and not cluster and not deploy
 
 .PHONY: test
-test: $(STAMP) ## Run the tests of every promise, except whole jobs (8 minutes)
+test: $(STAMP) ## Run the tests of every promise, except whole jobs (a quarter of an hour)
 	$(BIN)/python -m pytest -n $(JOBS) $(SPREAD)
 
 .PHONY: test-fast
@@ -72,7 +72,7 @@ test-fast: $(STAMP) ## Run the tests that need no database, MLflow, process or t
 	  -m '$(DEFAULT) and not db and not mlflow and not process and not training and not ray'
 
 .PHONY: test-e2e
-test-e2e: $(STAMP) ## Whole jobs: Ray with four YOLO trials, killed workers, the wheel (6 minutes)
+test-e2e: $(STAMP) ## Whole jobs: Ray with four YOLO trials, killed workers, the wheel (minutes)
 	$(BIN)/python -m pytest -n $(JOBS) $(SPREAD) \
 	  -m 'e2e and not real and not faults and not promotion and not cluster and not deploy'
 
