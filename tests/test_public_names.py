@@ -62,6 +62,7 @@ def test_public_names_are_loaded_when_they_are_used() -> None:
     assert json.loads(told.stdout) == [hpo.__version__, [], []]
 
 
+@pytest.mark.process
 def test_public_names_have_their_types_for_mypy(tmp_path: Path) -> None:
     """Whoever uses them is checked against them, and a name that is none is an error."""
     consumer = tmp_path / "consumer.py"
